@@ -1,0 +1,108 @@
+//! The eBPF probes of ptediff: the compiled object, and the Rust mirror of the records that it shares with
+//! user space.
+//!
+//! The C source is `pte_snapshot.bpf.c` (GPL-2.0), its records are described in `pte_snapshot.h`. One object
+//! serves libbpf and aya.
+//!
+//! # What this crate must not know
+//!
+//! Who loads the object, and what an entry, an actor or an event means to the model. It imports none of the
+//! other crates.
+#![forbid(unsafe_code)]
+
+mod records;
+
+pub use records::*;
+
+/// Bytes at an address that suits an ELF file's headers.
+#[repr(C, align(8))]
+struct Aligned<Bytes: ?Sized>(Bytes);
+
+static ALIGNED_OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/pte_snapshot.bpf.o")));
+
+/// The compiled object, 8-byte aligned.
+pub static OBJECT: &[u8] = &ALIGNED_OBJECT.0;
+
+/// A program of the object and the kernel function that it hooks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hook {
+    /// Name of the program in the object.
+    pub program: &'static str,
+    /// How it is attached.
+    pub kind: HookKind,
+    /// Kernel function or tracepoint.
+    pub target: &'static str,
+}
+
+/// How a program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HookKind {
+    /// A tracepoint with BTF arguments.
+    Tracepoint,
+    /// The entry of a kernel function.
+    FunctionEntry,
+    /// The exit of a kernel function.
+    FunctionExit,
+}
+
+const fn hook(program: &'static str, kind: HookKind, target: &'static str) -> Hook {
+    Hook { program, kind, target }
+}
+
+/// Every program that is attached, in the order in which it is.
+pub const HOOKS: [Hook; 9] = [
+    hook("fork_done", HookKind::Tracepoint, "sched_process_fork"),
+    hook("fault_enter", HookKind::FunctionEntry, "handle_mm_fault"),
+    hook("fault_exit", HookKind::FunctionExit, "handle_mm_fault"),
+    hook("fork_copy_enter", HookKind::FunctionEntry, "copy_page_range"),
+    hook("fork_copy_exit", HookKind::FunctionExit, "copy_page_range"),
+    hook("protect_enter", HookKind::FunctionEntry, "change_protection"),
+    hook("protect_exit", HookKind::FunctionExit, "change_protection"),
+    hook("clear_refs_enter", HookKind::FunctionEntry, "clear_refs_pte_range"),
+    hook("clear_refs_exit", HookKind::FunctionExit, "clear_refs_pte_range"),
+];
+
+/// The program that is never attached: BPF_PROG_TEST_RUN drives it, with no context.
+pub const SNAPSHOT_PROGRAM: &str = "snapshot_arenas";
+
+/// Name of the mmapable array of one [`Control`].
+pub const CONTROL_MAP: &str = "control";
+/// Name of the mmapable array of one [`Snapshot`].
+pub const SNAPSHOT_MAP: &str = "snapshot";
+/// Name of the ring buffer of [`Event`] records.
+pub const EVENTS_MAP: &str = "events";
+/// Name of the constant of type [`Geometry`], alone in `.rodata`.
+pub const GEOMETRY_GLOBAL: &str = "geometry";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn object_is_an_aligned_bpf_elf_with_btf_and_without_kernel_symbols() {
+        assert_eq!(OBJECT.as_ptr() as usize % 8, 0);
+        assert_eq!(&OBJECT[..4], b"\x7fELF");
+        assert_eq!(u16::from_le_bytes([OBJECT[18], OBJECT[19]]), 247, "e_machine is EM_BPF");
+        let holds = |name: &str| OBJECT.windows(name.len()).any(|window| window == name.as_bytes());
+        assert!(holds(".BTF.ext"), "CO-RE relocations");
+        for refused_by_aya in [".ksyms", "syscall\0"] {
+            assert!(!holds(refused_by_aya), "{refused_by_aya}");
+        }
+    }
+
+    #[test]
+    fn every_hook_is_a_program_of_the_source() {
+        let source = include_str!("pte_snapshot.bpf.c");
+        for Hook { program, kind, target } in HOOKS {
+            let section = match kind {
+                HookKind::Tracepoint => "tp_btf",
+                HookKind::FunctionEntry => "fentry",
+                HookKind::FunctionExit => "fexit",
+            };
+            let head = format!("SEC(\"{section}/{target}\")\nint {program}(");
+            assert!(source.contains(&head), "{head}");
+        }
+        assert_eq!(source.matches("\nSEC(\"").count(), HOOKS.len() + 1, "hooks and the snapshot program");
+        assert!(source.contains(&format!("int {SNAPSHOT_PROGRAM}(")));
+    }
+}

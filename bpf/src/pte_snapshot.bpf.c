@@ -1,0 +1,732 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The probes of ptediff: snapshots of page tables on demand, and events inside a step.
+ *
+ * The object must load by libbpf and by aya 0.14. So: no kernel symbols (__ksym), no SEC("syscall"), no
+ * header of libbpf; the helpers and the few kernel types are declared here, fields relocated by CO-RE.
+ * What cannot be had that way (addresses) arrives in the constant `geometry`.
+ *
+ * The harness runs on one CPU, and an actor has one thread: plain increments suffice, and the state
+ * between the entry and the exit of a function is kept by actor.
+ */
+#include "pte_snapshot.h"
+
+typedef ptediff_u8 u8;
+typedef ptediff_u16 u16;
+typedef ptediff_u32 u32;
+typedef ptediff_u64 u64;
+
+#define SEC(name)	__attribute__((section(name), used))
+#define __always_inline inline __attribute__((always_inline))
+/*
+ * A function with external linkage is verified once, on its own, whatever its arguments; a static one would
+ * be verified again in every iteration that calls it. Its arguments are numbers, and pointers to memory of
+ * a known size.
+ */
+#define __verified_once __attribute__((noinline))
+#define barrier()	__asm__ volatile("" ::: "memory")
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Helpers, by their numbers in the kernel's enum bpf_func_id. */
+static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
+static void *(*const bpf_ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
+static void (*const bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
+
+#define BPF_RB_NO_WAKEUP 1
+
+#define BPF_MAP_TYPE_ARRAY   2
+#define BPF_MAP_TYPE_RINGBUF 27
+#define BPF_F_MMAPABLE	     1024
+
+/* A BTF map definition keeps its numbers as array lengths. */
+#define MAP_UINT(name, value) int(*name)[value]
+#define MAP_TYPE(name, type_) typeof(type_) *name
+
+/* Kinds of CO-RE relocation that clang's builtins take (enum bpf_core_relo_kind). */
+#define CORE_FIELD_OFFSET 0
+#define CORE_FIELD_EXISTS 2
+#define CORE_TYPE_SIZE	  1
+#define CORE_ENUM_VALUE	  1
+
+/*
+ * The kernel's types, as far as they are used.
+ */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct mm_struct {
+	u64 *pgd;
+};
+
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	struct mm_struct *vm_mm;
+	unsigned long vm_flags;
+};
+
+struct mm_walk {
+	struct vm_area_struct *vma;
+};
+
+struct task_struct {
+	struct mm_struct *mm;
+	int tgid;
+};
+
+struct page_count {
+	int counter;
+};
+
+struct page {
+	unsigned long flags;
+	void *mapping;
+	struct page_count _mapcount;
+};
+
+struct page_flag_word {
+	unsigned long f;
+};
+
+/* Since 6.18 the flags are wrapped in a structure (memdesc_flags_t). */
+struct page___wrapped {
+	struct page_flag_word flags;
+};
+
+#pragma clang attribute pop
+
+enum pageflags {
+	PG_anon_exclusive = 11, /* the running kernel's number replaces this one */
+};
+
+/* enum vm_fault_reason, enum fault_flag and PAGE_MAPPING_ANON: macros or never renumbered. */
+#define VM_FAULT_RETRY	  0x400
+#define FAULT_FLAG_WRITE  0x1
+#define PAGE_MAPPING_ANON 0x1
+
+#define ENTRY_PRESENT  0x001ULL
+#define ENTRY_ACCESSED 0x020ULL
+#define ENTRY_DIRTY    0x040ULL
+#define ENTRY_HUGE     0x080ULL
+#define ENTRY_PROTNONE 0x100ULL
+#define ENTRY_FRAME    0x000ffffffffff000ULL
+
+#define PAGE_SIZE 4096ULL
+#define ARENA_END (PTEDIFF_ARENA_BASE + PTEDIFF_ARENA_PAGES * PAGE_SIZE)
+
+const volatile struct ptediff_geometry geometry = {};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, 1);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct ptediff_control);
+} control SEC(".maps");
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, 1);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct ptediff_snapshot);
+} snapshot SEC(".maps");
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_RINGBUF);
+	MAP_UINT(max_entries, 1 << 20);
+} events SEC(".maps");
+
+/* The entries of an arena. */
+struct arena {
+	u64 entries[PTEDIFF_ARENA_PAGES];
+};
+
+/* What the entry of a function leaves for its exit. */
+struct scratch {
+	struct arena before;
+	struct arena after;
+	u64 fault_address; /* page address, 0 while no fault is open */
+	u64 fault_before;
+	u32 range_open; /* before[] is that of a function now running */
+	u32 reserved;
+};
+
+/* One for each actor. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, PTEDIFF_ACTORS);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct ptediff_control *the_control(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+/* pte_none() */
+static __always_inline int entry_is_none(u64 entry)
+{
+	return !(entry & ~(ENTRY_ACCESSED | ENTRY_DIRTY));
+}
+
+/* The slot that holds `mm`, or PTEDIFF_NO_SLOT. */
+static __always_inline u32 slot_of(struct ptediff_control *state, struct mm_struct *mm)
+{
+	u64 wanted = (u64)mm;
+
+	if (!wanted)
+		return PTEDIFF_NO_SLOT;
+	if (state->slots[0].mm == wanted)
+		return 0;
+	if (state->slots[1].mm == wanted)
+		return 1;
+	if (state->slots[2].mm == wanted)
+		return 2;
+	if (state->slots[3].mm == wanted)
+		return 3;
+	return PTEDIFF_NO_SLOT;
+}
+
+/* The mm_struct in a slot, as a number: what comes from a map is no pointer to the verifier. */
+static __always_inline u64 mm_in(struct ptediff_control *state, u32 slot)
+{
+	return state->slots[slot & (PTEDIFF_ACTORS - 1)].mm;
+}
+
+/* The mm_struct of a VMA, as a number: functions that are verified once take no kernel pointers. */
+static __always_inline u64 mm_of(struct vm_area_struct *vma)
+{
+	u64 mm = 0;
+
+	bpf_probe_read_kernel(&mm, sizeof(mm), &vma->vm_mm);
+	return mm;
+}
+
+static __always_inline u32 outcome(u32 status, u32 level)
+{
+	return status | level << 8;
+}
+
+/*
+ * Reads the entry of one table that covers the arena and follows it to the next table. Returns an outcome;
+ * *table is changed only when it is OK.
+ */
+static __always_inline u32 descend(u64 *table, u32 shift, u32 level)
+{
+	u64 entry;
+
+	if (bpf_probe_read_kernel(&entry, sizeof(entry),
+				  (void *)(*table + ((PTEDIFF_ARENA_BASE >> shift) & 511) * 8)))
+		return outcome(PTEDIFF_STATUS_READ_ERROR, level);
+	if (!entry)
+		return outcome(PTEDIFF_STATUS_NO_TABLE, level);
+	if (!(entry & ENTRY_PRESENT) || (entry & ENTRY_HUGE && level <= PTEDIFF_LEVEL_PUD))
+		return outcome(PTEDIFF_STATUS_HUGE, level);
+	*table = geometry.page_offset_base + (entry & ENTRY_FRAME);
+	return outcome(PTEDIFF_STATUS_OK, level);
+}
+
+/* Finds the page table of the arena. Returns an outcome, *table is its virtual address when it is OK. */
+static __always_inline u32 find_table(u64 mm, u64 *table)
+{
+	u32 result;
+
+	if (bpf_probe_read_kernel(table, sizeof(*table), &((struct mm_struct *)mm)->pgd))
+		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_MM);
+	if (geometry.five_level) {
+		result = descend(table, 48, PTEDIFF_LEVEL_PGD);
+		if ((result & 0xff) != PTEDIFF_STATUS_OK)
+			return result;
+	}
+	result = descend(table, 39, PTEDIFF_LEVEL_P4D);
+	if ((result & 0xff) != PTEDIFF_STATUS_OK)
+		return result;
+	result = descend(table, 30, PTEDIFF_LEVEL_PUD);
+	if ((result & 0xff) != PTEDIFF_STATUS_OK)
+		return result;
+	return descend(table, 21, PTEDIFF_LEVEL_PMD);
+}
+
+/* Copies the 32 entries of the arena, all none where there is no page table. Returns an outcome. */
+__verified_once u32 read_arena(u64 mm, struct arena *arena)
+{
+	u64 table = 0;
+	u32 result;
+
+	if (!arena)
+		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_MM);
+	result = find_table(mm, &table);
+	if ((result & 0xff) == PTEDIFF_STATUS_NO_TABLE) {
+		__builtin_memset(arena, 0, sizeof(*arena));
+		return result;
+	}
+	if ((result & 0xff) != PTEDIFF_STATUS_OK)
+		return result;
+	table += ((PTEDIFF_ARENA_BASE >> 12) & 511) * 8;
+	if (bpf_probe_read_kernel(arena, sizeof(*arena), (void *)table))
+		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_PTE);
+	return outcome(PTEDIFF_STATUS_OK, PTEDIFF_LEVEL_PTE);
+}
+
+static __always_inline int is_readable(u32 result)
+{
+	u32 status = result & 0xff;
+
+	return status == PTEDIFF_STATUS_OK || status == PTEDIFF_STATUS_NO_TABLE;
+}
+
+/* Reads the entry of one page of the arena, none where there is no page table. Returns an outcome. */
+__verified_once u32 read_entry(u64 mm, u64 address, u64 *entry)
+{
+	u64 table = 0;
+	u32 result;
+
+	if (!entry)
+		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_MM);
+	*entry = 0;
+	result = find_table(mm, &table);
+	if ((result & 0xff) != PTEDIFF_STATUS_OK)
+		return result;
+	if (bpf_probe_read_kernel(entry, sizeof(*entry),
+				  (void *)(table + ((address >> 12) & 511) * 8)))
+		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_PTE);
+	return outcome(PTEDIFF_STATUS_OK, PTEDIFF_LEVEL_PTE);
+}
+
+#define STRUCT_PAGE_READ 64
+
+/* Number of the flag PG_anon_exclusive. */
+static __always_inline u32 anon_exclusive_flag(void)
+{
+	return __builtin_preserve_enum_value(*(enum pageflags *)PG_anon_exclusive, CORE_ENUM_VALUE);
+}
+
+static __always_inline u32 size_of_struct_page(void)
+{
+	return __builtin_preserve_type_info(*(struct page *)0, CORE_TYPE_SIZE);
+}
+
+/*
+ * What the frame's struct page says: mapcount in bits 0..15, PageAnonExclusive in bit 16; 0 without a
+ * frame. A PROT_NONE entry keeps its frame inverted. _mapcount of a page that is of a type (and not
+ * mapped) is a large negative number: that counts as 0, as in page_mapcount_is_type().
+ */
+__verified_once u64 describe_frame(u64 entry)
+{
+	u8 bytes[STRUCT_PAGE_READ] __attribute__((aligned(8)));
+	struct page___wrapped *wrapped = (void *)0;
+	struct page *plain = (void *)0;
+	u64 flags, mapping, frame, answer;
+	long mapcount;
+
+	if (entry & ENTRY_PRESENT)
+		frame = (entry & ENTRY_FRAME) >> 12;
+	else if (entry & ENTRY_PROTNONE)
+		frame = (~entry & ENTRY_FRAME) >> 12;
+	else
+		return 0;
+	if (bpf_probe_read_kernel(bytes, sizeof(bytes),
+				  (void *)(geometry.vmemmap_base + frame * size_of_struct_page())))
+		return 0;
+
+	/* A loader makes the branch for the other kind of kernel unexecutable: keep them apart. */
+	if (__builtin_preserve_field_info(wrapped->flags.f, CORE_FIELD_EXISTS)) {
+		flags = *(u64 *)(bytes + __builtin_preserve_field_info(wrapped->flags.f,
+								       CORE_FIELD_OFFSET));
+		barrier();
+	} else {
+		flags = *(u64 *)(bytes +
+				 __builtin_preserve_field_info(plain->flags, CORE_FIELD_OFFSET));
+		barrier();
+	}
+	mapping =
+		*(u64 *)(bytes + __builtin_preserve_field_info(plain->mapping, CORE_FIELD_OFFSET));
+	mapcount = *(int *)(bytes + __builtin_preserve_field_info(plain->_mapcount.counter,
+								  CORE_FIELD_OFFSET));
+
+	mapcount += 1;
+	if (mapcount < 0)
+		mapcount = 0;
+	if (mapcount > 0xffff)
+		mapcount = 0xffff;
+	answer = mapcount;
+	if (mapping & PAGE_MAPPING_ANON && flags >> anon_exclusive_flag() & 1)
+		answer |= 1 << 16;
+	return answer;
+}
+
+static __always_inline u64 fold(u64 digest, u64 word)
+{
+	return (digest ^ word) * PTEDIFF_DIGEST_PRIME;
+}
+
+/* cause, actor, page and write of an event, in the order of its bytes 8 to 11. */
+#define WHAT(cause, actor, page, write)                                                            \
+	((u64)(cause) | (u64)(actor) << 8 | (u64)(page) << 16 | (u64)(write) << 24)
+
+__verified_once int emit(u64 what, u64 before, u64 after, u64 vm_flags)
+{
+	struct ptediff_control *state = the_control();
+	struct ptediff_event *event;
+	u64 frame, digest;
+
+	if (!state)
+		return 0;
+	frame = describe_frame(after);
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		state->sequence++;
+		state->lost++;
+		return 0;
+	}
+	event->sequence = state->sequence++;
+	event->cause = what;
+	event->actor = what >> 8;
+	event->page = what >> 16;
+	event->write = what >> 24;
+	event->anon_exclusive = frame >> 16;
+	event->reserved = 0;
+	event->mapcount = frame;
+	event->before = before;
+	event->after = after;
+	event->vm_flags = vm_flags;
+	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+
+	digest = fold(state->digest, what | (frame & 0x10000) << 16 | (frame & 0xffff) << 48);
+	digest = fold(digest, before);
+	digest = fold(digest, after);
+	state->digest = fold(digest, vm_flags);
+	return 0;
+}
+
+/* Reads the arena at the entry of a function that changes a range of it. */
+static __always_inline void open_range(u32 slot, u64 mm)
+{
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
+
+	if (!scratch)
+		return;
+	scratch->range_open = is_readable(read_arena(mm, &scratch->before));
+}
+
+/* Reads the arena at the function's exit. Returns what was read at both ends, or nothing. */
+static __always_inline struct scratch *close_range(struct ptediff_control *state, u32 slot, u64 mm)
+{
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
+
+	if (!scratch)
+		return 0;
+	if (!scratch->range_open || !is_readable(read_arena(mm, &scratch->after))) {
+		state->unpaired++;
+		scratch->range_open = 0;
+		return 0;
+	}
+	scratch->range_open = 0;
+	return scratch;
+}
+
+static __always_inline int meets_arena(u64 start, u64 end)
+{
+	return start < ARENA_END && end > PTEDIFF_ARENA_BASE;
+}
+
+/* The event of a page in a range: none if the entry is none at both ends. */
+__verified_once int emit_if_any(u64 what, u64 before, u64 after, u64 vm_flags)
+{
+	if (!entry_is_none(before) || !entry_is_none(after))
+		emit(what, before, after, vm_flags);
+	return 0;
+}
+
+/* Whether page `index` of the arena lies within an address range. */
+static __always_inline int page_within(u32 index, u64 start, u64 end)
+{
+	u64 address = PTEDIFF_ARENA_BASE + index * PAGE_SIZE;
+
+	return address >= start && address < end;
+}
+
+/*
+ * Driven by BPF_PROG_TEST_RUN alone, attached nowhere: the section names a tracepoint because both loaders
+ * want one.
+ */
+SEC("raw_tp/sys_enter")
+int snapshot_arenas(void *context)
+{
+	struct ptediff_control *state = the_control();
+	struct ptediff_snapshot *all;
+	u32 zero = 0, slot, result;
+
+	all = bpf_map_lookup_elem(&snapshot, &zero);
+	if (!state || !all)
+		return 1;
+#pragma clang loop unroll(disable)
+	for (slot = 0; slot < PTEDIFF_ACTORS; slot++) {
+		u64 mm = state->slots[slot].mm;
+
+		all->actors[slot].mm = mm;
+		all->actors[slot].status = PTEDIFF_STATUS_EMPTY;
+		if (!mm)
+			continue;
+		result = read_arena(mm, (struct arena *)all->actors[slot].entries);
+		all->actors[slot].status = result & 0xff;
+		all->actors[slot].level = result >> 8;
+	}
+	state->pgd_offset =
+		__builtin_preserve_field_info(((struct mm_struct *)0)->pgd, CORE_FIELD_OFFSET);
+	state->anon_exclusive = anon_exclusive_flag();
+	state->page_size_of = size_of_struct_page();
+	state->snapshots++;
+	return 0;
+}
+
+/* A child of an actor or of the nursery becomes the actor that user space expects. */
+SEC("tp_btf/sched_process_fork")
+int fork_done(u64 *context)
+{
+	struct task_struct *parent = (void *)context[0];
+	struct task_struct *child = (void *)context[1];
+	struct ptediff_control *state = the_control();
+	u32 expected, slot;
+	u64 mm;
+
+	if (!state)
+		return 0;
+	if ((u32)parent->tgid != state->nursery_pid &&
+	    slot_of(state, parent->mm) == PTEDIFF_NO_SLOT)
+		return 0;
+	/* A thread or a vfork child shares its parent's address space: no actor. */
+	if (parent->mm == child->mm)
+		return 0;
+	expected = state->expected_child;
+	if (expected >= PTEDIFF_ACTORS)
+		return 0;
+	mm = (u64)child->mm;
+	/* The kernel reuses the mm_struct of a process that died and was not forgotten. */
+	for (slot = 0; slot < PTEDIFF_ACTORS; slot++) {
+		if (state->slots[slot].mm == mm)
+			state->slots[slot].mm = 0;
+	}
+	state->slots[expected & (PTEDIFF_ACTORS - 1)].mm = mm;
+	state->slots[expected & (PTEDIFF_ACTORS - 1)].pid = child->tgid;
+	state->expected_child = PTEDIFF_NO_SLOT;
+	return 0;
+}
+
+SEC("fentry/handle_mm_fault")
+int fault_enter(u64 *context)
+{
+	struct vm_area_struct *vma = (void *)context[0];
+	u64 address = context[1] & ~(PAGE_SIZE - 1);
+	struct ptediff_control *state;
+	struct scratch *scratch;
+	u32 slot, result;
+	u64 entry = 0;
+
+	if (!meets_arena(address, address + 1))
+		return 0;
+	state = the_control();
+	if (!state)
+		return 0;
+	slot = slot_of(state, vma->vm_mm);
+	if (slot == PTEDIFF_NO_SLOT)
+		return 0;
+	scratch = bpf_map_lookup_elem(&scratches, &slot);
+	if (!scratch)
+		return 0;
+	result = read_entry(mm_in(state, slot), address, &entry);
+	scratch->fault_before = entry;
+	scratch->fault_address = is_readable(result) ? address : 0;
+	return 0;
+}
+
+SEC("fexit/handle_mm_fault")
+int fault_exit(u64 *context)
+{
+	struct vm_area_struct *vma = (void *)context[0];
+	u64 address = context[1] & ~(PAGE_SIZE - 1);
+	u32 fault_flags = context[2], reason = context[4];
+	struct ptediff_control *state;
+	struct scratch *scratch;
+	u32 slot, result, page;
+	u64 after = 0, opened;
+
+	if (!meets_arena(address, address + 1))
+		return 0;
+	state = the_control();
+	if (!state)
+		return 0;
+	slot = slot_of(state, vma->vm_mm);
+	if (slot == PTEDIFF_NO_SLOT)
+		return 0;
+	scratch = bpf_map_lookup_elem(&scratches, &slot);
+	if (!scratch)
+		return 0;
+	opened = scratch->fault_address;
+	scratch->fault_address = 0;
+	if (reason & VM_FAULT_RETRY) {
+		state->retries++;
+		return 0;
+	}
+	result = read_entry(mm_in(state, slot), address, &after);
+	if (opened != address || !is_readable(result)) {
+		state->unpaired++;
+		return 0;
+	}
+	page = (address - PTEDIFF_ARENA_BASE) >> 12;
+	emit(WHAT(PTEDIFF_CAUSE_FAULT, slot, page, fault_flags & FAULT_FLAG_WRITE),
+	     scratch->fault_before, after, vma->vm_flags);
+	return 0;
+}
+
+SEC("fentry/copy_page_range")
+int fork_copy_enter(u64 *context)
+{
+	struct vm_area_struct *child_vma = (void *)context[0];
+	struct vm_area_struct *parent_vma = (void *)context[1];
+	struct ptediff_control *state;
+	u32 parent, child;
+
+	if (!meets_arena(parent_vma->vm_start, parent_vma->vm_end))
+		return 0;
+	state = the_control();
+	if (!state)
+		return 0;
+	parent = slot_of(state, parent_vma->vm_mm);
+	if (parent == PTEDIFF_NO_SLOT)
+		return 0;
+	open_range(parent, mm_in(state, parent));
+	child = state->expected_child;
+	if (child >= PTEDIFF_ACTORS || child == parent)
+		return 0;
+	open_range(child, mm_of(child_vma));
+	return 0;
+}
+
+SEC("fexit/copy_page_range")
+int fork_copy_exit(u64 *context)
+{
+	struct vm_area_struct *child_vma = (void *)context[0];
+	struct vm_area_struct *parent_vma = (void *)context[1];
+	struct scratch *of_parent, *of_child;
+	u64 start, end, vm_flags, child_flags;
+	struct ptediff_control *state;
+	u32 parent, child, index;
+
+	start = parent_vma->vm_start;
+	end = parent_vma->vm_end;
+	if (!meets_arena(start, end))
+		return 0;
+	state = the_control();
+	if (!state)
+		return 0;
+	parent = slot_of(state, parent_vma->vm_mm);
+	if (parent == PTEDIFF_NO_SLOT)
+		return 0;
+	vm_flags = parent_vma->vm_flags;
+	of_parent = close_range(state, parent, mm_in(state, parent));
+	if (!of_parent)
+		return 0;
+	child = state->expected_child;
+	if (child >= PTEDIFF_ACTORS || child == parent) {
+		state->unexpected++;
+		return 0;
+	}
+	child_flags = child_vma->vm_flags;
+	of_child = close_range(state, child, mm_of(child_vma));
+	if (!of_child)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (index = 0; index < PTEDIFF_ARENA_PAGES; index++) {
+		if (!page_within(index, start, end))
+			continue;
+		emit_if_any(WHAT(PTEDIFF_CAUSE_FORK_PARENT, parent, index, 0),
+			    of_parent->before.entries[index], of_parent->after.entries[index],
+			    vm_flags);
+		emit_if_any(WHAT(PTEDIFF_CAUSE_FORK_CHILD, child, index, 0),
+			    of_child->before.entries[index], of_child->after.entries[index],
+			    child_flags);
+	}
+	return 0;
+}
+
+/* The entry of a function that changes the entries of a range of one VMA. */
+static __always_inline void change_enter(struct vm_area_struct *vma, u64 start, u64 end)
+{
+	struct ptediff_control *state;
+	u32 slot;
+
+	if (!meets_arena(start, end))
+		return;
+	state = the_control();
+	if (!state)
+		return;
+	slot = slot_of(state, vma->vm_mm);
+	if (slot != PTEDIFF_NO_SLOT)
+		open_range(slot, mm_in(state, slot));
+}
+
+/* The exit of that function. */
+static __always_inline void change_exit(struct vm_area_struct *vma, u64 start, u64 end, u64 cause)
+{
+	struct ptediff_control *state;
+	struct scratch *scratch;
+	u32 slot, index;
+	u64 vm_flags;
+
+	if (!meets_arena(start, end))
+		return;
+	state = the_control();
+	if (!state)
+		return;
+	slot = slot_of(state, vma->vm_mm);
+	if (slot == PTEDIFF_NO_SLOT)
+		return;
+	scratch = close_range(state, slot, mm_in(state, slot));
+	if (!scratch)
+		return;
+	vm_flags = vma->vm_flags;
+#pragma clang loop unroll(disable)
+	for (index = 0; index < PTEDIFF_ARENA_PAGES; index++) {
+		if (page_within(index, start, end))
+			emit_if_any(WHAT(cause, slot, index, 0), scratch->before.entries[index],
+				    scratch->after.entries[index], vm_flags);
+	}
+}
+
+SEC("fentry/change_protection")
+int protect_enter(u64 *context)
+{
+	change_enter((void *)context[1], context[2], context[3]);
+	return 0;
+}
+
+SEC("fexit/change_protection")
+int protect_exit(u64 *context)
+{
+	change_exit((void *)context[1], context[2], context[3], PTEDIFF_CAUSE_PROTECT);
+	return 0;
+}
+
+SEC("fentry/clear_refs_pte_range")
+int clear_refs_enter(u64 *context)
+{
+	struct mm_walk *walk = (void *)context[3];
+
+	change_enter(walk->vma, context[1], context[2]);
+	return 0;
+}
+
+SEC("fexit/clear_refs_pte_range")
+int clear_refs_exit(u64 *context)
+{
+	struct mm_walk *walk = (void *)context[3];
+
+	change_exit(walk->vma, context[1], context[2], PTEDIFF_CAUSE_CLEAR_REFS);
+	return 0;
+}

@@ -1,0 +1,225 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use ptediff_reference_model::machine::Dialect;
+
+use crate::guest::plant::Plant;
+use crate::host::launch::{LaunchOptions, Platform};
+
+/// Differential testing of Linux x86-64 page-table entries: generated programs run in a virtual machine,
+/// eBPF reads the entries, and a reference model says what every one of them must be.
+#[derive(Debug, Parser)]
+#[command(name = "ptediff", version, after_help = EXIT_CODES)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Format::Human, global = true)]
+    pub format: Format,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 agree, 1 diverge, 2 the kernel died, 125 cannot tell, \
+129 usage or input error, 130 the rig failed, 131 internal error. They suit `git bisect run`.";
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// One JSON document on standard output.
+    Json,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a campaign of generated programs
+    Run(Run),
+    /// Run corpus entries
+    Replay(Replay),
+    /// Judge a recorded trace again, without a machine
+    Judge(Judge),
+    /// Tell what this host and a machine have, and which hooks attach
+    Doctor(Doctor),
+    /// Decode a raw page-table entry
+    Explain(Explain),
+    /// Measure the loop on a machine
+    Bench(Bench),
+    /// Flip every output bit of every rule and see whether recorded traces notice
+    Mutants(Mutants),
+    /// List the model's rules with their sources
+    Rules,
+}
+
+/// Which machine.
+#[derive(Debug, Args)]
+pub struct MachineArguments {
+    /// What runs the guest
+    #[arg(long, value_enum, default_value_t = Platform::Bochs)]
+    pub platform: Platform,
+    /// Kernel: a name in the cache (6.12, 7.2) or the path of a bzImage
+    #[arg(long, default_value = "6.12")]
+    pub kernel: String,
+    /// Judge by the rules of this version, whatever the kernel calls itself
+    #[arg(long)]
+    pub dialect: Option<Dialect>,
+    /// CPU features without which to refuse, besides the platform's own (names of /proc/cpuinfo)
+    #[arg(long, value_delimiter = ',')]
+    pub require: Vec<String>,
+    /// Emulator program to use instead of the cache's
+    #[arg(long)]
+    pub emulator: Option<PathBuf>,
+    /// CPU model of the emulator
+    #[arg(long)]
+    pub cpu_model: Option<String>,
+    /// Guest memory in MiB
+    #[arg(long, default_value_t = 512)]
+    pub memory: u32,
+    /// Seconds of silence after which the guest counts as hung
+    #[arg(long, default_value_t = 60)]
+    pub silence: u64,
+    /// Bytes of the probes' ring buffer: a power of two
+    #[arg(long, default_value_t = 1 << 20)]
+    pub ring_bytes: u32,
+    /// Ask the witnesses after every Nth step; 0 for only at divergences
+    #[arg(long, default_value_t = 16)]
+    pub witness_every: u16,
+    /// Plant a failure, to test the rig
+    #[arg(long, hide = true)]
+    pub plant: Option<Plant>,
+}
+
+impl MachineArguments {
+    /// The machine to start.
+    #[must_use]
+    pub fn launch_options(&self, limit: Option<u64>) -> LaunchOptions {
+        LaunchOptions {
+            platform: self.platform,
+            kernel: self.kernel.clone(),
+            emulator: self.emulator.clone(),
+            cpu_model: self.cpu_model.clone(),
+            memory_mib: self.memory,
+            silence: Duration::from_secs(self.silence),
+            limit: limit.map(Duration::from_secs),
+        }
+    }
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Seed of the campaign
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs
+    #[arg(long, default_value_t = 1000)]
+    pub cases: u32,
+    /// Index of the first program
+    #[arg(long, default_value_t = 0)]
+    pub first: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20)]
+    pub steps: u16,
+    /// Stop after so many seconds
+    #[arg(long)]
+    pub time: Option<u64>,
+    /// What programs favour; each program's seed decides where none is given
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Executions that shrinking one divergence may cost
+    #[arg(long, default_value_t = 200)]
+    pub shrink: u32,
+    /// Stop after so many divergences
+    #[arg(long, default_value_t = 5)]
+    pub stop_after: u32,
+    /// Keep the trace in this file
+    #[arg(long)]
+    pub trace: Option<PathBuf>,
+    /// Folder for the corpus entries of divergences
+    #[arg(long, default_value = "divergences")]
+    pub save: PathBuf,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Entries: files, or names in the corpus
+    #[arg(required_unless_present = "all")]
+    pub entries: Vec<String>,
+    /// Every entry of the corpus
+    #[arg(long)]
+    pub all: bool,
+    /// The corpus
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Keep the trace in this file
+    #[arg(long)]
+    pub trace: Option<PathBuf>,
+    /// Print each entry's timeline: steps, results, entries
+    #[arg(long)]
+    pub timeline: bool,
+}
+
+/// Arguments of `judge`.
+#[derive(Debug, Args)]
+pub struct Judge {
+    /// Trace that `run` or `replay` wrote
+    pub trace: PathBuf,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Only look at the host: start no machine
+    #[arg(long)]
+    pub host_only: bool,
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// Raw entry, such as 0x8400000000000865
+    pub entry: String,
+}
+
+/// Arguments of `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Seed of the programs
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs
+    #[arg(long, default_value_t = 500)]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20)]
+    pub steps: u16,
+}
+
+/// Arguments of `mutants`.
+#[derive(Debug, Args)]
+pub struct Mutants {
+    /// Traces of campaigns in which everything agreed
+    #[arg(required = true)]
+    pub traces: Vec<PathBuf>,
+    /// Fail (exit 1) below this share of killed mutants, in percent
+    #[arg(long, default_value_t = 95.0)]
+    pub at_least: f64,
+}

@@ -1,0 +1,96 @@
+//! `ptediff bench`: figures of the loop, all from one run on one machine.
+
+use std::time::{Duration, Instant};
+
+use ptediff_generate::{Options, program};
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::model::Model;
+
+use crate::arguments::{Bench, Format};
+use crate::error::Failure;
+use crate::exit_code::Exit;
+use crate::guest::request::Task;
+use crate::host::launch::launch;
+use crate::host::results::{Finish, Results};
+use crate::host::session::{Keep, describe, follow};
+use crate::report;
+use crate::report::progress::Progress;
+
+use super::request::request;
+
+/// Programs on which the model's own speed is measured.
+const MODEL_PROGRAMS: u32 = 2000;
+
+pub(super) fn run(arguments: &Bench, format: Format) -> Result<Exit, Failure> {
+    let task =
+        Task::Bench { seed: arguments.seed, programs: arguments.cases, max_steps: arguments.steps };
+    let request = request(&arguments.machine, task)?;
+    let mut channel = launch(&request, &arguments.machine.launch_options(None))?;
+    let results = follow(&mut channel, &mut Keep::default(), &mut Progress::new("programs"))?;
+    let exit = results.exit();
+    let (Some(machine), Finish::Finished) = (&results.machine, &results.ending) else {
+        report::campaign(&results, &[], format);
+        return Ok(exit);
+    };
+    let figures = figures(&results, machine)?;
+    match format {
+        Format::Human => {
+            println!("{}", describe(machine));
+            for (name, value) in &figures {
+                println!("{name:58} {value:12.1}");
+            }
+        }
+        Format::Json => {
+            let document: serde_json::Map<String, serde_json::Value> =
+                figures.into_iter().map(|(name, value)| (name, value.into())).collect();
+            println!("{}", serde_json::json!({ "machine": machine, "figures": document }));
+        }
+    }
+    Ok(exit)
+}
+
+fn figures(results: &Results, machine: &Machine) -> Result<Vec<(String, f64)>, Failure> {
+    let mark = |name: &str| {
+        results
+            .marks
+            .iter()
+            .find(|(known, _, _)| known == name)
+            .ok_or_else(|| Failure::Rig { message: format!("the guest did not set the mark `{name}`"), help: None })
+    };
+    let (programs, steps) = (mark("programs")?.1, mark("steps")?.1);
+    let between = |phase: &str| -> Result<f64, Failure> {
+        let (begin, end) = (mark(&format!("{phase} begins"))?.2, mark(&format!("{phase} ends"))?.2);
+        Ok((end - begin).as_secs_f64())
+    };
+    let (generated, bare, observed) = (between("generate")?, between("bare")?, between("observed")?);
+    let first = results.first_comparison.unwrap_or(Duration::ZERO).as_secs_f64();
+    let mut figures = vec![
+        ("seconds from power-on to the first comparison".to_owned(), first),
+        ("programs".to_owned(), programs),
+        ("steps a program".to_owned(), steps / programs),
+        ("programs/s, generated, observed, compared, streamed".to_owned(), programs / (observed + generated)),
+        ("steps/s, observed, compared, streamed".to_owned(), steps / observed),
+        ("programs/s, bare (handshake included)".to_owned(), programs / bare),
+        ("generation, us a program".to_owned(), generated / programs * 1e6),
+        ("observation, comparison and stream, us a step".to_owned(), (observed - bare) / steps * 1e6),
+        ("bare, us a step".to_owned(), bare / steps * 1e6),
+        ("ratio observed / bare".to_owned(), observed / bare),
+    ];
+    figures.push(("model alone on this host, steps/s".to_owned(), model_speed(machine)));
+    Ok(figures)
+}
+
+/// Steps a second of the model alone, on this host.
+fn model_speed(machine: &Machine) -> f64 {
+    let programs: Vec<_> =
+        (0..MODEL_PROGRAMS).map(|index| program(1, index, machine, &Options::default())).collect();
+    let steps: usize = programs.iter().map(|program| program.steps.len()).sum();
+    let start = Instant::now();
+    for program in &programs {
+        let mut model = Model::new(machine);
+        for (index, step) in program.steps.iter().enumerate() {
+            std::hint::black_box(model.step(index, step));
+        }
+    }
+    steps as f64 / start.elapsed().as_secs_f64()
+}

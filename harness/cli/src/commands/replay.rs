@@ -1,0 +1,49 @@
+//! `ptediff replay`: corpus entries on a machine.
+
+use std::path::Path;
+
+use ptediff_corpus::{Corpus, StoredEntry, read_entry};
+
+use crate::arguments::{Format, Replay};
+use crate::error::Failure;
+use crate::exit_code::Exit;
+use crate::guest::request::Task;
+use crate::host::launch::launch;
+use crate::host::session::{Keep, follow};
+use crate::report;
+use crate::report::progress::Progress;
+
+use super::request::request;
+
+pub(super) fn run(arguments: &Replay, format: Format) -> Result<Exit, Failure> {
+    let entries = entries(arguments)?;
+    let programs = entries.iter().map(|stored| stored.entry.program.clone()).collect();
+    let request = request(&arguments.machine, Task::Replay { programs, repeat: 1 })?;
+    let mut keep = Keep::at(arguments.trace.as_deref())?;
+    let mut progress = Progress::new("entries");
+    let mut channel = launch(&request, &arguments.machine.launch_options(None))?;
+    let results = follow(&mut channel, &mut keep, &mut progress)?;
+    progress.finish();
+    let names: Vec<&str> = entries.iter().map(|stored| stored.entry.name.as_str()).collect();
+    report::replay(&results, &entries, &names, arguments.timeline, format);
+    Ok(results.exit())
+}
+
+/// The entries asked for: files by their path, others by name in the corpus.
+fn entries(arguments: &Replay) -> Result<Vec<StoredEntry>, Failure> {
+    if arguments.all {
+        let corpus = Corpus::open(&arguments.corpus)?;
+        return corpus.entries().map(|entry| entry.map_err(Failure::from)).collect();
+    }
+    let mut entries = Vec::new();
+    for name in &arguments.entries {
+        let path = Path::new(name);
+        let entry = if name.ends_with(".json") || name.contains('/') {
+            read_entry(path)?
+        } else {
+            Corpus::open(&arguments.corpus)?.get(name)?
+        };
+        entries.push(entry);
+    }
+    Ok(entries)
+}

@@ -1,0 +1,28 @@
+//! From the command line to the guest's request.
+
+use crate::arguments::MachineArguments;
+use crate::error::Failure;
+use crate::guest::GuestRequest;
+use crate::guest::request::Task;
+use crate::host::launch::{digest_text, own_executable};
+
+/// The request for a task on a machine.
+///
+/// # Errors
+/// This very executable cannot be read or is not static.
+pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestRequest, Failure> {
+    let mut require = machine.platform.required_features();
+    require.extend(machine.require.iter().cloned());
+    Ok(GuestRequest {
+        task,
+        platform: machine.platform.name().to_owned(),
+        require,
+        dialect: machine.dialect,
+        witness_every: machine.witness_every,
+        ring_bytes: machine.ring_bytes,
+        shrink_budget: 0,
+        stop_after: 1,
+        binary: digest_text(&own_executable()?),
+        plant: machine.plant.clone(),
+    })
+}

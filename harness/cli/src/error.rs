@@ -1,0 +1,132 @@
+//! What goes wrong outside a verdict, for people: one paragraph, the place where there is one, what to do,
+//! and the exit code.
+
+use std::path::PathBuf;
+
+use miette::{Diagnostic, NamedSource, SourceSpan};
+use thiserror::Error;
+
+use ptediff_corpus::CorpusError;
+use ptediff_vm::VmError;
+use ptediff_vm::store::StoreError;
+
+use crate::exit_code::Exit;
+
+/// A command failed.
+#[derive(Debug, Error, Diagnostic)]
+pub enum Failure {
+    /// A corpus entry cannot be used.
+    #[error("{message}")]
+    #[diagnostic(help("the format is described in docs/corpus.md; `ptediff replay` takes files of schema 1"))]
+    Entry {
+        /// What is wrong with it.
+        message: String,
+        /// The entry's text.
+        #[source_code]
+        text: NamedSource<String>,
+        /// Where in the text.
+        #[label("here")]
+        place: Option<SourceSpan>,
+    },
+    /// The command line asks for something that cannot be.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+    },
+    /// A trace cannot be read.
+    #[error("{}: {message}", path.display())]
+    #[diagnostic(help("a trace is what `ptediff run --trace FILE` writes; a cut or corrupt one cannot be judged"))]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A file of the user's cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Our rig failed.
+    #[error("{message}")]
+    Rig {
+        /// What failed, and why.
+        message: String,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+    },
+}
+
+impl Failure {
+    /// The exit code of the failure.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Entry { .. } | Self::Usage { .. } | Self::Trace { .. } | Self::File { .. } => Exit::Usage,
+            Self::Rig { .. } => Exit::Rig,
+        }
+    }
+
+    /// A rig failure with the chain of its causes.
+    #[must_use]
+    pub fn rig(error: &dyn std::error::Error) -> Self {
+        Self::Rig { message: with_causes(error), help: None }
+    }
+
+    /// A usage failure.
+    #[must_use]
+    pub fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), help: Some(help.into()) }
+    }
+}
+
+/// An error and its causes, on one line.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = error.source();
+    }
+    message
+}
+
+impl From<VmError> for Failure {
+    fn from(error: VmError) -> Self {
+        Self::rig(&error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::rig(&error)
+    }
+}
+
+impl From<CorpusError> for Failure {
+    fn from(error: CorpusError) -> Self {
+        let message = with_causes(&error);
+        match (error.place(), error.path()) {
+            (Some((text, span)), Some(path)) => Self::Entry {
+                message,
+                text: NamedSource::new(path.display().to_string(), text.to_owned()),
+                place: Some(SourceSpan::new(span.offset.into(), span.length)),
+            },
+            _ if error.is_bad_input() => Self::Usage { message, help: None },
+            _ => Self::Rig { message, help: Some("make room, or choose another folder".to_owned()) },
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The guest half: init, then the campaign loop. The same loop runs natively, behind the flag.
+
+pub mod init;
+pub mod machine;
+pub mod plant;
+pub mod program;
+pub mod quiet;
+pub mod request;
+pub mod session;
+
+pub use request::{GuestRequest, REQUEST_PATH};

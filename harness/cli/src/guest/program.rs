@@ -1,0 +1,206 @@
+//! Runs one program: execute, observe, normalise, judge, stream; step by step.
+
+use std::io::Write;
+
+use ptediff_compare::{Judge, witness_contradiction};
+use ptediff_execute::{ExecuteError, Executor, Suspect};
+use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses};
+use ptediff_reference_model::arena::ActorId;
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::observation::{Normaliser, RawState, RawTransition, StepRecord, WitnessReport};
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::{Operation, Program, Step};
+use ptediff_reference_model::verdict::{Inconclusive, Verdict};
+use ptediff_trace::{Attempt, Frame, StepDone, Writer};
+
+use crate::error::with_causes;
+
+use super::plant::Plant;
+
+/// The rig failed: nothing more can be run, or nothing that was seen can be believed.
+#[derive(Debug)]
+pub struct RigError(pub String);
+
+impl RigError {
+    /// From an error with its causes.
+    pub fn of(doing: &str, error: &dyn std::error::Error) -> Self {
+        Self(format!("{doing}: {}", with_causes(error)))
+    }
+}
+
+/// Everything that one program needs, kept over all programs of a session.
+pub struct Runner<O, W> {
+    /// What the machine is.
+    pub machine: Machine,
+    /// Performs the steps.
+    pub executor: Executor,
+    /// Reads entries and events.
+    pub observer: O,
+    /// Check the observer.
+    pub witnesses: Witnesses,
+    /// Checks that events arrive as the probes sent them.
+    pub ledger: EventLedger,
+    /// Takes the trace.
+    pub writer: Writer<W>,
+    /// The witnesses are asked after every this-many-th step; 0 for never but at divergences.
+    pub witness_every: u16,
+    /// A failure to be planted.
+    pub plant: Option<Plant>,
+    /// Frame number of the zero page.
+    pub zero_frame: u64,
+    /// Steps run so far: the witness's clock.
+    pub steps: u64,
+    /// Programs run so far, re-runs and shrinking included.
+    pub runs: u32,
+}
+
+impl<O: Observer, W: Write> Runner<O, W> {
+    /// Runs a program and streams it. The verdict is the guest's own.
+    ///
+    /// # Errors
+    /// The rig failed.
+    pub fn run(&mut self, index: u32, attempt: Attempt, program: &Program) -> Result<Verdict, RigError> {
+        self.runs += 1;
+        let begin = Frame::ProgramBegin { index, attempt, program: program.clone() };
+        self.send(&begin)?;
+        let observer = &mut self.observer;
+        self.executor
+            .begin(&mut |actor| observer.expect_child(actor))
+            .map_err(|error| RigError::of("an actor cannot be started", &error))?;
+        let mut stale = Vec::new();
+        self.drain(&mut stale)?;
+        let mut verdict = self.steps(index, attempt, program)?;
+        if let Some(Plant::Verdict(planted)) = &self.plant
+            && *planted == index
+        {
+            verdict = Verdict::Inconclusive(Inconclusive::Rig { message: "planted".to_owned() });
+        }
+        self.send(&Frame::ProgramEnd { index, verdict: verdict.clone() })?;
+        for actor in ActorId::all() {
+            if actor != ActorId::FIRST && self.executor.pid(actor).is_some() {
+                self.observer.forget(actor);
+            }
+        }
+        self.executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))?;
+        if self.executor.pid(ActorId::FIRST).is_none() {
+            self.observer.forget(ActorId::FIRST);
+        }
+        Ok(verdict)
+    }
+
+    fn steps(&mut self, index: u32, attempt: Attempt, program: &Program) -> Result<Verdict, RigError> {
+        let mut judge = Judge::new(&self.machine);
+        let mut normaliser = Normaliser::new(self.zero_frame);
+        let mut before = RawState::default();
+        let mut state = RawState::default();
+        let mut transitions = Vec::with_capacity(64);
+        for (number, step) in program.steps.iter().enumerate() {
+            if number == program.steps.len() / 2
+                && attempt == Attempt::First
+                && let Some(plant) = &self.plant
+            {
+                plant.strike(index).map_err(|error| RigError(format!("planting {plant}: {error}")))?;
+            }
+            if !judge.model().is_possible(step) {
+                let feature = format!("what step {number} needs ({step})");
+                return Ok(Verdict::Inconclusive(Inconclusive::MissingFeature { feature }));
+            }
+            let outcome = match self.perform(number, step) {
+                Ok(outcome) => outcome,
+                Err(error) if error.suspect() == Suspect::Rig => {
+                    return Err(RigError::of(&format!("step {number} ({step})"), &error));
+                }
+                Err(error) => {
+                    let message = format!("step {number} ({step}): {}", with_causes(&error));
+                    return Ok(Verdict::Inconclusive(Inconclusive::Rig { message }));
+                }
+            };
+            transitions.clear();
+            let lost = self.drain(&mut transitions)?;
+            std::mem::swap(&mut before, &mut state);
+            self.observer.snapshot(&mut state).map_err(|error| RigError::of("no snapshot", &error))?;
+            let (named, changes) = normaliser.step(&state, &transitions);
+            let alive = ActorId::all()
+                .filter(|&actor| self.executor.pid(actor).is_some())
+                .fold(0, |mask, actor| mask | 1 << actor.index());
+            let mut record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
+            self.steps += 1;
+            if self.witness_every > 0 && self.steps.is_multiple_of(u64::from(self.witness_every)) {
+                record.witness = Some(self.ask(&before, &transitions, &state)?);
+            }
+            let mut verdict = judge.step(number, step, &record);
+            if matches!(verdict, Verdict::Diverge(_)) && record.witness.is_none() {
+                record.witness = Some(self.ask(&before, &transitions, &state)?);
+                if let Some(contradiction) = witness_contradiction(number, &record) {
+                    verdict = Verdict::Inconclusive(contradiction);
+                }
+            }
+            let done = StepDone { index: number as u16, record };
+            self.send(&Frame::StepDone(done))?;
+            if verdict != Verdict::Agree {
+                return Ok(verdict);
+            }
+        }
+        Ok(Verdict::Agree)
+    }
+
+    /// Performs a program without looking: for measuring.
+    ///
+    /// # Errors
+    /// The rig failed.
+    pub fn run_bare(&mut self, program: &Program) -> Result<(), RigError> {
+        let observer = &mut self.observer;
+        self.executor
+            .begin(&mut |actor| observer.expect_child(actor))
+            .map_err(|error| RigError::of("an actor cannot be started", &error))?;
+        for (number, step) in program.steps.iter().enumerate() {
+            self.executor
+                .perform(number, step)
+                .map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
+        }
+        self.executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))
+    }
+
+    fn perform(
+        &mut self,
+        number: usize,
+        step: &Step,
+    ) -> Result<Outcome, ExecuteError> {
+        if let Operation::Fork { child } = step.operation {
+            self.observer.expect_child(child);
+        }
+        let outcome = self.executor.perform(number, step)?;
+        if step.operation == Operation::Exit {
+            self.observer.forget(step.actor);
+        }
+        Ok(outcome)
+    }
+
+    fn ask(
+        &mut self,
+        before: &RawState,
+        transitions: &[RawTransition],
+        after: &RawState,
+    ) -> Result<WitnessReport, RigError> {
+        self.witnesses
+            .report(&self.observer, ProbedStep { before, transitions, after })
+            .map_err(|error| RigError::of("a witness cannot see", &error))
+    }
+
+    /// Reads the events since the last time. An event that was changed, dropped or moved between the probes
+    /// and us counts as lost: the probes' own digest says so.
+    fn drain(&mut self, transitions: &mut Vec<RawTransition>) -> Result<u32, RigError> {
+        let lost =
+            self.observer.drain(transitions).map_err(|error| RigError::of("the events cannot be read", &error))?;
+        let differs = self.ledger.enter(transitions, self.observer.event_digest()).is_err();
+        Ok(lost + u32::from(differs))
+    }
+
+    /// Streams a frame at once.
+    ///
+    /// # Errors
+    /// The channel failed.
+    pub fn send(&mut self, frame: &Frame) -> Result<(), RigError> {
+        self.writer.send(frame).map_err(|error| RigError::of("the trace cannot be written", &error))
+    }
+}

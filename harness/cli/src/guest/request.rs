@@ -1,0 +1,76 @@
+//! What the host asks of the guest: one JSON file in the initramfs.
+
+use serde::{Deserialize, Serialize};
+
+use ptediff_reference_model::machine::Dialect;
+use ptediff_reference_model::program::Program;
+
+use super::plant::Plant;
+
+/// Where the request lies in the guest.
+pub const REQUEST_PATH: &str = "/ptediff.json";
+
+/// What the guest is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestRequest {
+    /// The job.
+    pub task: Task,
+    /// What runs the guest: `bochs`, `qemu`, `native`.
+    pub platform: String,
+    /// CPU features without which the guest must refuse, by their names in /proc/cpuinfo.
+    pub require: Vec<String>,
+    /// Rules to judge by, where the user named them.
+    pub dialect: Option<Dialect>,
+    /// The witnesses are asked after every this-many-th step; 0 for never but at divergences.
+    pub witness_every: u16,
+    /// Bytes of the probes' ring buffer.
+    pub ring_bytes: u32,
+    /// Executions that shrinking one divergence may cost.
+    pub shrink_budget: u32,
+    /// Divergences after which the campaign ends.
+    pub stop_after: u32,
+    /// SHA-256 of the `ptediff` file, for the trace's head.
+    pub binary: String,
+    /// A failure to be planted, for tests of trust.
+    pub plant: Option<Plant>,
+}
+
+/// The job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Generate and run programs.
+    Campaign {
+        /// Seed of the campaign.
+        seed: u64,
+        /// Index of the first program.
+        first: u32,
+        /// Number of programs.
+        programs: u32,
+        /// Fewest steps of a program.
+        min_steps: u16,
+        /// Most steps of a program.
+        max_steps: u16,
+        /// Weight profile by name; each program's seed picks one where there is none.
+        profile: Option<String>,
+    },
+    /// Run these programs.
+    Replay {
+        /// The programs, in order.
+        programs: Vec<Program>,
+        /// Times that each is run.
+        repeat: u16,
+    },
+    /// Tell what the machine has and which hooks could be attached; run nothing.
+    Doctor,
+    /// Measure: the same generated programs bare, then observed and compared.
+    Bench {
+        /// Seed of the programs.
+        seed: u64,
+        /// Number of programs.
+        programs: u32,
+        /// Most steps of a program.
+        max_steps: u16,
+    },
+}

@@ -1,0 +1,381 @@
+//! The session: what the guest does from its first look at the machine to the end of its task.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ptediff_execute::{Executor, ExecutorOptions};
+use ptediff_generate::{Options, Profile, program, shrink};
+use ptediff_observe::{EventLedger, LibbpfObserver, LyingObserver, Observer, ObserverOptions, Witnesses};
+use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::{Operation, Program, Step};
+use ptediff_reference_model::verdict::Verdict;
+use ptediff_trace::{
+    Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer,
+};
+
+use super::machine::Evidence;
+use super::plant::Plant;
+use super::program::{RigError, Runner};
+use super::quiet::quieten;
+use super::request::{GuestRequest, Task};
+
+/// How often a diverging program is run again before it counts as stable.
+pub const RERUNS: u16 = 3;
+
+/// A planted liar lies about every this-many-th snapshot or event.
+const LIE_PERIOD: u64 = 5;
+
+/// How long an actor may take for one step, in the guest's own clock.
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Runs a session and streams it. The writer's head is written already, or still to be written, as the
+/// caller made it.
+///
+/// # Errors
+/// The channel failed, or could not be told of another failure of the rig.
+pub fn run<W: Write>(request: &GuestRequest, writer: Writer<W>) -> io::Result<()> {
+    let mut writer = writer;
+    writer.send(&Frame::Hello(Hello { binary: digest_of(&request.binary), campaign: campaign_of(request) }))?;
+    let mut session = Session { request, writer: Some(writer) };
+    match session.go() {
+        Ok(()) => Ok(()),
+        Err(RigError(message)) => {
+            eprintln!("ptediff session: {message}");
+            match session.writer.as_mut() {
+                Some(writer) => writer.send(&Frame::RigFailure { message }),
+                None => Err(io::Error::other(message)),
+            }
+        }
+    }
+}
+
+struct Session<'request, W> {
+    request: &'request GuestRequest,
+    /// Here until the runner takes it, and again when the runner is done or failed.
+    writer: Option<Writer<W>>,
+}
+
+impl<W: Write> Session<'_, W> {
+    fn go(&mut self) -> Result<(), RigError> {
+        let evidence = Evidence::gather().map_err(|error| RigError::of("/proc cannot be read", &error))?;
+        let missing = evidence.missing(&self.request.require);
+        if !missing.is_empty() {
+            return self.refuse(missing, evidence.lines());
+        }
+        for note in quieten() {
+            self.send(&Frame::Log(note))?;
+        }
+        let shadow_stack = evidence.may_have_shadow_stack();
+        let executable = PathBuf::from("/proc/self/exe");
+        let options = ExecutorOptions { shadow_stack, executable, step_timeout: STEP_TIMEOUT };
+        let mut executor =
+            Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
+        let options = ObserverOptions { ring_bytes: self.request.ring_bytes, ..ObserverOptions::default() };
+        let mut observer =
+            LibbpfObserver::open(&options).map_err(|error| RigError::of("the probes cannot be attached", &error))?;
+        observer.set_nursery(executor.nursery_pid());
+        if shadow_stack && let Err(outcome) = prove_shadow_stack(&mut executor, &mut observer)? {
+            let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];
+            return self.refuse(missing, evidence.lines());
+        }
+        let machine =
+            evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
+        self.send(&Frame::Machine(machine.clone()))?;
+        let description = observer.description().clone();
+        for line in description.to_string().lines() {
+            self.send(&Frame::Log(line.to_owned()))?;
+        }
+        let witnesses =
+            Witnesses::open(&description).map_err(|error| RigError::of("the witnesses cannot see", &error))?;
+        let zero_frame = description.geometry.zero_frame;
+        match &self.request.plant {
+            Some(Plant::Lie(name)) => {
+                let lie = name.parse().map_err(|error| RigError::of("the planted lie", &error))?;
+                let observer = LyingObserver::new(observer, lie, LIE_PERIOD);
+                self.work(machine, executor, observer, witnesses, zero_frame)
+            }
+            _ => self.work(machine, executor, observer, witnesses, zero_frame),
+        }
+    }
+
+    fn work<O: Observer>(
+        &mut self,
+        machine: Machine,
+        executor: Executor,
+        observer: O,
+        witnesses: Witnesses,
+        zero_frame: u64,
+    ) -> Result<(), RigError> {
+        let Some(writer) = self.writer.take() else { return Err(RigError("the trace is gone".to_owned())) };
+        let mut runner = Runner {
+            machine,
+            executor,
+            observer,
+            witnesses,
+            ledger: EventLedger::new(),
+            writer,
+            witness_every: self.request.witness_every,
+            plant: self.request.plant.clone(),
+            zero_frame,
+            steps: 0,
+            runs: 0,
+        };
+        let worked = perform_task(self.request, &mut runner);
+        self.writer = Some(runner.writer);
+        worked
+    }
+
+    fn refuse(&mut self, missing: Vec<String>, seen: Vec<String>) -> Result<(), RigError> {
+        self.send(&Frame::Refused(Refused { missing, seen }))
+    }
+
+    fn send(&mut self, frame: &Frame) -> Result<(), RigError> {
+        match self.writer.as_mut() {
+            Some(writer) => {
+                writer.send(frame).map_err(|error| RigError::of("the trace cannot be written", &error))
+            }
+            None => Err(RigError("the trace is gone".to_owned())),
+        }
+    }
+}
+
+/// A shadow-stack page is mapped and stored to; `Err` with what came instead.
+fn prove_shadow_stack(
+    executor: &mut Executor,
+    observer: &mut LibbpfObserver,
+) -> Result<Result<(), Outcome>, RigError> {
+    let actor = ActorId::FIRST;
+    let steps = [
+        (Operation::MapShadowStack { range: PageRange::FIRST_PAGE, token: true }, Outcome::Succeeded),
+        (Operation::WriteShadowStack { page: PageIndex::FIRST }, Outcome::Stored),
+    ];
+    let rig = |error: ptediff_execute::ExecuteError| RigError::of("the proof of shadow stacks", &error);
+    executor.begin(&mut |actor| observer.expect_child(actor)).map_err(rig)?;
+    for (index, (operation, expected)) in steps.into_iter().enumerate() {
+        let outcome = executor.perform(index, &Step { actor, operation }).map_err(rig)?;
+        if outcome != expected {
+            return Ok(Err(outcome));
+        }
+    }
+    executor.end().map_err(rig)?;
+    Ok(Ok(()))
+}
+
+fn perform_task<O: Observer, W: Write>(
+    request: &GuestRequest,
+    runner: &mut Runner<O, W>,
+) -> Result<(), RigError> {
+    let mut end = End::default();
+    match &request.task {
+        Task::Doctor => {}
+        Task::Replay { programs, repeat } => {
+            for (index, program) in programs.iter().enumerate() {
+                let first = runner.run(index as u32, Attempt::First, program)?;
+                count(&mut end.verdicts, &first);
+                end.programs += 1;
+                for again in 1..*repeat {
+                    runner.run(index as u32, Attempt::Rerun(again), program)?;
+                }
+            }
+        }
+        Task::Campaign { seed, first, programs, .. } => {
+            let options = generation(&request.task)?;
+            for index in *first..first.saturating_add(*programs) {
+                let program = program(*seed, index, &runner.machine, &options);
+                let verdict = runner.run(index, Attempt::First, &program)?;
+                end.programs += 1;
+                count(&mut end.verdicts, &verdict);
+                if let Verdict::Diverge(_) = &verdict {
+                    let shrunk = examine(request, runner, index, &program, &verdict)?;
+                    runner.send(&Frame::Shrunk(shrunk))?;
+                    if end.verdicts.diverge >= request.stop_after {
+                        break;
+                    }
+                }
+            }
+        }
+        Task::Bench { seed, programs, .. } => bench(request, runner, *seed, *programs)?,
+    }
+    end.runs = runner.runs;
+    end.steps = runner.steps;
+    runner.send(&Frame::End(end))
+}
+
+fn count(verdicts: &mut Verdicts, verdict: &Verdict) {
+    match verdict {
+        Verdict::Agree => verdicts.agree += 1,
+        Verdict::Diverge(_) => verdicts.diverge += 1,
+        Verdict::Inconclusive(_) => verdicts.inconclusive += 1,
+    }
+}
+
+fn generation(task: &Task) -> Result<Options, RigError> {
+    let (steps, profile) = match task {
+        Task::Campaign { min_steps, max_steps, profile, .. } => {
+            let profile: Option<Profile> = match profile {
+                Some(name) => Some(name.parse().map_err(|error| RigError::of("the profile", &error))?),
+                None => None,
+            };
+            (usize::from(*min_steps)..=usize::from(*max_steps), profile)
+        }
+        Task::Bench { max_steps, .. } => (8..=usize::from(*max_steps), None),
+        Task::Replay { .. } | Task::Doctor => return Ok(Options::default()),
+    };
+    Ok(Options { steps, profile })
+}
+
+/// A divergence: run again to see whether it is stable, then shrunk on the live kernel.
+fn examine<O: Observer, W: Write>(
+    request: &GuestRequest,
+    runner: &mut Runner<O, W>,
+    index: u32,
+    program: &Program,
+    verdict: &Verdict,
+) -> Result<Shrunk, RigError> {
+    let mut stable_reruns = 0;
+    for rerun in 1..=RERUNS {
+        if same_divergence(&runner.run(index, Attempt::Rerun(rerun), program)?, verdict) {
+            stable_reruns += 1;
+        }
+    }
+    let mut result = Shrunk {
+        index,
+        program: program.clone(),
+        verdict: verdict.clone(),
+        executions: 0,
+        exhausted: false,
+        stable_reruns,
+        reruns: RERUNS,
+    };
+    if stable_reruns < RERUNS || request.shrink_budget == 0 {
+        return Ok(result);
+    }
+    let mut failure = None;
+    let mut attempt = 0;
+    let mut log = Vec::new();
+    let shrunk = shrink(
+        program,
+        request.shrink_budget,
+        &mut |candidate| {
+            if failure.is_some() {
+                return false;
+            }
+            attempt += 1;
+            match runner.run(index, Attempt::Shrink(attempt), candidate) {
+                Ok(seen) => matches!(seen, Verdict::Diverge(_)),
+                Err(error) => {
+                    failure = Some(error);
+                    false
+                }
+            }
+        },
+        &mut |step| log.push(step),
+    );
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    for step in log.iter().filter(|step| step.kept) {
+        let line = format!("shrinking {index}: execution {} keeps {} steps", step.execution, step.steps);
+        runner.send(&Frame::Log(line))?;
+    }
+    result.verdict = runner.run(index, Attempt::Shrink(attempt + 1), &shrunk.program)?;
+    result.program = shrunk.program;
+    result.executions = shrunk.executions;
+    result.exhausted = shrunk.exhausted;
+    Ok(result)
+}
+
+/// Whether two verdicts name the same difference at the same step.
+fn same_divergence(left: &Verdict, right: &Verdict) -> bool {
+    match (left, right) {
+        (Verdict::Diverge(left), Verdict::Diverge(right)) => {
+            left.step == right.step
+                && std::mem::discriminant(&left.difference) == std::mem::discriminant(&right.difference)
+        }
+        _ => false,
+    }
+}
+
+/// Marks on the wire between the phases of a bench; the host takes the times, as guest clocks are fiction.
+fn mark<O: Observer, W: Write>(runner: &mut Runner<O, W>, name: &str, value: f64) -> Result<(), RigError> {
+    runner.send(&Frame::Figures(vec![Figure { name: name.to_owned(), value }]))
+}
+
+fn bench<O: Observer, W: Write>(
+    request: &GuestRequest,
+    runner: &mut Runner<O, W>,
+    seed: u64,
+    programs: u32,
+) -> Result<(), RigError> {
+    let options = generation(&request.task)?;
+    // The first program is what "power-on to the first comparison" is measured to.
+    let made: Vec<Program> =
+        (0..programs).map(|index| program(seed, index, &runner.machine, &options)).collect();
+    let steps: usize = made.iter().map(|program| program.steps.len()).sum();
+    for (index, program) in made.iter().take(20).enumerate() {
+        runner.run(index as u32, Attempt::First, program)?;
+        runner.run_bare(program)?;
+    }
+    mark(runner, "programs", f64::from(programs))?;
+    mark(runner, "steps", steps as f64)?;
+    mark(runner, "generate begins", 0.0)?;
+    let mut again = 0;
+    for index in 0..programs {
+        again += program(seed, index, &runner.machine, &options).steps.len();
+    }
+    mark(runner, "generate ends", again as f64)?;
+    mark(runner, "bare begins", 0.0)?;
+    for program in &made {
+        runner.run_bare(program)?;
+    }
+    mark(runner, "bare ends", 0.0)?;
+    mark(runner, "observed begins", 0.0)?;
+    for (index, program) in made.iter().enumerate() {
+        runner.run(index as u32, Attempt::First, program)?;
+    }
+    mark(runner, "observed ends", 0.0)
+}
+
+fn campaign_of(request: &GuestRequest) -> Campaign {
+    let work = match &request.task {
+        Task::Campaign { seed, first, programs, min_steps, max_steps, profile } => WorkList::Generated {
+            seed: *seed,
+            first: *first,
+            programs: *programs,
+            min_steps: *min_steps,
+            max_steps: *max_steps,
+            profile: profile.clone(),
+        },
+        Task::Bench { seed, programs, max_steps } => WorkList::Generated {
+            seed: *seed,
+            first: 0,
+            programs: *programs,
+            min_steps: 8,
+            max_steps: *max_steps,
+            profile: None,
+        },
+        Task::Replay { programs, .. } => WorkList::Given(programs.clone()),
+        Task::Doctor => WorkList::Given(Vec::new()),
+    };
+    Campaign {
+        work,
+        dialect: request.dialect,
+        observer: "libbpf".to_owned(),
+        witness_every: request.witness_every,
+        shrink_budget: request.shrink_budget,
+        seconds: 0,
+        bare: false,
+    }
+}
+
+fn digest_of(hexadecimal: &str) -> [u8; 32] {
+    let mut digest = [0; 32];
+    for (byte, pair) in digest.iter_mut().zip(hexadecimal.as_bytes().chunks(2)) {
+        let text = std::str::from_utf8(pair).unwrap_or("0");
+        *byte = u8::from_str_radix(text, 16).unwrap_or(0);
+    }
+    digest
+}

@@ -1,0 +1,160 @@
+//! Starts a machine with a request in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ptediff_vm::store::{Store, sha256_of_bytes};
+use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
+
+use crate::error::Failure;
+use crate::guest::init::SESSION_ARGUMENT;
+use crate::guest::{GuestRequest, REQUEST_PATH};
+
+use super::channel::Channel;
+
+/// What runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Platform {
+    /// Bochs 3.0: a CPU with user shadow stacks and protection keys.
+    Bochs,
+    /// QEMU's translator: protection keys, no shadow stacks.
+    Qemu,
+    /// This machine itself. Needs `ptediff.vm=1` on the kernel's command line or `PTEDIFF_NATIVE=1`.
+    Native,
+}
+
+impl Platform {
+    /// Its name in requests and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bochs => "bochs",
+            Self::Qemu => "qemu",
+            Self::Native => "native",
+        }
+    }
+
+    /// CPU features that the platform is used for: without them a run refuses to go on.
+    #[must_use]
+    pub fn required_features(self) -> Vec<String> {
+        let names: &[&str] = match self {
+            Self::Bochs => &["user_shstk", "ospke"],
+            Self::Qemu => &["ospke"],
+            Self::Native => &[],
+        };
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+}
+
+/// What machine to start.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// What runs the guest.
+    pub platform: Platform,
+    /// A kernel's name in the cache (`6.12`, `7.2`), or the path of a bzImage.
+    pub kernel: String,
+    /// Another emulator program than the cache's.
+    pub emulator: Option<PathBuf>,
+    /// Another CPU model than the platform's.
+    pub cpu_model: Option<String>,
+    /// Guest memory in MiB.
+    pub memory_mib: u32,
+    /// Silence after which the guest counts as hung.
+    pub silence: Duration,
+    /// Time after which the machine is stopped.
+    pub limit: Option<Duration>,
+}
+
+/// This very file, as it runs in the guest.
+///
+/// # Errors
+/// It cannot be read, or is linked dynamically.
+pub fn own_executable() -> Result<Vec<u8>, Failure> {
+    let path = Path::new("/proc/self/exe");
+    let bytes = fs::read(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
+    require_static_elf(&bytes)?;
+    Ok(bytes)
+}
+
+/// SHA-256 of a file's bytes, in hexadecimal.
+#[must_use]
+pub fn digest_text(bytes: &[u8]) -> String {
+    sha256_of_bytes(bytes)
+}
+
+/// The kernel image of a name or a path. A name without `/` that the cache knows is the cache's.
+///
+/// # Errors
+/// No such kernel.
+pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
+    let path = Path::new(kernel);
+    if kernel.contains('/') || path.is_file() {
+        return if path.is_file() {
+            Ok(path.to_owned())
+        } else {
+            Err(Failure::usage(
+                format!("there is no kernel image at {kernel}"),
+                "--kernel takes a name of the cache (6.12, 7.2) or the path of a bzImage",
+            ))
+        };
+    }
+    let store = Store::open()?;
+    Ok(store.kernel(kernel)?.vmlinuz)
+}
+
+/// Starts the machine (or the session in place) with this request.
+///
+/// # Errors
+/// The rig is not fit: no kernel, no emulator, a dynamic executable, or in place without leave.
+pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel, Failure> {
+    let text = serde_json::to_vec(request).map_err(|error| Failure::rig(&error))?;
+    if options.platform == Platform::Native {
+        return launch_in_place(&text);
+    }
+    let executable = own_executable()?;
+    let kernel = kernel_image(&options.kernel)?;
+    let mut initramfs = Initramfs::with_init(without_sections(&executable));
+    initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text);
+    let backend = if options.platform == Platform::Bochs { BackendKind::Bochs } else { BackendKind::Qemu };
+    let mut spec = VmSpec::new(backend, kernel, initramfs);
+    spec.emulator.clone_from(&options.emulator);
+    spec.cpu_model.clone_from(&options.cpu_model);
+    spec.memory_mib = options.memory_mib;
+    spec.silence = options.silence;
+    spec.limit = options.limit;
+    Ok(Channel::Machine(Box::new(ptediff_vm::boot(&spec)?)))
+}
+
+/// Whether programs may be run on this machine itself.
+#[must_use]
+pub fn may_run_in_place() -> bool {
+    let told_by_kernel = fs::read_to_string("/proc/cmdline")
+        .is_ok_and(|line| line.split_whitespace().any(|word| word == "ptediff.vm=1"));
+    told_by_kernel || std::env::var_os("PTEDIFF_NATIVE").is_some_and(|value| value == "1")
+}
+
+fn launch_in_place(request: &[u8]) -> Result<Channel, Failure> {
+    if !may_run_in_place() {
+        return Err(Failure::usage(
+            "programs are not run on this machine itself: neither `ptediff.vm=1` is on the kernel's command line nor PTEDIFF_NATIVE=1 in the environment",
+            "use --platform bochs or qemu, or run inside a machine that is meant for it",
+        ));
+    }
+    let failed = |source| Failure::Rig { message: format!("the session cannot be started: {source}"), help: None };
+    let file = tempfile::NamedTempFile::new().map_err(failed)?;
+    fs::write(file.path(), request).map_err(failed)?;
+    let (_, path) = file.keep().map_err(|error| failed(error.error))?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg(SESSION_ARGUMENT)
+        .arg(&path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    match child.stdout.take() {
+        Some(stream) => Ok(Channel::Native { child, stream }),
+        None => Err(Failure::Rig { message: "the session has no output".to_owned(), help: None }),
+    }
+}

@@ -1,0 +1,180 @@
+//! What a campaign gave, judged by the host.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use ptediff_compare::Tally;
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::observation::StepRecord;
+use ptediff_reference_model::program::Program;
+use ptediff_reference_model::verdict::{Inconclusive, Verdict};
+use ptediff_trace::{Campaign, End, Refused};
+
+use crate::exit_code::Exit;
+
+/// A program that diverged.
+#[derive(Debug, Clone, Serialize)]
+pub struct Found {
+    /// Index in the campaign.
+    pub index: u32,
+    /// The program as it was generated.
+    pub program: Program,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Its records, up to the diverging step.
+    pub records: Vec<StepRecord>,
+    /// Re-runs that diverged in the same way, of how many; `None` where none was made.
+    pub stability: Option<(u16, u16)>,
+    /// The smallest program found that diverges still, its verdict and its records.
+    pub minimal: Option<Minimal>,
+}
+
+/// A shrunk program.
+#[derive(Debug, Clone, Serialize)]
+pub struct Minimal {
+    /// The program.
+    pub program: Program,
+    /// Its verdict.
+    pub verdict: Verdict,
+    /// Its records.
+    pub records: Vec<StepRecord>,
+    /// Executions that the search cost.
+    pub executions: u32,
+    /// Whether the budget ended the search.
+    pub exhausted: bool,
+}
+
+impl Found {
+    /// Whether every re-run diverged in the same way.
+    #[must_use]
+    pub fn is_stable(&self) -> bool {
+        self.stability.is_none_or(|(same, reruns)| same == reruns)
+    }
+}
+
+/// How the machine ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// With its last frame, and powered off.
+    Finished,
+    /// The time limit stopped it.
+    TimeLimit,
+    /// It refused: the machine lacks what was asked for.
+    Refused,
+    /// The kernel under test died.
+    KernelDied(String),
+    /// The rig failed.
+    RigFailed(String),
+}
+
+/// The program that was running when the machine ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct Running {
+    /// Index in the campaign.
+    pub index: u32,
+    /// The program.
+    pub program: Program,
+    /// Steps that were done.
+    pub steps_done: usize,
+}
+
+/// Everything that a campaign gave.
+#[derive(Debug, Clone, Serialize)]
+pub struct Results {
+    /// What was asked for.
+    pub campaign: Option<Campaign>,
+    /// The machine.
+    pub machine: Option<Machine>,
+    /// What was compared.
+    pub tally: Tally,
+    /// Programs whose first run was judged.
+    pub programs: u32,
+    /// Runs judged, re-runs and shrinking included.
+    pub runs: u32,
+    /// Programs that agreed.
+    pub agreed: u32,
+    /// Programs that diverged.
+    pub divergences: Vec<Found>,
+    /// Programs without a verdict: by reason, how many and the first.
+    pub inconclusive: BTreeMap<String, (u32, u32)>,
+    /// Programs about which guest and host disagree.
+    pub disagreements: Vec<String>,
+    /// Lines that the guest wrote for people.
+    pub log: Vec<String>,
+    /// Why it refused.
+    pub refused: Option<Refused>,
+    /// The guest's own count.
+    pub end: Option<End>,
+    /// How it ended.
+    pub ending: Finish,
+    /// The program that was running then.
+    pub running: Option<Running>,
+    /// The console's last lines, where it ended badly.
+    pub console: String,
+    /// From power-on to the first compared step.
+    pub first_comparison: Option<Duration>,
+    /// From power-on to the end.
+    pub wall: Duration,
+    /// Marks that the guest set, with the host's time since power-on and the value.
+    pub marks: Vec<(String, f64, Duration)>,
+    /// Bytes of trace.
+    pub trace_bytes: u64,
+    /// SHA-256 of the trace: the same seed, binary and kernel give the same.
+    pub trace_digest: String,
+    /// The records of each replayed program's first run, in order.
+    pub records: Vec<Vec<StepRecord>>,
+}
+
+impl Results {
+    /// The exit code of the whole.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        if !self.disagreements.is_empty() {
+            return Exit::Rig;
+        }
+        let stable = self.divergences.iter().any(Found::is_stable);
+        match &self.ending {
+            Finish::RigFailed(_) => Exit::Rig,
+            Finish::KernelDied(_) => Exit::KernelDied,
+            _ if self.probe_is_contradicted() => Exit::Rig,
+            _ if stable => Exit::Diverge,
+            Finish::Refused => Exit::CannotTell,
+            Finish::Finished | Finish::TimeLimit
+                if self.inconclusive.is_empty() && self.divergences.is_empty() && self.agreed > 0 =>
+            {
+                Exit::Agree
+            }
+            Finish::Finished | Finish::TimeLimit => Exit::CannotTell,
+        }
+    }
+
+    /// Whether a witness caught the probe: then nothing that it saw can be believed.
+    #[must_use]
+    pub fn probe_is_contradicted(&self) -> bool {
+        self.inconclusive.keys().any(|reason| reason.starts_with(PROBE_CONTRADICTED))
+    }
+}
+
+/// Head of the reasons that blame the probe.
+pub const PROBE_CONTRADICTED: &str = "probe contradicted";
+
+/// An inconclusive verdict's reason, without what differs from program to program.
+#[must_use]
+pub fn reason(inconclusive: &Inconclusive) -> String {
+    match inconclusive {
+        Inconclusive::EventsLost { .. } => "events lost".to_owned(),
+        Inconclusive::ProbeContradicted { mismatch, .. } => {
+            format!("{PROBE_CONTRADICTED} by a witness: {:?}", mismatch.field)
+        }
+        Inconclusive::FrameContradicted { .. } => format!("{PROBE_CONTRADICTED} by pagemap: frame number"),
+        Inconclusive::UnblessedKernel { .. } => {
+            "differs from the model, on a kernel version that nobody reviewed (--dialect vouches for it)".to_owned()
+        }
+        Inconclusive::Truncated { .. } => "record cut short".to_owned(),
+        Inconclusive::MissingFeature { feature } => format!("the machine lacks {feature}"),
+        Inconclusive::Rig { message } => format!("rig: {message}"),
+    }
+}

@@ -1,0 +1,336 @@
+//! Reads a trace and judges it again, as it comes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use ptediff_compare::{Judge, Tally};
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::observation::StepRecord;
+use ptediff_reference_model::program::Program;
+use ptediff_reference_model::verdict::{Inconclusive, Verdict};
+use ptediff_trace::{Attempt, Decoder, Frame, WorkList};
+use ptediff_vm::{Activity, Ending};
+
+use crate::error::Failure;
+use crate::report::progress::Progress;
+
+use super::channel::Channel;
+use super::results::{Finish, Found, Minimal, Results, Running, reason};
+
+/// Console lines that a report of a bad end shows.
+const CONSOLE_LINES: usize = 25;
+
+/// Where the trace is kept besides.
+#[derive(Debug, Default)]
+pub struct Keep {
+    file: Option<File>,
+}
+
+impl Keep {
+    /// Keeps the trace in this file.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn at(path: Option<&Path>) -> Result<Self, Failure> {
+        let file = match path {
+            Some(path) => {
+                let failed = |source| Failure::File { path: path.to_owned(), source };
+                Some(File::create(path).map_err(failed)?)
+            }
+            None => None,
+        };
+        Ok(Self { file })
+    }
+}
+
+/// Reads the channel to its end.
+///
+/// # Errors
+/// The rig failed in a way that leaves no results: the trace file cannot be written.
+pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -> Result<Results, Failure> {
+    let mut reading = Reading::new();
+    let mut decoder = Decoder::new();
+    let mut buffer = Vec::with_capacity(1 << 16);
+    let ending = loop {
+        buffer.clear();
+        match channel.read(&mut buffer)? {
+            Activity::Ended(ending) => break ending,
+            Activity::Bytes(_) => {
+                if let Some(file) = &mut keep.file {
+                    file.write_all(&buffer).map_err(|error| Failure::rig(&error))?;
+                }
+                reading.take(&mut decoder, &buffer, progress);
+            }
+        }
+    };
+    let console = channel.console_tail(CONSOLE_LINES);
+    Ok(reading.finish(&decoder, Some(ending), console))
+}
+
+/// Judges a trace that was kept.
+#[must_use]
+pub fn judge_bytes(bytes: &[u8]) -> Results {
+    let mut reading = Reading::new();
+    let mut decoder = Decoder::new();
+    reading.take(&mut decoder, bytes, &mut Progress::silent());
+    reading.finish(&decoder, None, String::new())
+}
+
+/// The program whose frames are coming in.
+struct Current {
+    index: u32,
+    attempt: Attempt,
+    program: Program,
+    records: Vec<StepRecord>,
+    judge: Judge,
+    verdict: Option<Verdict>,
+}
+
+struct Reading {
+    start: Instant,
+    digest: Sha256,
+    results: Results,
+    current: Option<Current>,
+    damage: Option<String>,
+    rig_failure: Option<String>,
+    last_shrink: Option<(Program, Verdict, Vec<StepRecord>)>,
+}
+
+impl Reading {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            digest: Sha256::new(),
+            results: Results {
+                campaign: None,
+                machine: None,
+                tally: Tally::default(),
+                programs: 0,
+                runs: 0,
+                agreed: 0,
+                divergences: Vec::new(),
+                inconclusive: BTreeMap::new(),
+                disagreements: Vec::new(),
+                log: Vec::new(),
+                refused: None,
+                end: None,
+                ending: Finish::Finished,
+                running: None,
+                console: String::new(),
+                first_comparison: None,
+                wall: Duration::ZERO,
+                marks: Vec::new(),
+                trace_bytes: 0,
+                trace_digest: String::new(),
+                records: Vec::new(),
+            },
+            current: None,
+            damage: None,
+            rig_failure: None,
+            last_shrink: None,
+        }
+    }
+
+    fn take(&mut self, decoder: &mut Decoder, bytes: &[u8], progress: &mut Progress) {
+        self.digest.update(bytes);
+        self.results.trace_bytes += bytes.len() as u64;
+        decoder.push(bytes);
+        while self.damage.is_none() {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => self.frame(frame, progress),
+                Ok(None) => break,
+                Err(error) => self.damage = Some(error.to_string()),
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: Frame, progress: &mut Progress) {
+        match frame {
+            Frame::Hello(hello) => {
+                progress.begin(match &hello.campaign.work {
+                    WorkList::Generated { programs, .. } => u64::from(*programs),
+                    WorkList::Given(programs) => programs.len() as u64,
+                });
+                self.results.campaign = Some(hello.campaign);
+            }
+            Frame::Machine(machine) => {
+                progress.note(&describe(&machine));
+                self.results.machine = Some(machine);
+            }
+            Frame::Log(line) => self.results.log.push(line),
+            Frame::ProgramBegin { index, attempt, program } => self.begin(index, attempt, program),
+            Frame::StepDone(done) => self.step(done.record),
+            Frame::ProgramEnd { index, verdict } => {
+                self.end(index, verdict);
+                progress.advance(u64::from(self.results.programs), self.results.divergences.len());
+            }
+            Frame::Shrunk(shrunk) => {
+                let last = self.last_shrink.take();
+                if let Some(found) = self.results.divergences.iter_mut().rev().find(|found| found.index == shrunk.index)
+                {
+                    found.stability = Some((shrunk.stable_reruns, shrunk.reruns));
+                    if let Some((program, verdict, records)) = last
+                        && program == shrunk.program
+                    {
+                        let (executions, exhausted) = (shrunk.executions, shrunk.exhausted);
+                        found.minimal = Some(Minimal { program, verdict, records, executions, exhausted });
+                    }
+                }
+            }
+            Frame::Progress(_) => {}
+            Frame::Figures(figures) => {
+                let now = self.start.elapsed();
+                self.results.marks.extend(figures.into_iter().map(|figure| (figure.name, figure.value, now)));
+            }
+            Frame::Refused(refused) => self.results.refused = Some(refused),
+            Frame::RigFailure { message } => self.rig_failure = Some(message),
+            Frame::End(end) => self.results.end = Some(end),
+        }
+    }
+
+    fn begin(&mut self, index: u32, attempt: Attempt, program: Program) {
+        let Some(machine) = &self.results.machine else {
+            self.damage = Some(format!("program {index} begins before the machine is described"));
+            return;
+        };
+        let judge = Judge::new(machine);
+        self.current = Some(Current { index, attempt, program, records: Vec::new(), judge, verdict: None });
+    }
+
+    fn step(&mut self, record: StepRecord) {
+        let Some(current) = &mut self.current else {
+            self.damage = Some("a step outside a program".to_owned());
+            return;
+        };
+        let number = current.records.len();
+        if current.verdict.is_none()
+            && let Some(step) = current.program.steps.get(number)
+        {
+            let verdict = current.judge.step(number, step, &record);
+            if verdict != Verdict::Agree {
+                current.verdict = Some(verdict);
+            }
+        }
+        if self.results.first_comparison.is_none() {
+            self.results.first_comparison = Some(self.start.elapsed());
+        }
+        current.records.push(record);
+    }
+
+    fn end(&mut self, index: u32, guest: Verdict) {
+        let Some(current) = self.current.take() else {
+            self.damage = Some(format!("program {index} ends and did not begin"));
+            return;
+        };
+        let results = &mut self.results;
+        results.runs += 1;
+        results.tally.add(current.judge.tally());
+        let (steps, recorded) = (current.program.steps.len(), current.records.len());
+        let host = current.verdict.unwrap_or(if steps == recorded {
+            Verdict::Agree
+        } else {
+            Verdict::Inconclusive(Inconclusive::Truncated { steps, recorded })
+        });
+        // The guest knows why it stopped early; the host can only see that it did.
+        let excused = matches!(
+            (&host, &guest),
+            (
+                Verdict::Inconclusive(Inconclusive::Truncated { .. }),
+                Verdict::Inconclusive(Inconclusive::Rig { .. } | Inconclusive::MissingFeature { .. })
+            )
+        );
+        if host != guest && !excused {
+            results.disagreements.push(format!("program {index}: the guest says {guest:?}, the host {host:?}"));
+        }
+        let verdict = if excused { guest } else { host };
+        match current.attempt {
+            Attempt::First => {}
+            Attempt::Rerun(_) => return,
+            Attempt::Shrink(_) => {
+                if matches!(verdict, Verdict::Diverge(_)) {
+                    self.last_shrink = Some((current.program, verdict, current.records));
+                }
+                return;
+            }
+        }
+        results.programs += 1;
+        match &verdict {
+            Verdict::Agree => results.agreed += 1,
+            Verdict::Diverge(_) => results.divergences.push(Found {
+                index,
+                program: current.program,
+                verdict,
+                records: current.records.clone(),
+                stability: None,
+                minimal: None,
+            }),
+            Verdict::Inconclusive(why) => {
+                results.inconclusive.entry(reason(why)).or_insert((0, index)).0 += 1;
+            }
+        }
+        if matches!(results.campaign.as_ref().map(|campaign| &campaign.work), Some(WorkList::Given(_))) {
+            results.records.push(current.records);
+        }
+    }
+
+    /// The verdict on the whole. `ending` is `None` for a trace from a file.
+    fn finish(mut self, decoder: &Decoder, ending: Option<Ending>, console: String) -> Results {
+        self.results.wall = self.start.elapsed();
+        self.results.trace_digest = hexadecimal(&self.digest.finalize());
+        self.results.running = self.current.map(|current| Running {
+            index: current.index,
+            program: current.program,
+            steps_done: current.records.len(),
+        });
+        let complete = self.results.end.is_some() && self.damage.is_none() && decoder.finish().is_ok();
+        let cut = decoder.finish().err().map(|error| error.to_string());
+        let died = |what: String| Finish::KernelDied(what);
+        let in_program = self.results.running.is_some();
+        self.results.ending = match (self.damage, self.rig_failure, ending) {
+            (_, _, Some(ending @ (Ending::GuestPanic { .. } | Ending::GuestOops { .. } | Ending::TripleFault))) => {
+                died(ending.to_string())
+            }
+            (Some(damage), _, _) => Finish::RigFailed(format!("the trace is damaged: {damage}")),
+            (None, Some(failure), _) => Finish::RigFailed(failure),
+            (None, None, _) if self.results.refused.is_some() => Finish::Refused,
+            (None, None, Some(Ending::PoweredOff) | None) if complete => Finish::Finished,
+            (None, None, Some(Ending::TimeLimit)) => Finish::TimeLimit,
+            (None, None, Some(ending @ (Ending::Hang { .. } | Ending::Reset))) if in_program => {
+                died(ending.to_string())
+            }
+            (None, None, Some(Ending::PoweredOff)) => {
+                Finish::RigFailed(format!("the guest powered off before its last frame ({})", cut.unwrap_or_default()))
+            }
+            (None, None, Some(ending)) => Finish::RigFailed(ending.to_string()),
+            (None, None, None) => Finish::RigFailed(format!("the trace is cut: {}", cut.unwrap_or_default())),
+        };
+        if !matches!(self.results.ending, Finish::Finished | Finish::TimeLimit) {
+            self.results.console = console;
+        }
+        self.results
+    }
+}
+
+/// The machine, in a line.
+#[must_use]
+pub fn describe(machine: &Machine) -> String {
+    let with = |has: bool| if has { "with" } else { "without" };
+    format!(
+        "Linux {} (rules of {}) on {}, {}, {} user shadow stacks, {} protection keys",
+        machine.release,
+        machine.dialect,
+        machine.platform,
+        machine.cpu_model,
+        with(machine.shadow_stack),
+        with(machine.protection_keys)
+    )
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,292 @@
+//! Reports, for people and as JSON.
+
+pub mod progress;
+pub mod timeline;
+
+use ptediff_corpus::StoredEntry;
+use ptediff_generate::NARROWINGS;
+use ptediff_reference_model::program::OPERATION_NAMES;
+use ptediff_reference_model::rule::{RULES, RuleInfo};
+use ptediff_reference_model::verdict::Verdict;
+
+use crate::arguments::Format;
+use crate::host::results::{Finish, Found, Results};
+use crate::host::session::describe;
+
+use timeline::{difference_lines, timeline, verdict_line};
+
+/// Times that a rule must fire to count as reached.
+pub const RULE_GOAL: u64 = 20;
+
+/// A divergence in one line: what the corpus entry is called by.
+#[must_use]
+pub fn divergence_headline(found: &Found) -> String {
+    let verdict = found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict);
+    match verdict {
+        Verdict::Diverge(divergence) => {
+            let rule = divergence.rule.map_or("no rule", |rule| rule.info().identifier);
+            format!("diverges at step {} from rule {rule}", divergence.step)
+        }
+        other => verdict_line(other),
+    }
+}
+
+/// Why a rule was not reached in this campaign, as far as it can be said.
+fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
+    let Some(machine) = &results.machine else { return "no machine" };
+    let needs_shadow_stack = info.identifier.contains("shadow-stack") || info.identifier.contains("shadow_stack");
+    if info.identifier == "shadow-stack.map.unsupported" {
+        return if machine.shadow_stack {
+            "the machine has user shadow stacks"
+        } else {
+            "too few programs"
+        };
+    }
+    if needs_shadow_stack && !machine.shadow_stack {
+        return "the machine has no user shadow stacks";
+    }
+    "too few programs"
+}
+
+/// Rules below the goal with the reason.
+fn unreached(results: &Results) -> Vec<(&'static RuleInfo, u64, &'static str)> {
+    RULES
+        .iter()
+        .zip(&results.tally.confirmed)
+        .filter(|(_, fired)| **fired < RULE_GOAL)
+        .map(|(info, fired)| (info, *fired, unreached_reason(info, results)))
+        .collect()
+}
+
+/// Prints a campaign, or a judged trace.
+pub fn campaign(results: &Results, saved: &[String], format: Format) {
+    match format {
+        Format::Human => human(results, saved),
+        Format::Json => println!("{}", json(results, saved)),
+    }
+}
+
+/// Prints replayed entries, one line each.
+pub fn replay(results: &Results, entries: &[StoredEntry], names: &[&str], timelines: bool, format: Format) {
+    if format == Format::Json {
+        println!("{}", json(results, &[]));
+        return;
+    }
+    for (index, stored) in entries.iter().enumerate() {
+        let verdict = replayed_verdict(results, index);
+        println!("{}: {}", names[index], verdict);
+        if timelines && let Some(records) = results.records.get(index) {
+            let found = results.divergences.iter().find(|found| found.index as usize == index);
+            let verdict = found.map_or(&Verdict::Agree, |found| &found.verdict);
+            print!("{}", timeline(&stored.entry.program, records, verdict));
+        }
+    }
+    human(results, &[]);
+}
+
+fn replayed_verdict(results: &Results, index: usize) -> String {
+    if let Some(found) = results.divergences.iter().find(|found| found.index as usize == index) {
+        return verdict_line(&found.verdict);
+    }
+    if index >= results.programs as usize {
+        return "not run".to_owned();
+    }
+    match results.inconclusive.iter().find(|(_, (_, first))| *first as usize == index) {
+        Some((reason, _)) => format!("inconclusive: {reason}"),
+        None => "agree".to_owned(),
+    }
+}
+
+fn human(results: &Results, saved: &[String]) {
+    if let Some(machine) = &results.machine {
+        println!("machine      {}", describe(machine));
+    }
+    ending(results);
+    let tally = &results.tally;
+    let inconclusive: u32 = results.inconclusive.values().map(|(count, _)| count).sum();
+    println!(
+        "programs     {} judged by guest and host: {} agree, {} diverge, {inconclusive} inconclusive",
+        results.programs,
+        results.agreed,
+        results.divergences.len()
+    );
+    if let Some(first) = results.first_comparison {
+        let seconds = results.wall.as_secs_f64();
+        println!("time         {seconds:.1} s in all, first comparison after {:.1} s", first.as_secs_f64());
+    }
+    println!(
+        "compared     {} steps, {} transitions, {} entries, {} pagemap words, {} entries by the page walk",
+        tally.steps, tally.transitions, tally.entries, tally.pagemap_words, tally.walked
+    );
+    let suppressed: u64 = tally.bits_suppressed.values().sum();
+    println!(
+        "bits         {} compared, {suppressed} suppressed ({:.3} %)",
+        tally.bits_compared,
+        tally.suppressed_share() * 100.0
+    );
+    for (reason, bits) in &tally.bits_suppressed {
+        println!("             {bits}: {}", reason.reason());
+    }
+    println!("trace        {} bytes, sha256 {}", results.trace_bytes, results.trace_digest);
+    if results.programs > 0 {
+        operations(results);
+        rules(results);
+    }
+    for (reason, (count, first)) in &results.inconclusive {
+        println!("inconclusive {count} programs, first {first}: {reason}");
+    }
+    for disagreement in &results.disagreements {
+        println!("RIG FAILURE  guest and host disagree: {disagreement}");
+    }
+    for found in &results.divergences {
+        divergence(found);
+    }
+    for file in saved {
+        println!("stored       {file}");
+    }
+    println!("exit         {} ({})", results.exit() as u8, results.exit().meaning());
+}
+
+fn ending(results: &Results) {
+    match &results.ending {
+        Finish::Finished => {}
+        Finish::TimeLimit => println!("ended        by the time limit; what was judged before stays"),
+        Finish::Refused => {
+            if let Some(refused) = &results.refused {
+                println!("REFUSED      the machine lacks: {}", refused.missing.join(", "));
+                for line in &refused.seen {
+                    println!("             {line}");
+                }
+            }
+        }
+        Finish::KernelDied(what) => println!("KERNEL DIED  {what}"),
+        Finish::RigFailed(what) => println!("RIG FAILED   {what}"),
+    }
+    if matches!(results.ending, Finish::KernelDied(_) | Finish::RigFailed(_)) {
+        if let Some(running) = &results.running {
+            println!(
+                "running      program {}, {} of {} steps done:",
+                running.index,
+                running.steps_done,
+                running.program.steps.len()
+            );
+            for (index, step) in running.program.steps.iter().enumerate() {
+                println!("             {}{index:3}  {step}", if index == running.steps_done { ">" } else { " " });
+            }
+        }
+        for line in results.console.lines() {
+            println!("console      {line}");
+        }
+    }
+}
+
+fn operations(results: &Results) {
+    println!("operations   succeeded / performed");
+    for ((name, succeeded), performed) in
+        OPERATION_NAMES.iter().zip(&results.tally.succeeded).zip(&results.tally.performed)
+    {
+        println!("             {name:20} {succeeded:8} / {performed}");
+    }
+    for narrowing in NARROWINGS {
+        println!("not made     {}: {}", narrowing.left_out, narrowing.reason);
+    }
+}
+
+fn rules(results: &Results) {
+    let unreached = unreached(results);
+    println!("rules        {} of {} fired at least {RULE_GOAL} times", RULES.len() - unreached.len(), RULES.len());
+    for (info, fired, reason) in unreached {
+        println!("             unreached: {} ({fired} times): {reason}", info.identifier);
+    }
+}
+
+fn divergence(found: &Found) {
+    let stability = match found.stability {
+        Some((same, reruns)) if same == reruns => format!("stable ({same} of {reruns} re-runs the same)"),
+        Some((same, reruns)) => format!("UNSTABLE ({same} of {reruns} re-runs the same)"),
+        None => "not run again".to_owned(),
+    };
+    println!("\nDIVERGENCE   program {}, {stability}", found.index);
+    let (program, verdict, records) = match &found.minimal {
+        Some(minimal) => {
+            println!(
+                "minimal      {} steps of {}, {} executions{}",
+                minimal.program.steps.len(),
+                found.program.steps.len(),
+                minimal.executions,
+                if minimal.exhausted { " (the budget ended the search)" } else { "" }
+            );
+            (&minimal.program, &minimal.verdict, &minimal.records)
+        }
+        None => (&found.program, &found.verdict, &found.records),
+    };
+    print!("{}", timeline(program, records, verdict));
+    if let Verdict::Diverge(divergence) = verdict {
+        for line in difference_lines(divergence) {
+            println!("  {line}");
+        }
+        println!("  blame: kernel, CPU or model. Not the probe: the page walk through /proc/kcore and pagemap agree with it");
+    }
+}
+
+fn json(results: &Results, saved: &[String]) -> serde_json::Value {
+    let counts = |values: &[u64]| {
+        OPERATION_NAMES.iter().zip(values).map(|(name, count)| ((*name).to_owned(), (*count).into())).collect()
+    };
+    let performed: serde_json::Map<String, serde_json::Value> = counts(&results.tally.performed);
+    let succeeded: serde_json::Map<String, serde_json::Value> = counts(&results.tally.succeeded);
+    let rules: serde_json::Map<String, serde_json::Value> = RULES
+        .iter()
+        .zip(&results.tally.confirmed)
+        .map(|(info, fired)| (info.identifier.to_owned(), (*fired).into()))
+        .collect();
+    let unreached: Vec<_> = unreached(results)
+        .into_iter()
+        .map(|(info, fired, reason)| serde_json::json!({ "rule": info.identifier, "fired": fired, "reason": reason }))
+        .collect();
+    let divergences: Vec<_> = results
+        .divergences
+        .iter()
+        .map(|found| {
+            serde_json::json!({
+                "index": found.index,
+                "stable": found.is_stable(),
+                "headline": divergence_headline(found),
+                "program": found.minimal.as_ref().map_or(&found.program, |minimal| &minimal.program),
+                "verdict": found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict),
+            })
+        })
+        .collect();
+    let inconclusive: Vec<_> = results
+        .inconclusive
+        .iter()
+        .map(|(reason, (count, first))| serde_json::json!({ "reason": reason, "programs": count, "first": first }))
+        .collect();
+    serde_json::json!({
+        "machine": results.machine,
+        "ending": results.ending,
+        "running": results.running,
+        "console": results.console,
+        "refused": results.refused,
+        "programs": results.programs,
+        "agree": results.agreed,
+        "divergences": divergences,
+        "inconclusive": inconclusive,
+        "disagreements": results.disagreements,
+        "seconds": results.wall.as_secs_f64(),
+        "seconds_to_first_comparison": results.first_comparison.map(|time| time.as_secs_f64()),
+        "steps": results.tally.steps,
+        "transitions": results.tally.transitions,
+        "entries": results.tally.entries,
+        "bits_compared": results.tally.bits_compared,
+        "bits_suppressed": results.tally.bits_suppressed,
+        "performed": performed,
+        "succeeded": succeeded,
+        "rules": rules,
+        "unreached": unreached,
+        "trace_bytes": results.trace_bytes,
+        "trace_sha256": results.trace_digest,
+        "stored": saved,
+        "exit": results.exit() as u8,
+    })
+}

@@ -1,0 +1,308 @@
+//! The judge: model against record, step by step.
+
+use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
+use ptediff_reference_model::entry::{A, D, EntryKind, SOFT_DIRTY};
+use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
+use ptediff_reference_model::mutation::Mutation;
+use ptediff_reference_model::observation::{
+    Cause, ObservedEntry, StepRecord, Transition, WitnessField, WitnessMismatch,
+};
+use ptediff_reference_model::program::{Operation, Program, Step};
+use ptediff_reference_model::rule::Rule;
+use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
+
+use crate::binding::Binding;
+use crate::tally::Tally;
+
+/// pagemap bit 55: the entry or its VMA is soft-dirty.
+const PAGEMAP_SOFT_DIRTY: u64 = 1 << 55;
+/// pagemap bit 56: the page has one mapping.
+const PAGEMAP_EXCLUSIVE: u64 = 1 << 56;
+/// pagemap bit 63: the entry is present.
+const PAGEMAP_PRESENT: u64 = 1 << 63;
+/// Everything above the frame number: what is compared.
+const PAGEMAP_COMPARED: u64 = !0 << 55;
+
+/// Compares one program's records with the model.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    model: Model,
+    blessed: bool,
+    binding: Binding,
+    entries: [[ObservedEntry; ARENA_PAGES]; ACTORS],
+    tally: Tally,
+}
+
+/// Judges a whole program. Stops at the first step that does not agree.
+#[must_use]
+pub fn judge(machine: &Machine, program: &Program, records: &[StepRecord]) -> (Verdict, Tally) {
+    let mut judge = Judge::new(machine);
+    let verdict = judge.run(program, records);
+    (verdict, judge.tally)
+}
+
+impl Judge {
+    /// A judge for one program on this machine.
+    #[must_use]
+    pub fn new(machine: &Machine) -> Self {
+        Self::with_model(machine, Model::new(machine))
+    }
+
+    /// A judge with a wrong model.
+    #[must_use]
+    pub fn with_mutation(machine: &Machine, mutation: Mutation) -> Self {
+        Self::with_model(machine, Model::with_mutation(machine, mutation))
+    }
+
+    fn with_model(machine: &Machine, model: Model) -> Self {
+        Self {
+            model,
+            blessed: machine.is_blessed(),
+            binding: Binding::default(),
+            entries: [[ObservedEntry::NONE; ARENA_PAGES]; ACTORS],
+            tally: Tally::default(),
+        }
+    }
+
+    /// The model as it stands.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What was compared so far.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Judges all steps of a program.
+    pub fn run(&mut self, program: &Program, records: &[StepRecord]) -> Verdict {
+        for (index, (step, record)) in program.steps.iter().zip(records).enumerate() {
+            match self.step(index, step, record) {
+                Verdict::Agree => {}
+                other => return other,
+            }
+        }
+        if records.len() == program.steps.len() {
+            Verdict::Agree
+        } else {
+            Verdict::Inconclusive(Inconclusive::Truncated { steps: program.steps.len(), recorded: records.len() })
+        }
+    }
+
+    /// Judges one step. After anything but agreement the judge is of no further use.
+    pub fn step(&mut self, index: usize, step: &Step, record: &StepRecord) -> Verdict {
+        if !self.model.is_possible(step) {
+            let feature = format!("what step {index} needs ({step})");
+            return Verdict::Inconclusive(Inconclusive::MissingFeature { feature });
+        }
+        let before = self.entries;
+        let expectation = self.model.step(index, step);
+        for change in &record.changes {
+            self.entries[change.actor.index()][change.page.index()] = change.entry;
+        }
+        for actor in ActorId::all() {
+            if record.alive & (1 << actor.index()) == 0 {
+                self.entries[actor.index()] = [ObservedEntry::NONE; ARENA_PAGES];
+            }
+        }
+        if record.lost > 0 {
+            return Verdict::Inconclusive(Inconclusive::EventsLost { step: index, lost: record.lost });
+        }
+        if let Some(contradiction) = witness_contradiction(index, record) {
+            return Verdict::Inconclusive(contradiction);
+        }
+        if let Some((difference, rule)) = self.compare(&expectation, record) {
+            if let Some(mismatch) = self.inner_contradiction(&before, step, record) {
+                return Verdict::Inconclusive(Inconclusive::ProbeContradicted { step: index, mismatch });
+            }
+            let divergence = Box::new(Divergence { step: index, difference, rule });
+            return if self.blessed {
+                Verdict::Diverge(divergence)
+            } else {
+                Verdict::Inconclusive(Inconclusive::UnblessedKernel { divergence })
+            };
+        }
+        let model = &self.model;
+        self.binding.retain(|frame| model.mapcount(frame) > 0);
+        self.tally.steps += 1;
+        self.tally.rules(&expectation.fired);
+        self.tally.operation(&step.operation, &record.outcome);
+        Verdict::Agree
+    }
+
+    fn compare(&mut self, expectation: &StepExpectation, record: &StepRecord) -> Option<(Difference, Option<Rule>)> {
+        if let Some(expected) = expectation.outcome
+            && expected != record.outcome
+        {
+            return Some((Difference::Outcome { expected, seen: record.outcome }, expectation.outcome_rule));
+        }
+        if let Some(found) = self.compare_transitions(&expectation.transitions, &record.transitions) {
+            return Some(found);
+        }
+        if self.model.alive() != record.alive {
+            let difference = Difference::Alive { expected: self.model.alive(), seen: record.alive };
+            return Some((difference, expectation.outcome_rule));
+        }
+        for actor in ActorId::all() {
+            if !self.model.is_alive(actor) {
+                continue;
+            }
+            for slot in 0..ARENA_PAGES {
+                let page = PageIndex::new(slot).expect("a slot of the arena");
+                let seen = self.entries[actor.index()][slot];
+                let expected = self.model.entry(actor, page);
+                if seen == ObservedEntry::NONE && expected == EntryExpectation::NONE {
+                    continue;
+                }
+                self.tally.entry(&expected);
+                if !self.agrees(&expected, &seen) {
+                    let rule = self.model.entry_rule(actor, page);
+                    return Some((Difference::Entry { actor, page, expected, seen }, rule));
+                }
+            }
+        }
+        self.compare_pagemap(record)
+    }
+
+    fn compare_transitions(
+        &mut self,
+        expected: &[TransitionExpectation],
+        seen: &[Transition],
+    ) -> Option<(Difference, Option<Rule>)> {
+        for index in 0..expected.len().max(seen.len()) {
+            let (expected, seen) = (expected.get(index), seen.get(index));
+            let agree = match (expected, seen) {
+                (Some(expected), Some(seen)) => self.transition_agrees(expected, seen),
+                _ => false,
+            };
+            if !agree {
+                let rule = expected.map(|transition| transition.rule);
+                let difference = Difference::Transition { index, expected: expected.copied(), seen: seen.copied() };
+                return Some((difference, rule));
+            }
+        }
+        None
+    }
+
+    fn transition_agrees(&mut self, expected: &TransitionExpectation, seen: &Transition) -> bool {
+        self.tally.transitions += 1;
+        self.tally.entry(&expected.before);
+        self.tally.entry(&expected.after);
+        expected.cause == seen.cause
+            && expected.actor == seen.actor
+            && expected.page == seen.page
+            && self.agrees(&expected.before, &seen.before)
+            && self.agrees(&expected.after, &seen.after)
+            && expected.vm_flags == seen.vm_flags & VM_FLAGS_COMPARED
+            && expected.write == seen.write
+            && expected.mapcount == seen.mapcount
+            && expected.anon_exclusive == seen.anon_exclusive
+    }
+
+    fn agrees(&mut self, expected: &EntryExpectation, seen: &ObservedEntry) -> bool {
+        (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0 && self.binding.admits(expected.frame, seen.frame)
+    }
+
+    fn compare_pagemap(&mut self, record: &StepRecord) -> Option<(Difference, Option<Rule>)> {
+        for view in record.witness.iter().flat_map(|witness| &witness.pagemap) {
+            for (slot, &word) in view.words.iter().enumerate().take(ARENA_PAGES) {
+                let page = PageIndex::new(slot).expect("a slot of the arena");
+                let entry = self.model.entry(view.actor, page);
+                let expected = self.pagemap_word(view.actor, page, &entry);
+                self.tally.pagemap_words += 1;
+                let seen = word & PAGEMAP_COMPARED;
+                if expected != seen {
+                    let rule = self.model.entry_rule(view.actor, page);
+                    return Some((Difference::Pagemap { actor: view.actor, page, expected, seen }, rule));
+                }
+            }
+        }
+        if let Some(witness) = &record.witness {
+            self.tally.walked += u64::from(witness.walked);
+        }
+        None
+    }
+
+    /// `fs/proc/task_mmu.c: pte_to_pagemap_entry, pagemap_pte_hole`: bit 55 is the entry's soft-dirty bit
+    /// *or* VM_SOFTDIRTY; bit 56 comes from the mapcount, and the zero page has none.
+    fn pagemap_word(&self, actor: ActorId, page: PageIndex, entry: &EntryExpectation) -> u64 {
+        let tracked_dirty = self.model.mapping(actor, page).is_some_and(|mapping| mapping.soft_dirty);
+        let present = matches!(entry.bits.kind(), EntryKind::Present | EntryKind::ProtNone);
+        let exclusive = match entry.frame {
+            ExpectedFrame::Frame(frame) => self.model.mapcount(frame) == 1,
+            ExpectedFrame::None | ExpectedFrame::Zero => false,
+        };
+        let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+        flag(present, PAGEMAP_PRESENT)
+            | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
+            | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
+    }
+
+    /// Where the record contradicts itself, whatever the model says: transitions against the snapshots on
+    /// both sides of the step, and against the operation that caused them.
+    fn inner_contradiction(
+        &self,
+        before: &[[ObservedEntry; ARENA_PAGES]; ACTORS],
+        step: &Step,
+        record: &StepRecord,
+    ) -> Option<WitnessMismatch> {
+        let mismatch = |transition: &Transition, field, probe, witness| WitnessMismatch {
+            actor: transition.actor,
+            page: transition.page,
+            field,
+            probe,
+            witness,
+        };
+        for (index, transition) in record.transitions.iter().enumerate() {
+            let same = |other: &&Transition| (other.actor, other.page) == (transition.actor, transition.page);
+            let earlier = record.transitions[..index].iter().rev().find(same);
+            let known = earlier.map_or(before[transition.actor.index()][transition.page.index()], |one| one.after);
+            // Between two events of one step only the CPU writes, and it only sets Accessed and Dirty.
+            let free = if earlier.is_some() { A | D } else { 0 };
+            let births = transition.cause == Cause::ForkChild;
+            if !births && differs(&known, &transition.before, free) {
+                let (probe, witness) = (transition.before.bits.0, known.bits.0);
+                return Some(mismatch(transition, WitnessField::TransitionBefore, probe, witness));
+            }
+            let is_last = !record.transitions[index + 1..].iter().any(|other| same(&other));
+            let after = self.entries[transition.actor.index()][transition.page.index()];
+            if is_last && differs(&transition.after, &after, A | D) {
+                let (probe, witness) = (transition.after.bits.0, after.bits.0);
+                return Some(mismatch(transition, WitnessField::TransitionAfter, probe, witness));
+            }
+            let stores = matches!(
+                step.operation,
+                Operation::Write { .. } | Operation::WriteShadowStack { .. } | Operation::MapShadowStack { .. }
+            );
+            if transition.write != (transition.cause == Cause::Fault && stores) {
+                let (probe, witness) = (u64::from(transition.write), u64::from(stores));
+                return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));
+            }
+        }
+        None
+    }
+}
+
+fn differs(left: &ObservedEntry, right: &ObservedEntry, free: u64) -> bool {
+    (left.bits.0 ^ right.bits.0) & !free != 0 || left.frame != right.frame
+}
+
+/// What the witnesses hold against the probe in this record, if anything.
+#[must_use]
+pub fn witness_contradiction(step: usize, record: &StepRecord) -> Option<Inconclusive> {
+    let witness = record.witness.as_ref()?;
+    if let Some(&mismatch) = witness.mismatches.first() {
+        return Some(Inconclusive::ProbeContradicted { step, mismatch });
+    }
+    witness.pagemap.iter().find_map(|view| {
+        let page = *view.frame_mismatches.first()?;
+        Some(Inconclusive::FrameContradicted { step, actor: view.actor, page })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! The judge against the ideal kernel, and against one that does each thing wrong in turn.
+
+use ptediff_reference_model::arena::PageRange;
+use ptediff_reference_model::entry::{Entry, NX, RW};
+use ptediff_reference_model::machine::{Dialect, KernelVersion};
+use ptediff_reference_model::observation::{FrameName, PagemapView, WitnessReport};
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::{Placement, Protection};
+
+use super::*;
+use crate::ideal_records;
+
+fn machine(patch: u16) -> Machine {
+    Machine {
+        release: format!("6.12.{patch}"),
+        version: KernelVersion { major: 6, minor: 12, patch },
+        dialect: Dialect::Linux6_12,
+        dialect_forced: false,
+        shadow_stack: true,
+        protection_keys: true,
+        exact_accessed: true,
+        platform: "test".into(),
+        cpu_model: "test".into(),
+    }
+}
+
+fn program() -> Program {
+    let actor = ActorId::FIRST;
+    let child = ActorId::new(1).unwrap();
+    let page = PageIndex::new(3).unwrap();
+    let range = PageRange::new(2, 4).unwrap();
+    let step = |actor, operation| Step { actor, operation };
+    let protection = Protection::READ_WRITE;
+    Program {
+        steps: vec![
+            step(actor, Operation::Mmap { range, protection, placement: Placement::Fixed }),
+            step(actor, Operation::Write { page }),
+            step(actor, Operation::Fork { child }),
+            step(child, Operation::Read { page }),
+            step(child, Operation::Write { page }),
+            step(actor, Operation::Mprotect { range, protection: Protection::READ }),
+            step(actor, Operation::Write { page }),
+            step(child, Operation::Exit),
+        ],
+    }
+}
+
+/// Tampers with the records of an ideal kernel and says whether the verdict is of the kind that `expect`
+/// accepts.
+fn check(name: &str, tamper: impl Fn(&mut Vec<StepRecord>), expect: impl Fn(&Verdict) -> bool) {
+    let machine = machine(95);
+    let program = program();
+    let mut records = ideal_records(&machine, &program);
+    tamper(&mut records);
+    let (verdict, _) = judge(&machine, &program, &records);
+    assert!(expect(&verdict), "{name}: {verdict:?}");
+}
+
+fn diverges_at(step: usize) -> impl Fn(&Verdict) -> bool {
+    move |verdict| matches!(verdict, Verdict::Diverge(divergence) if divergence.step == step)
+}
+
+#[test]
+fn an_ideal_kernel_agrees_and_is_counted() {
+    let (verdict, tally) = judge(&machine(95), &program(), &ideal_records(&machine(95), &program()));
+    assert_eq!(verdict, Verdict::Agree);
+    assert_eq!(tally.steps, 8);
+    assert!(tally.bits_compared > 500 && tally.transitions >= 4, "{tally:?}");
+    assert_eq!(tally.suppressed_share(), 0.0);
+}
+
+#[test]
+fn each_kind_of_difference_is_found_at_its_step() {
+    check("outcome", |records| records[6].outcome = Outcome::Stored, diverges_at(6));
+    check(
+        "entry bit",
+        |records| records[4].changes[0].entry.bits.0 ^= NX,
+        |verdict| {
+            // The snapshot contradicts the fault's own transition, so the probe is blamed, not the kernel.
+            matches!(verdict, Verdict::Inconclusive(Inconclusive::ProbeContradicted { step: 4, .. }))
+        },
+    );
+    let both = |records: &mut Vec<StepRecord>| {
+        records[4].changes[0].entry.bits.0 ^= NX;
+        records[4].transitions[0].after.bits.0 ^= NX;
+    };
+    check("entry bit, everywhere", both, diverges_at(4));
+    let reuse = |records: &mut Vec<StepRecord>| {
+        records[4].changes[0].entry.frame = FrameName(2);
+        records[4].transitions[0].after.frame = FrameName(2);
+    };
+    check("copy that reuses the shared frame", reuse, diverges_at(4));
+    check("exit that leaves the child", |records| records[7].alive = 3, diverges_at(7));
+    check("mapcount", |records| records[1].transitions[0].mapcount = 2, diverges_at(1));
+}
+
+#[test]
+fn what_cannot_be_told_is_inconclusive() {
+    check(
+        "lost",
+        |records| records[2].lost = 1,
+        |verdict| matches!(verdict, Verdict::Inconclusive(Inconclusive::EventsLost { step: 2, lost: 1 })),
+    );
+    check(
+        "cut",
+        |records| records.truncate(5),
+        |verdict| matches!(verdict, Verdict::Inconclusive(Inconclusive::Truncated { steps: 8, recorded: 5 })),
+    );
+    let dropped = |records: &mut Vec<StepRecord>| {
+        records[4].transitions.clear();
+    };
+    check("a transition dropped without a count is at least no agreement", dropped, |verdict| {
+        *verdict != Verdict::Agree
+    });
+    let walked = |records: &mut Vec<StepRecord>| {
+        let mismatch = WitnessMismatch {
+            actor: ActorId::FIRST,
+            page: PageIndex::new(3).unwrap(),
+            field: WitnessField::Entry,
+            probe: 1,
+            witness: 2,
+        };
+        records[1].witness = Some(WitnessReport { walked: 32, mismatches: vec![mismatch], pagemap: Vec::new() });
+    };
+    check("walk", walked, |verdict| {
+        matches!(verdict, Verdict::Inconclusive(Inconclusive::ProbeContradicted { step: 1, .. }))
+    });
+}
+
+#[test]
+fn an_unblessed_kernel_is_never_red() {
+    let unblessed = machine(94);
+    let mut records = ideal_records(&unblessed, &program());
+    records[6].outcome = Outcome::Stored;
+    let (verdict, _) = judge(&unblessed, &program(), &records);
+    assert!(matches!(verdict, Verdict::Inconclusive(Inconclusive::UnblessedKernel { .. })), "{verdict:?}");
+    let vouched = Machine { dialect_forced: true, ..unblessed };
+    let (verdict, _) = judge(&vouched, &program(), &records);
+    assert!(matches!(verdict, Verdict::Diverge(_)), "{verdict:?}");
+}
+
+#[test]
+fn pagemap_says_soft_dirty_for_the_vma_too() {
+    let words = |slot: usize| match slot {
+        3 => PAGEMAP_PRESENT | PAGEMAP_EXCLUSIVE | PAGEMAP_SOFT_DIRTY,
+        2..6 => PAGEMAP_SOFT_DIRTY,
+        _ => 0,
+    };
+    let view = |words: Vec<u64>| PagemapView { actor: ActorId::FIRST, words, frame_mismatches: Vec::new() };
+    let right: Vec<u64> = (0..ARENA_PAGES).map(words).collect();
+    let with = |words: Vec<u64>| {
+        move |records: &mut Vec<StepRecord>| {
+            let pagemap = vec![view(words.clone())];
+            records[1].witness = Some(WitnessReport { walked: 0, mismatches: Vec::new(), pagemap });
+        }
+    };
+    check("right", with(right.clone()), |verdict| *verdict == Verdict::Agree);
+    let mut wrong = right;
+    wrong[4] = 0;
+    check("wrong", with(wrong), diverges_at(1));
+}
+
+#[test]
+fn a_writable_entry_after_write_protection_is_found() {
+    let stale = |records: &mut Vec<StepRecord>| {
+        for change in &mut records[2].changes {
+            change.entry.bits = Entry(change.entry.bits.0 | RW);
+        }
+        for transition in &mut records[2].transitions {
+            transition.after.bits = Entry(transition.after.bits.0 | RW);
+        }
+    };
+    check("a fork that leaves Write", stale, diverges_at(2));
+}

@@ -1,0 +1,22 @@
+//! Verdicts: agree, diverge, inconclusive.
+//!
+//! The judge steps the reference model along a recorded program and compares everything that was seen:
+//! the outcome, every transition, every entry of every actor's arena, which actors live, and pagemap where
+//! a witness was asked. The same code runs in the guest, step by step, and on the host, over the trace.
+//!
+//! # What this crate must not know
+//!
+//! How programs are made, run or observed; emulators, files, clocks. It sees [`StepRecord`]s only.
+#![forbid(unsafe_code)]
+
+mod binding;
+mod ideal;
+mod judge;
+mod tally;
+
+pub use ideal::ideal_records;
+pub use judge::{Judge, judge, witness_contradiction};
+pub use tally::Tally;
+
+#[cfg(doc)]
+use ptediff_reference_model::observation::StepRecord;

@@ -1,0 +1,266 @@
+//! The executor: one program after another, step by step.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ptediff_reference_model::arena::{ACTORS, ActorId};
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::{Operation, Step};
+
+use crate::classify::{self, Unclassified, errno};
+use crate::code::Sites;
+use crate::error::{ExecuteError, WaitStatus};
+use crate::handshake::{NoAnswer, SharedMailbox};
+use crate::mailbox::{Answer, Command};
+use crate::nursery::Nursery;
+use crate::process;
+
+/// How to run actors.
+#[derive(Debug, Clone)]
+pub struct ExecutorOptions {
+    /// Whether actors run with a shadow stack of their own and may use WRSS. Needs a CPU and a kernel that
+    /// have user shadow stacks.
+    pub shadow_stack: bool,
+    /// The executable that calls [`actor_main`](crate::actor_main) when asked to; commonly `/proc/self/exe`.
+    pub executable: PathBuf,
+    /// How long a process may take to answer or to end, in the clock of the machine it runs on.
+    pub step_timeout: Duration,
+}
+
+/// Runs programs in actor processes, one step at a time.
+///
+/// All actors die with the thread that started the executor, so it stays on that thread (it is not `Send`).
+/// Nobody else in the process may reap children at large (`waitpid(-1)`).
+pub struct Executor {
+    mailbox: SharedMailbox,
+    nursery: Nursery,
+    /// Process identifiers of living actors.
+    actors: [Option<u32>; ACTORS],
+    /// Whether a program was begun and not ended.
+    in_program: bool,
+    /// Whether actor 0 answered all it was asked and can serve the next program.
+    first_is_healthy: bool,
+    sites: Sites,
+    timeout: Duration,
+}
+
+impl Executor {
+    /// Starts the nursery; no actor yet.
+    ///
+    /// # Errors
+    /// All of them the rig's: see [`ExecuteError`]. [`ExecuteError::NoShadowStack`] when a shadow stack was
+    /// asked for in vain.
+    pub fn start(options: &ExecutorOptions) -> Result<Self, ExecuteError> {
+        let timeout = options.step_timeout;
+        let (mailbox, memory) = SharedMailbox::create()?;
+        let nursery = Nursery::start(&mailbox, &memory, &options.executable, options.shadow_stack, timeout)?;
+        let sites = Sites::get();
+        Ok(Self {
+            mailbox,
+            nursery,
+            actors: [None; ACTORS],
+            in_program: false,
+            first_is_healthy: false,
+            sites,
+            timeout,
+        })
+    }
+
+    /// The nursery's process identifier: the parent that observers see when actor 0 is forked.
+    #[must_use]
+    pub fn nursery_pid(&self) -> u32 {
+        self.nursery.pid()
+    }
+
+    /// Makes actor 0 ready, its arena unmapped. Calls `before_fork` just before a new process is forked
+    /// for it; a healthy actor 0 of the program before is used again, without a call.
+    ///
+    /// Ends the program before, if [`end`](Self::end) was not called.
+    ///
+    /// # Errors
+    /// The nursery's or those of [`end`](Self::end).
+    pub fn begin(&mut self, before_fork: &mut dyn FnMut(ActorId)) -> Result<(), ExecuteError> {
+        if self.in_program {
+            self.end()?;
+        }
+        self.in_program = true;
+        if self.is_alive(ActorId::FIRST) {
+            return Ok(());
+        }
+        before_fork(ActorId::FIRST);
+        self.mailbox.expect_process(ActorId::FIRST.index());
+        let answer = self.nursery.ask(&self.mailbox, "fork of actor 0", Command::fork(ActorId::FIRST.index()))?;
+        if let Some(errno) = errno(answer.value) {
+            return Err(ExecuteError::ForkFailed { errno });
+        }
+        self.welcome(ActorId::FIRST, answer.value)?;
+        self.first_is_healthy = true;
+        Ok(())
+    }
+
+    /// Performs one step; `index` is its place in the program, which gives the value of a store.
+    ///
+    /// After a `Fork` the child has run to where it waits for its first command. After an `Exit` the actor
+    /// is reaped, so that its memory is gone.
+    ///
+    /// # Errors
+    /// [`ExecuteError::ActorDied`], [`ExecuteError::TimedOut`], [`ExecuteError::StrayFault`] and
+    /// [`ExecuteError::Senseless`] when the actor did not do what it was asked (the kernel may be to blame);
+    /// [`ExecuteError::NoSuchActor`] and [`ExecuteError::ActorTaken`] when the program is not sound. The
+    /// program must then be ended.
+    pub fn perform(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
+        let actor = step.actor;
+        let pid = self.pid(actor).ok_or(ExecuteError::NoSuchActor { actor })?;
+        if let Operation::Fork { child } = step.operation {
+            if self.is_alive(child) {
+                return Err(ExecuteError::ActorTaken { actor: child });
+            }
+            self.mailbox.expect_process(child.index());
+        }
+        self.mailbox.send(actor.index(), Command::of_operation(index, &step.operation))?;
+        if step.operation == Operation::Exit {
+            return self.farewell(actor, pid);
+        }
+        let answer = self.receive(actor, pid)?;
+        let outcome = self.classify(step, &answer)?;
+        if let (Operation::Fork { child }, Outcome::Succeeded) = (step.operation, outcome) {
+            self.welcome(child, answer.value)?;
+        }
+        Ok(outcome)
+    }
+
+    /// The process identifier of a living actor.
+    #[must_use]
+    pub fn pid(&self, actor: ActorId) -> Option<u32> {
+        self.actors[actor.index()]
+    }
+
+    /// Ends the program: all actors are killed and reaped but a healthy actor 0, whose arena is unmapped.
+    ///
+    /// # Errors
+    /// [`ExecuteError::Unkillable`] when a process does not end; otherwise those of emptying the arena, after
+    /// which actor 0 is killed too and the next program can begin.
+    pub fn end(&mut self) -> Result<(), ExecuteError> {
+        self.in_program = false;
+        let first = self.pid(ActorId::FIRST).filter(|_| self.first_is_healthy);
+        let emptied = first.map_or(Ok(()), |pid| self.empty_arena(pid));
+        if emptied.is_err() {
+            self.first_is_healthy = false;
+        }
+        self.kill_all_but_healthy_first().and(emptied)
+    }
+
+    fn is_alive(&self, actor: ActorId) -> bool {
+        self.pid(actor).is_some()
+    }
+
+    fn empty_arena(&mut self, pid: u32) -> Result<(), ExecuteError> {
+        self.mailbox.send(ActorId::FIRST.index(), Command::empty_arena())?;
+        let answer = self.receive(ActorId::FIRST, pid)?;
+        match (answer.signal, errno(answer.value)) {
+            (0, None) => Ok(()),
+            (0, Some(errno)) => Err(ExecuteError::ArenaNotEmptied { errno }),
+            _ => Err(stray(ActorId::FIRST, &answer)),
+        }
+    }
+
+    fn kill_all_but_healthy_first(&mut self) -> Result<(), ExecuteError> {
+        let spared = self.first_is_healthy.then_some(ActorId::FIRST);
+        let doomed = || ActorId::all().filter(|&actor| Some(actor) != spared);
+        for pid in doomed().filter_map(|actor| self.pid(actor)) {
+            process::kill(pid);
+        }
+        let mut result = Ok(());
+        for actor in doomed() {
+            let Some(pid) = self.actors[actor.index()].take() else { continue };
+            result = result.and(match process::reap(pid, self.timeout) {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => Err(ExecuteError::Unkillable { who: name(actor), after: self.timeout }),
+                Err(source) => Err(ExecuteError::Harness { doing: "reaping an actor", source }),
+            });
+        }
+        result
+    }
+
+    /// Takes in an actor that was just forked: waits until it stands at its mailbox.
+    fn welcome(&mut self, actor: ActorId, pid: u64) -> Result<(), ExecuteError> {
+        let pid = pid as u32;
+        self.actors[actor.index()] = Some(pid);
+        let answer = self.receive(actor, pid)?;
+        if answer.signal != 0 {
+            return Err(self.unhealthy(actor, stray(actor, &answer)));
+        }
+        Ok(())
+    }
+
+    /// Waits for an actor that was told to exit.
+    fn farewell(&mut self, actor: ActorId, pid: u32) -> Result<Outcome, ExecuteError> {
+        match process::reap(pid, self.timeout) {
+            Ok(Some(status)) => {
+                self.actors[actor.index()] = None;
+                match status {
+                    WaitStatus::Exited(0) => Ok(Outcome::Succeeded),
+                    _ => Err(ExecuteError::ActorDied { actor, status }),
+                }
+            }
+            Ok(None) => {
+                let error = ExecuteError::TimedOut { who: name(actor), after: self.timeout };
+                Err(self.unhealthy(actor, error))
+            }
+            Err(source) => Err(self.unhealthy(actor, ExecuteError::Harness { doing: "reaping an actor", source })),
+        }
+    }
+
+    fn receive(&mut self, actor: ActorId, pid: u32) -> Result<Answer, ExecuteError> {
+        match self.mailbox.receive(actor.index(), pid, self.timeout) {
+            Ok(answer) => Ok(answer),
+            Err(NoAnswer::Ended(status)) => {
+                self.actors[actor.index()] = None;
+                Err(ExecuteError::ActorDied { actor, status })
+            }
+            Err(NoAnswer::TimedOut) => {
+                let error = ExecuteError::TimedOut { who: name(actor), after: self.timeout };
+                Err(self.unhealthy(actor, error))
+            }
+            Err(NoAnswer::Failed(source)) => {
+                Err(self.unhealthy(actor, ExecuteError::Harness { doing: "looking after an actor", source }))
+            }
+        }
+    }
+
+    fn classify(&mut self, step: &Step, answer: &Answer) -> Result<Outcome, ExecuteError> {
+        let actor = step.actor;
+        classify::outcome(&step.operation, answer, &self.sites).map_err(|unclassified| match unclassified {
+            Unclassified::Stray(_) => self.unhealthy(actor, stray(actor, answer)),
+            Unclassified::ClearRefsNotOpened(errno) => ExecuteError::ClearRefs { actor, errno },
+            Unclassified::Senseless => {
+                let Answer { value, stage, .. } = *answer;
+                self.unhealthy(actor, ExecuteError::Senseless { who: name(actor), value, stage })
+            }
+        })
+    }
+
+    /// Notes that the actor cannot be relied on any more.
+    fn unhealthy(&mut self, actor: ActorId, error: ExecuteError) -> ExecuteError {
+        if actor == ActorId::FIRST {
+            self.first_is_healthy = false;
+        }
+        error
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.first_is_healthy = false;
+        // Nobody is left to tell of a failure; the nursery is killed by its own drop.
+        _ = self.kill_all_but_healthy_first();
+    }
+}
+
+fn name(actor: ActorId) -> String {
+    format!("actor {}", actor.index())
+}
+
+fn stray(actor: ActorId, answer: &Answer) -> ExecuteError {
+    ExecuteError::StrayFault { who: name(actor), fault: answer.fault(), instruction: answer.instruction }
+}

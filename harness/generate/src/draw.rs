@@ -1,0 +1,399 @@
+//! Draws a program along the model's state.
+
+use proptest::prelude::Rng;
+use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
+use ptediff_reference_model::entry::EntryKind;
+use ptediff_reference_model::expectation::ExpectedFrame;
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::model::{Mapping, Model};
+use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+
+use crate::dice::Dice;
+use crate::profile::{Profile, Weights};
+use crate::strategy::Options;
+
+/// Probability, in percent, that an access follows at once where a step may have left a stale
+/// translation.
+const FOLLOW_UP: usize = 40;
+
+/// Probability, in percent, that a step is drawn without a look at the state.
+const SENSELESS: usize = 5;
+
+/// Probability, in percent, that the actor of the step before acts again.
+const SAME_ACTOR: usize = 45;
+
+/// Draws that may give an impossible step before a plain mmap is taken instead.
+const ATTEMPTS: usize = 8;
+
+/// Protections of new mappings with their weights. PROT_EXEC alone is left out; see `NARROWINGS`.
+const MMAP_PROTECTIONS: [(&str, u32); 7] =
+    [("rw-", 50), ("rwx", 24), ("r--", 8), ("r-x", 8), ("---", 4), ("-w-", 3), ("-wx", 3)];
+
+/// Protections of mprotect with their weights.
+const MPROTECT_PROTECTIONS: [(&str, u32); 7] =
+    [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3)];
+
+/// Draws one program.
+pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) -> Program {
+    let mut dice = Dice(random);
+    let (fewest, most) = options.bounds();
+    let length = fewest + dice.below(most - fewest + 1);
+    let profile = options.profile.unwrap_or_else(|| Profile::ALL[dice.weighted(&Profile::FREQUENCIES)]);
+    let window = draw_window(&mut dice);
+    let mut draft = Draft {
+        dice,
+        model: Model::new(machine),
+        shadow_stack: machine.shadow_stack,
+        weights: profile.weights(),
+        window,
+        last_actor: ActorId::FIRST,
+        suspect: None,
+        program: Program { steps: Vec::with_capacity(length) },
+    };
+    while draft.program.steps.len() < length {
+        let step = draft.step();
+        draft.perform(step);
+    }
+    draft.program
+}
+
+/// The run of slots in which a program lives: few, so that its steps meet; sometimes many.
+fn draw_window(dice: &mut Dice<'_, impl Rng>) -> PageRange {
+    let pages = if dice.percent(93) { 2 + dice.below(9).min(dice.below(9)) } else { 11 + dice.below(ARENA_PAGES - 10) };
+    let first = dice.below(ARENA_PAGES - pages + 1);
+    PageRange::new(first, pages).expect("within the arena")
+}
+
+struct Draft<'a, R> {
+    dice: Dice<'a, R>,
+    model: Model,
+    shadow_stack: bool,
+    weights: Weights,
+    window: PageRange,
+    last_actor: ActorId,
+    /// Who may hold a stale translation of which page, or shared one until now.
+    suspect: Option<(ActorId, PageIndex)>,
+    program: Program,
+}
+
+/// What one actor's window looks like.
+struct Scene {
+    actor: ActorId,
+    holes: Vec<PageIndex>,
+    mapped: Vec<PageIndex>,
+    writable: Vec<PageIndex>,
+    executable: Vec<PageIndex>,
+    shadow_stack: Vec<PageIndex>,
+    populated: Vec<PageIndex>,
+    /// Ordinary pages whose frame another entry maps too.
+    shared: Vec<PageIndex>,
+    /// The same of shadow stacks.
+    shared_shadow_stack: Vec<PageIndex>,
+}
+
+impl<R: Rng> Draft<'_, R> {
+    fn perform(&mut self, step: Step) {
+        self.suspect = self.suspected_by(&step);
+        self.model.step(self.program.steps.len(), &step);
+        self.last_actor = step.actor;
+        self.program.steps.push(step);
+    }
+
+    /// A populated page on which the step has an effect that only an access shows: its actor loses a
+    /// permission, or another one is left alone with it.
+    fn suspected_by(&mut self, step: &Step) -> Option<(ActorId, PageIndex)> {
+        let range = match step.operation {
+            Operation::Munmap { range }
+            | Operation::MadviseDontneed { range }
+            | Operation::Mmap { range, placement: Placement::Fixed, .. }
+            | Operation::Mprotect { range, .. } => range,
+            Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
+            Operation::Exit => return self.heir_of(step.actor),
+            _ => return None,
+        };
+        let populated: Vec<PageIndex> =
+            range.slots().filter(|&page| is_populated(&self.model, step.actor, page)).collect();
+        self.dice.pick(&populated).map(|page| (step.actor, page))
+    }
+
+    /// Another actor with a page that it shares, perhaps, with the one that exits: its next write shows
+    /// whether the page is reused.
+    fn heir_of(&mut self, actor: ActorId) -> Option<(ActorId, PageIndex)> {
+        let heirs: Vec<ActorId> =
+            ActorId::all().filter(|&other| other != actor && self.model.is_alive(other)).collect();
+        let heir = self.dice.pick(&heirs)?;
+        let shared: Vec<PageIndex> = self
+            .window
+            .slots()
+            .filter(|&page| {
+                is_populated(&self.model, heir, page)
+                    && self.model.entry(heir, page).frame == self.model.entry(actor, page).frame
+            })
+            .collect();
+        self.dice.pick(&shared).map(|page| (heir, page))
+    }
+
+    fn step(&mut self) -> Step {
+        if let Some((actor, page)) = self.suspect
+            && self.dice.percent(FOLLOW_UP)
+        {
+            let step = self.follow_up(actor, page);
+            if self.model.is_possible(&step) {
+                return step;
+            }
+        }
+        for _ in 0..ATTEMPTS {
+            let actor = self.actor();
+            let operation = if self.dice.percent(SENSELESS) { self.senseless() } else { self.sensible(actor) };
+            let step = Step { actor, operation };
+            if self.model.is_possible(&step) {
+                return step;
+            }
+        }
+        Step { actor: self.actor(), operation: self.mmap(self.window) }
+    }
+
+    fn actor(&mut self) -> ActorId {
+        if self.model.is_alive(self.last_actor) && self.dice.percent(SAME_ACTOR) {
+            return self.last_actor;
+        }
+        let living: Vec<ActorId> = ActorId::all().filter(|&actor| self.model.is_alive(actor)).collect();
+        self.dice.pick(&living).expect("the last actor exits only in the last step")
+    }
+
+    /// The access that shows a stale translation: of the kind that was possible before.
+    fn follow_up(&mut self, actor: ActorId, page: PageIndex) -> Step {
+        let is_shadow_stack = self.model.mapping(actor, page).is_some_and(|mapping| mapping.shadow_stack);
+        let operation = match self.dice.weighted(if is_shadow_stack { &[2, 1, 1, 6] } else { &[3, 6, 1, 0] }) {
+            0 => Operation::Read { page },
+            1 => Operation::Write { page },
+            2 => Operation::Execute { page },
+            _ => Operation::WriteShadowStack { page },
+        };
+        Step { actor, operation }
+    }
+
+    /// Any operation anywhere in the arena.
+    fn senseless(&mut self) -> Operation {
+        let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
+        let first = self.dice.below(ARENA_PAGES);
+        let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
+        match self.dice.below(9) {
+            0 => self.mmap(range),
+            1 => Operation::Munmap { range },
+            2 => Operation::Read { page },
+            3 => Operation::Write { page },
+            4 => Operation::Execute { page },
+            5 => self.mprotect(range),
+            6 => Operation::MadviseDontneed { range },
+            7 => Operation::MapShadowStack { range, token: self.dice.percent(50) },
+            _ if self.shadow_stack => Operation::WriteShadowStack { page },
+            _ => Operation::Read { page },
+        }
+    }
+
+    fn sensible(&mut self, actor: ActorId) -> Operation {
+        let scene = self.look_at(actor);
+        let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_alive(other)).collect();
+        let mut weights = self.weights;
+        let [mmap, munmap, read, write, execute, mprotect, fork, exit, dontneed, clear, map_stack, store_stack] =
+            &mut weights;
+        let ordinary = scene.mapped.len() > scene.shadow_stack.len();
+        if scene.mapped.is_empty() {
+            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear] {
+                *weight = weight.div_ceil(12);
+            }
+            *mmap *= 3;
+        }
+        if !ordinary {
+            *write = write.div_ceil(6);
+            *mmap *= 2;
+        }
+        if scene.holes.len() < scene.mapped.len() {
+            *mmap = mmap.div_ceil(2);
+        }
+        if scene.populated.is_empty() {
+            for weight in [&mut *fork, exit, clear, dontneed, mprotect] {
+                *weight = weight.div_ceil(3);
+            }
+            *write *= 2;
+        }
+        if scene.shadow_stack.is_empty() {
+            *store_stack = store_stack.div_ceil(8);
+        }
+        if scene.holes.is_empty() {
+            *map_stack = map_stack.div_ceil(4);
+            *munmap *= 2;
+        }
+        if !self.shadow_stack {
+            *store_stack = 0;
+            *map_stack = map_stack.div_ceil(4);
+        }
+        if free.is_empty() {
+            *fork = 0;
+        }
+        if free.len() + 1 == ActorId::all().count() {
+            *exit = 0;
+        }
+        match self.dice.weighted(&weights) {
+            0 => {
+                let range = if self.dice.percent(60) { self.range_from(&scene.holes) } else { self.range_from(&[]) };
+                self.mmap(range)
+            }
+            1 => Operation::Munmap { range: self.range_of(&scene.mapped) },
+            2 => Operation::Read { page: self.page(&[(&scene.populated, 60), (&scene.mapped, 33)]) },
+            3 => Operation::Write {
+                page: self.page(&[(&scene.shared, 40), (&scene.writable, 45), (&scene.populated, 10)]),
+            },
+            4 => Operation::Execute { page: self.page(&[(&scene.executable, 75), (&scene.populated, 22)]) },
+            5 => {
+                let range = self.range_of(&scene.mapped);
+                self.mprotect(range)
+            }
+            6 => Operation::Fork { child: self.dice.pick(&free).expect("the weight is 0 without") },
+            7 => Operation::Exit,
+            8 => {
+                let range = if self.dice.percent(60) && !scene.populated.is_empty() {
+                    self.range_of(&scene.populated)
+                } else {
+                    self.range_of(&scene.mapped)
+                };
+                Operation::MadviseDontneed { range }
+            }
+            9 => Operation::ClearSoftDirty,
+            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(35) },
+            _ => Operation::WriteShadowStack {
+                page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
+            },
+        }
+    }
+
+    fn look_at(&self, actor: ActorId) -> Scene {
+        let mut scene = Scene {
+            actor,
+            holes: Vec::new(),
+            mapped: Vec::new(),
+            writable: Vec::new(),
+            executable: Vec::new(),
+            shadow_stack: Vec::new(),
+            populated: Vec::new(),
+            shared: Vec::new(),
+            shared_shadow_stack: Vec::new(),
+        };
+        for page in self.window.slots() {
+            let Some(Mapping { protection, shadow_stack, .. }) = self.model.mapping(actor, page) else {
+                scene.holes.push(page);
+                continue;
+            };
+            scene.mapped.push(page);
+            if shadow_stack {
+                scene.shadow_stack.push(page);
+            } else if protection.contains(Protection::WRITE) {
+                scene.writable.push(page);
+            }
+            if protection.contains(Protection::EXECUTE) {
+                scene.executable.push(page);
+            }
+            if is_populated(&self.model, actor, page) {
+                scene.populated.push(page);
+                if let ExpectedFrame::Frame(frame) = self.model.entry(actor, page).frame
+                    && self.model.mapcount(frame) > 1
+                {
+                    if shadow_stack { &mut scene.shared_shadow_stack } else { &mut scene.shared }.push(page);
+                }
+            }
+        }
+        scene
+    }
+
+    /// A page from the group whose lot, in percent, is drawn, or from the first after it that has any; a
+    /// page anywhere in the window for what is left of the lots.
+    fn page(&mut self, groups: &[(&Vec<PageIndex>, usize)]) -> PageIndex {
+        let mut lot = self.dice.below(100);
+        let mut drawn = false;
+        for &(pages, percent) in groups {
+            drawn |= lot < percent;
+            if drawn && let Some(page) = self.dice.pick(pages) {
+                return page;
+            }
+            lot = lot.saturating_sub(percent);
+        }
+        self.any_page()
+    }
+
+    fn any_page(&mut self) -> PageIndex {
+        PageIndex::new(self.window.first() + self.dice.below(self.window.pages())).expect("in the window")
+    }
+
+    /// A short range of the window that begins at one of the pages, or anywhere where there is none.
+    fn range_from(&mut self, pages: &[PageIndex]) -> PageRange {
+        let first = match self.dice.pick(pages) {
+            Some(page) => page.index(),
+            None => self.any_page().index(),
+        };
+        let room = self.window.end() - first;
+        // A wide window is there for wide ranges.
+        let weights = if self.window.pages() > 10 { [30, 20, 10, 40] } else { [40, 30, 20, 10] };
+        let pages = match self.dice.weighted(&weights) {
+            0 => 1,
+            1 => 2,
+            2 => 3 + self.dice.below(2),
+            _ => 1 + self.dice.below(room),
+        };
+        PageRange::new(first, pages.min(room)).expect("in the window")
+    }
+
+    /// A short range that begins at one of the pages and, mostly, ends before the first slot that is none
+    /// of them.
+    fn range_of(&mut self, pages: &[PageIndex]) -> PageRange {
+        let range = self.range_from(pages);
+        if self.dice.percent(20) {
+            return range;
+        }
+        let run = range.slots().take_while(|page| pages.contains(page)).count();
+        PageRange::new(range.first(), run.max(1)).expect("in the window")
+    }
+
+    /// A run of holes, or a range that is taken where there is none (and now and then anyway).
+    fn hole_run(&mut self, scene: &Scene) -> PageRange {
+        let Some(first) = self.dice.pick(&scene.holes).filter(|_| !self.dice.percent(10)) else {
+            return self.range_from(&scene.mapped);
+        };
+        let longest = 1 + self.dice.below(3);
+        let run = (first.index()..self.window.end())
+            .take(longest)
+            .take_while(|&slot| PageIndex::new(slot).is_ok_and(|page| self.model.mapping(scene.actor, page).is_none()))
+            .count();
+        PageRange::new(first.index(), run.max(1)).expect("in the window")
+    }
+
+    fn mmap(&mut self, range: PageRange) -> Operation {
+        let protection = self.protection(&MMAP_PROTECTIONS);
+        let placement = if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed };
+        Operation::Mmap { range, protection, placement }
+    }
+
+    fn mprotect(&mut self, range: PageRange) -> Operation {
+        Operation::Mprotect { range, protection: self.protection(&MPROTECT_PROTECTIONS) }
+    }
+
+    fn protection(&mut self, choices: &[(&str, u32); 7]) -> Protection {
+        let weights = choices.map(|(_, weight)| weight);
+        protection(choices[self.dice.weighted(&weights)].0)
+    }
+}
+
+/// The protection that the text stands for.
+fn protection(text: &str) -> Protection {
+    let bits = text.bytes().map(|letter| match letter {
+        b'r' => 1,
+        b'w' => 2,
+        b'x' => 4,
+        _ => 0,
+    });
+    Protection::from_bits(bits.sum()).expect("three letters")
+}
+
+fn is_populated(model: &Model, actor: ActorId, page: PageIndex) -> bool {
+    model.entry(actor, page).bits.kind() != EntryKind::None
+}

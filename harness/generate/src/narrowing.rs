@@ -1,0 +1,32 @@
+//! What is never generated, and why. Reports print it: what was not tried must not look tried.
+
+/// Something that the kernel offers and the generator never asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Narrowing {
+    /// What is left out.
+    pub left_out: &'static str,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// Everything that is left out within the operations that are generated.
+pub const NARROWINGS: [Narrowing; 5] = [
+    Narrowing {
+        left_out: "mmap and mprotect with PROT_EXEC alone (--x)",
+        reason: "on a CPU with protection keys the kernel then allocates an execute-only key \
+                 (arch/x86/mm/pkeys.c: __execute_only_pkey), and keys are not modelled yet",
+    },
+    Narrowing {
+        left_out: "WRSS on a machine without user shadow stacks",
+        reason: "the instruction is undefined there: nothing of page tables would be tested",
+    },
+    Narrowing {
+        left_out: "ranges that leave the arena or are not page-aligned",
+        reason: "the arena is all that is observed; the refusals of malformed ranges change no entry",
+    },
+    Narrowing {
+        left_out: "two actors acting at the same time",
+        reason: "a program is a sequence: races need a model of what may happen, not of what must",
+    },
+    Narrowing { left_out: "the exit of the last actor before the last step", reason: "nobody would be left to act" },
+];

@@ -1,0 +1,100 @@
+//! Weight profiles: which operations a program favours.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a program favours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// Everything.
+    Balanced,
+    /// Forks, exits and writes: sharing, copying and reuse of pages.
+    ForkHeavy,
+    /// Shadow stacks, their stores and their forks.
+    ShadowStack,
+    /// mprotect, and accesses after it.
+    Protection,
+    /// Soft-dirty clearing, and writes after it.
+    SoftDirty,
+    /// Mapping and unmapping over what is there.
+    Layout,
+}
+
+/// A name that is no profile's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownProfile(String);
+
+impl fmt::Display for UnknownProfile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known: Vec<&str> = Profile::ALL.iter().map(|profile| profile.name()).collect();
+        write!(formatter, "`{}` is not a weight profile; there are {}", self.0, known.join(", "))
+    }
+}
+
+impl std::error::Error for UnknownProfile {}
+
+/// Weights of the operations, in the order of `OPERATION_NAMES`.
+pub(crate) type Weights = [u32; 12];
+
+impl Profile {
+    /// All profiles.
+    pub const ALL: [Self; 6] =
+        [Self::Balanced, Self::ForkHeavy, Self::ShadowStack, Self::Protection, Self::SoftDirty, Self::Layout];
+
+    /// How often each profile is picked, in the order of [`Self::ALL`].
+    pub(crate) const FREQUENCIES: [u32; 6] = [30, 20, 20, 14, 8, 8];
+
+    /// The profile's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Balanced => "balanced",
+            Self::ForkHeavy => "fork-heavy",
+            Self::ShadowStack => "shadow-stack",
+            Self::Protection => "protection",
+            Self::SoftDirty => "soft-dirty",
+            Self::Layout => "layout",
+        }
+    }
+
+    /// The operations' weights. A fork costs the guest as much as fifty other steps, so programs that
+    /// favour other things fork rarely.
+    pub(crate) fn weights(self) -> Weights {
+        match self {
+            //                mmap unmap read write exec prot fork exit dont clear sstk wrss
+            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10],
+            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6],
+            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30],
+            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4],
+            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6],
+            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5],
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Profile {
+    type Err = UnknownProfile;
+    fn from_str(name: &str) -> Result<Self, UnknownProfile> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name).ok_or_else(|| UnknownProfile(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        for profile in Profile::ALL {
+            assert_eq!(profile.name().parse(), Ok(profile));
+        }
+        let error = "dense".parse::<Profile>().expect_err("no such profile");
+        assert!(error.to_string().contains("`dense` is not a weight profile; there are balanced, fork-heavy"));
+    }
+}

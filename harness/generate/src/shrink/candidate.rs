@@ -1,0 +1,322 @@
+//! Candidates that are simpler than a program, in passes from coarse to fine.
+
+use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
+use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::validity::repaired;
+
+/// Programs of more steps are not searched for pairs to drop: there would be too many.
+const PAIRS_UP_TO: usize = 16;
+
+/// One way of making a program simpler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Drop the n-th chunk of a `1 / 2^divisor` part of the steps, from the end.
+    DropChunk { divisor: u32 },
+    /// Drop one step, from the end.
+    DropStep,
+    /// Drop two steps that need not be neighbours.
+    DropPair,
+    /// Make one range shorter.
+    NarrowRange,
+    /// Move all pages towards slot 0.
+    ShiftPages,
+    /// Take one slot out of the arena: what lies above moves down.
+    DeleteSlot,
+    /// Move everything on one page to a lower one.
+    MergePages,
+    /// Give two actors each other's numbers.
+    SwapActors,
+    /// Let a lower actor do one step.
+    LowerActor,
+    /// Replace one step's operation by a simpler one.
+    SimplifyOperation,
+}
+
+impl Pass {
+    pub(crate) const FIRST: Self = Self::DropChunk { divisor: 1 };
+
+    pub(crate) fn next(self) -> Option<Self> {
+        Some(match self {
+            Self::DropChunk { divisor: divisor @ 0..3 } => Self::DropChunk { divisor: divisor + 1 },
+            Self::DropChunk { .. } => Self::DropStep,
+            Self::DropStep => Self::NarrowRange,
+            Self::NarrowRange => Self::ShiftPages,
+            Self::ShiftPages => Self::DeleteSlot,
+            Self::DeleteSlot => Self::MergePages,
+            Self::MergePages => Self::SwapActors,
+            Self::SwapActors => Self::LowerActor,
+            Self::LowerActor => Self::SimplifyOperation,
+            Self::SimplifyOperation => Self::DropPair,
+            Self::DropPair => return None,
+        })
+    }
+}
+
+/// The pass's candidate at this position, or `None` past the last one. A candidate may be the program
+/// itself, empty, or no simpler; the caller looks.
+pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Option<Program> {
+    let steps = &program.steps;
+    let length = steps.len();
+    match pass {
+        Pass::DropChunk { divisor } => {
+            let size = length >> divisor;
+            let end = length.checked_sub(position.checked_mul(size)?).filter(|&end| size > 1 && end > 0)?;
+            Some(without(program, |index| (end.saturating_sub(size)..end).contains(&index)))
+        }
+        Pass::DropStep => {
+            let dropped = length.checked_sub(position + 1)?;
+            Some(without(program, |index| index == dropped))
+        }
+        Pass::DropPair => {
+            let (first, second) = pair(position, length.min(PAIRS_UP_TO + 1)).filter(|_| length <= PAIRS_UP_TO)?;
+            Some(without(program, |index| index == first || index == second))
+        }
+        Pass::NarrowRange => {
+            let index = position / NARROWER;
+            let step = steps.get(index)?;
+            let operation = range_of(&step.operation)
+                .and_then(|range| narrower(range, position % NARROWER))
+                .map_or(step.operation, |range| with_range(step.operation, range));
+            Some(with_operation(program, index, operation))
+        }
+        Pass::ShiftPages => {
+            let lowest = steps.iter().filter_map(|step| extent(&step.operation)).map(|(first, _)| first).min()?;
+            let distance = lowest.checked_sub(position).filter(|_| position == 0)?;
+            Some(with_slots(program, |slot| slot - distance))
+        }
+        Pass::DeleteSlot => {
+            let deleted = (ARENA_PAGES - 1).checked_sub(position)?;
+            Some(with_slots(program, |slot| if slot > deleted { slot - 1 } else { slot }))
+        }
+        Pass::MergePages => {
+            let (low, high) = pair(position, ARENA_PAGES)?;
+            Some(merged(program, low, high))
+        }
+        Pass::SwapActors => {
+            let (low, high) = pair(position, ActorId::all().count())?;
+            Some(swapped(program, low, high))
+        }
+        Pass::LowerActor => {
+            let actors = ActorId::all().count();
+            let index = position / actors;
+            let mut step = *steps.get(index)?;
+            step.actor = ActorId::new(position % actors).ok()?;
+            Some(with_step(program, index, step))
+        }
+        Pass::SimplifyOperation => {
+            let index = position / SIMPLER;
+            let step = steps.get(index)?;
+            let operation = simpler(&step.operation, position % SIMPLER).unwrap_or(step.operation);
+            Some(with_operation(program, index, operation))
+        }
+    }
+}
+
+/// How complicated a program is: its number of steps, then everything else. Every candidate that is tried
+/// costs strictly less than what it is made from.
+pub(crate) fn cost(program: &Program) -> (usize, usize) {
+    let detail = program.steps.iter().map(|step| {
+        let (first, pages) = extent(&step.operation).unwrap_or((0, 1));
+        (pages - 1) * 1000 + first + step.actor.index() * 100 + child_cost(&step.operation) + rank(&step.operation) * 50
+    });
+    (program.steps.len(), detail.sum())
+}
+
+fn child_cost(operation: &Operation) -> usize {
+    match operation {
+        Operation::Fork { child } => child.index() * 10,
+        _ => 0,
+    }
+}
+
+/// How unusual an operation's kind, protection and flags are, from 0.
+fn rank(operation: &Operation) -> usize {
+    let place = |choices: &[Protection], protection: Protection| {
+        choices
+            .iter()
+            .position(|&choice| choice == protection)
+            .unwrap_or(choices.len() + usize::from(protection.bits()))
+    };
+    match *operation {
+        Operation::Mmap { protection, placement, .. } => {
+            place(&SIMPLE_FOR_MMAP, protection) * 2 + usize::from(placement == Placement::FixedNoReplace)
+        }
+        Operation::Mprotect { protection, .. } => place(&SIMPLE_FOR_MPROTECT, protection),
+        Operation::Write { .. } => 1,
+        Operation::Execute { .. } => 2,
+        Operation::WriteShadowStack { .. } => 3,
+        Operation::MapShadowStack { token, .. } => usize::from(token),
+        _ => 0,
+    }
+}
+
+/// Protections from the plainest up.
+const SIMPLE_FOR_MMAP: [Protection; 3] = [Protection::READ_WRITE, Protection::READ, Protection::NONE];
+const SIMPLE_FOR_MPROTECT: [Protection; 3] = [Protection::READ, Protection::NONE, Protection::READ_WRITE];
+
+/// Alternatives of one operation in [`simpler`].
+const SIMPLER: usize = 4;
+
+fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
+    match *operation {
+        Operation::Mmap { range, protection, placement } => match SIMPLE_FOR_MMAP.get(choice) {
+            Some(&protection) => Some(Operation::Mmap { range, protection, placement }),
+            None if placement == Placement::FixedNoReplace => {
+                Some(Operation::Mmap { range, protection, placement: Placement::Fixed })
+            }
+            None => None,
+        },
+        Operation::Mprotect { range, .. } => {
+            SIMPLE_FOR_MPROTECT.get(choice).map(|&protection| Operation::Mprotect { range, protection })
+        }
+        Operation::MapShadowStack { range, token: true } if choice == 0 => {
+            Some(Operation::MapShadowStack { range, token: false })
+        }
+        Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
+            match choice {
+                0 => Some(Operation::Read { page }),
+                1 => Some(Operation::Write { page }),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// Alternatives of one range in [`narrower`].
+const NARROWER: usize = 6;
+
+fn narrower(range: PageRange, choice: usize) -> Option<PageRange> {
+    let (first, pages) = (range.first(), range.pages());
+    let (first, pages) = match choice {
+        0 => (first, 1),
+        1 => (range.end() - 1, 1),
+        2 => (first, pages / 2),
+        3 => (first + pages / 2, pages - pages / 2),
+        4 => (first, pages - 1),
+        _ => (first + 1, pages - 1),
+    };
+    PageRange::new(first, pages).ok()
+}
+
+/// The n-th pair `low < high` below `bound`.
+fn pair(position: usize, bound: usize) -> Option<(usize, usize)> {
+    let mut rest = position;
+    for high in 1..bound {
+        if rest < high {
+            return Some((rest, high));
+        }
+        rest -= high;
+    }
+    None
+}
+
+fn without(program: &Program, dropped: impl Fn(usize) -> bool) -> Program {
+    let steps = program.steps.iter().enumerate().filter(|&(index, _)| !dropped(index)).map(|(_, step)| *step);
+    repaired(&Program { steps: steps.collect() })
+}
+
+fn with_step(program: &Program, index: usize, step: Step) -> Program {
+    let mut changed = program.clone();
+    changed.steps[index] = step;
+    repaired(&changed)
+}
+
+fn with_operation(program: &Program, index: usize, operation: Operation) -> Program {
+    with_step(program, index, Step { operation, ..program.steps[index] })
+}
+
+fn range_of(operation: &Operation) -> Option<PageRange> {
+    match *operation {
+        Operation::Mmap { range, .. }
+        | Operation::Munmap { range }
+        | Operation::Mprotect { range, .. }
+        | Operation::MadviseDontneed { range }
+        | Operation::MapShadowStack { range, .. } => Some(range),
+        _ => None,
+    }
+}
+
+fn page_of(operation: &Operation) -> Option<PageIndex> {
+    match *operation {
+        Operation::Read { page }
+        | Operation::Write { page }
+        | Operation::Execute { page }
+        | Operation::WriteShadowStack { page } => Some(page),
+        _ => None,
+    }
+}
+
+/// First slot and number of slots that the operation names.
+fn extent(operation: &Operation) -> Option<(usize, usize)> {
+    match (range_of(operation), page_of(operation)) {
+        (Some(range), _) => Some((range.first(), range.pages())),
+        (None, page) => page.map(|page| (page.index(), 1)),
+    }
+}
+
+fn with_range(operation: Operation, new: PageRange) -> Operation {
+    match operation {
+        Operation::Mmap { protection, placement, .. } => Operation::Mmap { range: new, protection, placement },
+        Operation::Munmap { .. } => Operation::Munmap { range: new },
+        Operation::Mprotect { protection, .. } => Operation::Mprotect { range: new, protection },
+        Operation::MadviseDontneed { .. } => Operation::MadviseDontneed { range: new },
+        Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
+        other => other,
+    }
+}
+
+fn with_page(operation: Operation, new: PageIndex) -> Operation {
+    match operation {
+        Operation::Read { .. } => Operation::Read { page: new },
+        Operation::Write { .. } => Operation::Write { page: new },
+        Operation::Execute { .. } => Operation::Execute { page: new },
+        Operation::WriteShadowStack { .. } => Operation::WriteShadowStack { page: new },
+        other => other,
+    }
+}
+
+/// The program with every slot moved by `to`, which must keep the order of slots and not raise any.
+fn with_slots(program: &Program, to: impl Fn(usize) -> usize) -> Program {
+    let moved = |operation: Operation| match (range_of(&operation), page_of(&operation)) {
+        (Some(range), _) => {
+            let (first, end) = (to(range.first()), to(range.end() - 1) + 1);
+            PageRange::new(first, end - first).map_or(operation, |range| with_range(operation, range))
+        }
+        (None, Some(page)) => PageIndex::new(to(page.index())).map_or(operation, |page| with_page(operation, page)),
+        (None, None) => operation,
+    };
+    let steps = program.steps.iter().map(|step| Step { operation: moved(step.operation), ..*step });
+    Program { steps: steps.collect() }
+}
+
+/// The program with every access and one-page range of page `high` on page `low` instead.
+fn merged(program: &Program, low: usize, high: usize) -> Program {
+    let moved = |operation: Operation| match (extent(&operation), PageIndex::new(low)) {
+        (Some((first, 1)), Ok(low)) if first == high => with_range(with_page(operation, low), PageRange::single(low)),
+        _ => operation,
+    };
+    let steps = program.steps.iter().map(|step| Step { operation: moved(step.operation), ..*step });
+    Program { steps: steps.collect() }
+}
+
+/// The program in which two actors have each other's numbers. Actor 0 is there from the start, so its
+/// number is another matter: the repair drops what cannot be performed then.
+fn swapped(program: &Program, low: usize, high: usize) -> Program {
+    let swap = |actor: ActorId| {
+        let index = match actor.index() {
+            index if index == low => high,
+            index if index == high => low,
+            index => index,
+        };
+        ActorId::new(index).expect("both are actors")
+    };
+    let steps = program.steps.iter().map(|step| Step {
+        actor: swap(step.actor),
+        operation: match step.operation {
+            Operation::Fork { child } => Operation::Fork { child: swap(child) },
+            other => other,
+        },
+    });
+    repaired(&Program { steps: steps.collect() })
+}

@@ -1,0 +1,8 @@
+//! Shrinking: from a program that diverges to a small one that still does.
+
+mod candidate;
+mod drive;
+mod tree;
+
+pub use drive::{ShrinkStep, Shrunk, shrink};
+pub use tree::ProgramValueTree;

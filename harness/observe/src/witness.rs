@@ -1,0 +1,225 @@
+//! The witnesses together: what they say about a step's snapshot and about its events.
+
+use ptediff_reference_model::arena::{ACTORS, ActorId};
+use ptediff_reference_model::entry::{A, D, Entry, P, RW};
+use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
+
+use crate::error::ObserveError;
+use crate::kcore::{KcoreWitness, compare};
+use crate::observer::{Description, Observer, Registered};
+use crate::pagemap::PagemapReader;
+use crate::smaps::{Smaps, shown_flags};
+
+/// What the probes said about one step.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbedStep<'a> {
+    /// The snapshot before the step.
+    pub before: &'a RawState,
+    /// The events of the step, in order.
+    pub transitions: &'a [RawTransition],
+    /// The snapshot after the step.
+    pub after: &'a RawState,
+}
+
+/// The page walk through `/proc/kcore`, the kernel's pagemap and smaps, and the frames' `struct page`s.
+#[derive(Debug)]
+pub struct Witnesses {
+    kcore: KcoreWitness,
+    pagemap: PagemapReader,
+    zero_frame: u64,
+    anon_exclusive: u32,
+}
+
+impl Witnesses {
+    /// Witnesses for an observer. From it they take only the kernel's layout and the processes to look at.
+    ///
+    /// # Errors
+    /// `/proc/kcore` cannot be read.
+    pub fn open(description: &Description) -> Result<Self, ObserveError> {
+        Ok(Self {
+            kcore: KcoreWitness::open(&description.geometry, description.pgd_offset)?,
+            pagemap: PagemapReader::new(),
+            zero_frame: description.geometry.zero_frame,
+            anon_exclusive: description.anon_exclusive,
+        })
+    }
+
+    /// Everything that the witnesses have to say about a step. To be asked right after its snapshot, before
+    /// any actor runs again.
+    ///
+    /// The fields of an event can be checked afterwards where nothing later overwrote them: `vm_flags` at the
+    /// last event of a page that still has its entry, mapcount and `PageAnonExclusive` at the last event about
+    /// a frame that is still there. The check of mapcounts presumes that no mapping of a surviving frame goes
+    /// away in a step that also has events about the frame; no single operation does both.
+    ///
+    /// # Errors
+    /// A witness cannot read. That is a failure of the rig, not a mismatch.
+    pub fn report(&mut self, observer: &impl Observer, step: ProbedStep<'_>) -> Result<WitnessReport, ObserveError> {
+        let mut report = WitnessReport::default();
+        let mut smaps: [Option<Smaps>; ACTORS] = [const { None }; ACTORS];
+        for actor in ActorId::all() {
+            let (Some(Registered { pid, mm }), Some(probe)) =
+                (observer.registered(actor), &step.after.actors[actor.index()])
+            else {
+                self.pagemap.forget(actor);
+                continue;
+            };
+            let walked = self.kcore.walk(actor, mm)?;
+            report.walked += walked.len() as u32;
+            report.mismatches.extend(compare(actor, probe, &walked));
+            report.pagemap.push(self.pagemap.read(actor, pid, probe)?);
+            if step.transitions.iter().any(|transition| transition.actor == actor) {
+                smaps[actor.index()] = Some(Smaps::read(pid)?);
+            }
+        }
+        report.mismatches.extend(check_chains(step));
+        report.mismatches.extend(check_vm_flags(step, &smaps));
+        self.check_frames(step, &mut report.mismatches)?;
+        Ok(report)
+    }
+
+    /// Mapcount and `PageAnonExclusive`, against the frame's `struct page`.
+    fn check_frames(&self, step: ProbedStep<'_>, found: &mut Vec<WitnessMismatch>) -> Result<(), ObserveError> {
+        for (index, transition) in step.transitions.iter().enumerate() {
+            let Some(frame) = Entry(transition.after).frame_number() else {
+                continue;
+            };
+            let speaks_of_it = |later: &RawTransition| {
+                [later.before, later.after].iter().any(|&raw| Entry(raw).frame_number() == Some(frame))
+            };
+            let is_last = !step.transitions[index + 1..].iter().any(speaks_of_it);
+            if !is_last || frame == self.zero_frame || held(step, transition).frame_number() != Some(frame) {
+                continue;
+            }
+            let (mapcount, anon_exclusive) = self.kcore.frame(frame, self.anon_exclusive)?;
+            for (field, probe, witness) in [
+                (WitnessField::Mapcount, u64::from(transition.mapcount), u64::from(mapcount)),
+                (WitnessField::AnonExclusive, u64::from(transition.anon_exclusive), u64::from(anon_exclusive)),
+            ] {
+                if probe != witness {
+                    found.push(mismatch(transition, field, probe, witness));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn mismatch(transition: &RawTransition, field: WitnessField, probe: u64, witness: u64) -> WitnessMismatch {
+    WitnessMismatch { actor: transition.actor, page: transition.page, field, probe, witness }
+}
+
+/// The entry of the transition's page in the snapshot after the step; none for an actor that died.
+fn held(step: ProbedStep<'_>, transition: &RawTransition) -> Entry {
+    let arena = step.after.actors[transition.actor.index()];
+    Entry(arena.map_or(0, |arena| arena[transition.page.index()]))
+}
+
+/// Whether an entry may have become another one without an event: the CPU sets Accessed in a present entry
+/// and Dirty in a writable one (SDM 3A 4.8), and an unmapping, which has no event, clears it whole.
+fn may_follow(earlier: u64, later: u64) -> bool {
+    let changed = earlier ^ later;
+    let set_by_cpu = earlier & P != 0 && changed & !(A | D) == 0 && changed & earlier == 0;
+    changed == 0 || later == 0 || (set_by_cpu && (changed & D == 0 || earlier & RW != 0))
+}
+
+/// Follows each page through the step: the snapshot before, each event's `before` and `after`, the snapshot
+/// after must be one chain.
+fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
+    let mut known: Vec<_> = step.before.actors.iter().map(|arena| arena.unwrap_or_default()).collect();
+    let mut found = Vec::new();
+    for transition in step.transitions {
+        let entry = &mut known[transition.actor.index()][transition.page.index()];
+        if !may_follow(*entry, transition.before) {
+            found.push(mismatch(transition, WitnessField::TransitionBefore, transition.before, *entry));
+        }
+        *entry = transition.after;
+    }
+    for (index, transition) in step.transitions.iter().enumerate() {
+        let same_page = |later: &RawTransition| later.actor == transition.actor && later.page == transition.page;
+        let is_last = !step.transitions[index + 1..].iter().any(same_page);
+        let held = held(step, transition).0;
+        if is_last && !may_follow(transition.after, held) {
+            found.push(mismatch(transition, WitnessField::TransitionAfter, transition.after, held));
+        }
+    }
+    found
+}
+
+/// Compares the flags that smaps shows.
+fn check_vm_flags(step: ProbedStep<'_>, smaps: &[Option<Smaps>; ACTORS]) -> Vec<WitnessMismatch> {
+    let mut found = Vec::new();
+    for (index, transition) in step.transitions.iter().enumerate() {
+        let same_page = |later: &RawTransition| later.actor == transition.actor && later.page == transition.page;
+        let is_last = !step.transitions[index + 1..].iter().any(same_page);
+        if !is_last || held(step, transition) == Entry::NONE {
+            continue;
+        }
+        let Some(smaps) = &smaps[transition.actor.index()] else {
+            continue;
+        };
+        let probe = transition.vm_flags & shown_flags();
+        // An entry without a VMA would be a grave thing: it counts as a VMA without flags.
+        let witness = smaps.flags(transition.page).unwrap_or(0);
+        if probe != witness {
+            found.push(mismatch(transition, WitnessField::VmFlags, probe, witness));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use ptediff_reference_model::arena::{ARENA_PAGES, PageIndex};
+    use ptediff_reference_model::observation::Cause;
+
+    use super::*;
+
+    const WRITTEN: u64 = 0x8000_0000_0123_4867;
+    const READ_ONLY: u64 = 0x8400_0000_0123_4825;
+
+    fn state(entry: u64) -> RawState {
+        let mut arena = [0; ARENA_PAGES];
+        arena[3] = entry;
+        let mut state = RawState::default();
+        state.actors[0] = Some(arena);
+        state
+    }
+
+    fn event(before: u64, after: u64) -> RawTransition {
+        RawTransition {
+            cause: Cause::Protect,
+            actor: ActorId::FIRST,
+            page: PageIndex::new(3).expect("a slot"),
+            before,
+            after,
+            vm_flags: 0,
+            write: false,
+            mapcount: 1,
+            anon_exclusive: true,
+        }
+    }
+
+    fn check(before: u64, events: &[(u64, u64)], after: u64, expected: &[WitnessField]) {
+        let transitions: Vec<_> = events.iter().map(|&(before, after)| event(before, after)).collect();
+        let (before, after) = (state(before), state(after));
+        let step = ProbedStep { before: &before, transitions: &transitions, after: &after };
+        let fields: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.field).collect();
+        assert_eq!(fields, expected, "{events:x?}");
+    }
+
+    #[test]
+    fn entries_of_a_step_form_a_chain() {
+        use WitnessField::{TransitionAfter, TransitionBefore};
+        check(WRITTEN, &[(WRITTEN, READ_ONLY)], READ_ONLY, &[]);
+        check(0, &[(0, WRITTEN), (WRITTEN, READ_ONLY)], READ_ONLY, &[]);
+        // The CPU may set Accessed and Dirty, an unmapping clears.
+        check(WRITTEN & !(A | D), &[(WRITTEN, READ_ONLY)], 0, &[]);
+        // It never clears them, nor sets Dirty in a read-only entry.
+        check(WRITTEN, &[(WRITTEN & !A, READ_ONLY)], READ_ONLY, &[TransitionBefore]);
+        check(READ_ONLY, &[(READ_ONLY | D, WRITTEN)], WRITTEN, &[TransitionBefore]);
+        check(WRITTEN, &[(WRITTEN ^ RW, READ_ONLY)], READ_ONLY, &[TransitionBefore]);
+        check(WRITTEN, &[(WRITTEN, READ_ONLY ^ 1 << 58)], READ_ONLY, &[TransitionAfter]);
+        check(0, &[(A, WRITTEN)], WRITTEN, &[TransitionBefore]);
+    }
+}

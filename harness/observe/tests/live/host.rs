@@ -1,0 +1,150 @@
+//! The host's side: boots, reads the lines, asserts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use ptediff_vm::store::Store;
+use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
+
+use crate::guest::TIMED_SNAPSHOTS;
+
+pub(crate) fn run() {
+    let arguments = Arguments::from_args();
+    let machines = [
+        ("qemu", BackendKind::Qemu, "6.12"),
+        ("qemu", BackendKind::Qemu, "7.2"),
+        ("bochs", BackendKind::Bochs, "6.12"),
+        ("bochs", BackendKind::Bochs, "7.2"),
+    ];
+    let trials = machines.into_iter().map(|(name, backend, kernel)| {
+        Trial::test(format!("observe::{name}::{kernel}"), move || observe(backend, kernel))
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
+
+/// What the guest printed.
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    marks: BTreeMap<String, Instant>,
+}
+
+impl Lines {
+    fn starting(&self, head: &str) -> Vec<&str> {
+        self.all.iter().filter_map(|line| line.strip_prefix(head)).collect()
+    }
+}
+
+fn observe(backend: BackendKind, kernel: &str) -> Result<(), Failed> {
+    let lines = run_machine(backend, kernel)?;
+    let whole = lines.all.join("\n");
+    let mut failures: Vec<String> = Vec::new();
+    for failed in lines.starting("check ").iter().filter(|line| line.contains(" FAILED")) {
+        failures.push(format!("in the guest: {failed}"));
+    }
+    for name in expected_checks() {
+        if !lines.all.iter().any(|line| line.starts_with(&format!("check {name} ok"))) {
+            failures.push(format!("the guest did not report `{name}`"));
+        }
+    }
+    let shadow_stacks = backend == BackendKind::Bochs;
+    compare(&lines.starting("entry "), &expected_entries(shadow_stacks), &mut failures);
+    compare(&lines.starting("event "), &expected_events(shadow_stacks), &mut failures);
+    report_times(&lines);
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(format!("{}\n--- what the guest printed:\n{whole}", failures.join("\n")).into())
+}
+
+fn run_machine(backend: BackendKind, kernel: &str) -> Result<Lines, Failed> {
+    let artifact = Store::open()?.kernel(kernel)?;
+    let me: PathBuf = std::env::current_exe()?;
+    let mut spec = VmSpec::new(backend, artifact.vmlinuz, Initramfs::with_init(without_sections(&std::fs::read(me)?)));
+    spec.limit = Some(Duration::from_secs(300));
+    let mut machine = boot(&spec)?;
+    let (mut lines, mut buffer) = (Lines::default(), Vec::new());
+    loop {
+        match machine.read(&mut buffer)? {
+            Activity::Bytes(_) => {
+                while let Some(end) = buffer.iter().position(|&byte| byte == b'\n') {
+                    let line: Vec<u8> = buffer.drain(..=end).collect();
+                    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+                    if let Some(mark) = line.strip_prefix("mark ") {
+                        lines.marks.insert(mark.to_owned(), Instant::now());
+                    }
+                    lines.all.push(line);
+                }
+            }
+            Activity::Ended(ending) => {
+                let complete = lines.all.last().is_some_and(|line| line == "end");
+                if ending != Ending::PoweredOff || !complete {
+                    let (seen, console) = (lines.all.join("\n"), machine.console_tail(40));
+                    return Err(format!("{ending}\n--- data:\n{seen}\n--- console:\n{console}").into());
+                }
+                return Ok(lines);
+            }
+        }
+    }
+}
+
+fn report_times(lines: &Lines) {
+    let between = |from: &str, to: &str| Some(lines.marks.get(to)?.duration_since(*lines.marks.get(from)?));
+    if let Some(time) = between("open", "opened") {
+        println!("opening the observer: {:.3} s", time.as_secs_f64());
+    }
+    if let Some(time) = between("snapshots", "snapshots done") {
+        println!("one snapshot: {:.1} us", time.as_secs_f64() * 1e6 / f64::from(TIMED_SNAPSHOTS));
+    }
+    for line in lines.starting("figure ").iter().chain(&lines.starting("check ")) {
+        println!("{line}");
+    }
+}
+
+fn expected_checks() -> Vec<String> {
+    let fixed = ["missing hook", "no BTF", "aya", "registration", "lies", "loss"];
+    let witnessed = [
+        "birth",
+        "map",
+        "write",
+        "read",
+        "protect-read",
+        "protect-read-write",
+        "map-shadow-stack",
+        "fork",
+        "child-write",
+        "parent-write",
+        "protect-none",
+        "clear-refs",
+        "exit",
+        "protect-back",
+        "unmap",
+        "write-all",
+        "after-lies",
+    ];
+    fixed.map(str::to_owned).into_iter().chain(witnessed.map(|step| format!("witnesses of {step}"))).collect()
+}
+
+/// Every expected line must have been printed, and no other line about the same step.
+fn compare(seen: &[&str], expected: &[String], failures: &mut Vec<String>) {
+    for line in expected.iter().filter(|line| !seen.contains(&line.as_str())) {
+        failures.push(format!("not seen: {line}"));
+    }
+    let step = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+    for line in seen {
+        let known = expected.iter().any(|expected| step(expected) == step(line));
+        if known && !expected.iter().any(|expected| expected == line) {
+            failures.push(format!("seen and not expected: {line}"));
+        }
+    }
+}
+
+fn expected_entries(_shadow_stacks: bool) -> Vec<String> {
+    Vec::new()
+}
+
+fn expected_events(_shadow_stacks: bool) -> Vec<String> {
+    Vec::new()
+}

@@ -1,0 +1,20 @@
+//! The observer, its witnesses and its liars on live kernels.
+//!
+//! On the host this binary boots virtual machines with itself as `/init`; inside ([`guest`]) it forks actors,
+//! looks at them and prints what it sees to the data channel; the host ([`host`]) asserts.
+#![expect(unsafe_code, reason = "actors are processes made and driven by system calls")]
+
+#[path = "live/actor.rs"]
+mod actor;
+#[path = "live/guest.rs"]
+mod guest;
+#[path = "live/host.rs"]
+mod host;
+
+fn main() {
+    if ptediff_vm::guest::is_init() {
+        guest::run();
+    } else {
+        host::run();
+    }
+}

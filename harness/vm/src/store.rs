@@ -1,0 +1,362 @@
+//! The cache of downloaded and built artifacts: kernels and emulators.
+//!
+//! `$PTEDIFF_CACHE`, else `$XDG_CACHE_HOME/ptediff`, else `~/.cache/ptediff` holds
+//! `kernels/<name>/` and `emulators/<name>/`. A directory counts only with a `manifest.json` that
+//! names every file; set-up makes directories beside their final place and renames them when they
+//! are complete. Using an artifact checks the sizes of its files; [`Store::verify`] also checks their
+//! digests, which takes seconds.
+//!
+//! This module must not know how an artifact is made, nor reach for the network.
+
+mod error;
+mod manifest;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{self, Component, Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+pub use error::StoreError;
+pub use manifest::{
+    FileRecord, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, PackageOrigin, sha256_of_bytes, sha256_of_file,
+};
+pub use staging::{Origin, Staging};
+
+/// What kind of thing a directory of the cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ArtifactKind {
+    /// A kernel image and its configuration.
+    Kernel,
+    /// An emulator with its firmware.
+    Emulator,
+}
+
+impl ArtifactKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Kernel, Self::Emulator];
+
+    /// The folder of the cache in which artifacts of this kind lie.
+    #[must_use]
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernels",
+            Self::Emulator => "emulators",
+        }
+    }
+
+    /// The command that makes the artifact.
+    #[must_use]
+    pub fn set_up_command(self, name: &str) -> String {
+        let option = match self {
+            Self::Kernel => "--kernel",
+            Self::Emulator => "--backend",
+        };
+        format!("cargo xtask setup {option} {name}")
+    }
+}
+
+impl fmt::Display for ArtifactKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Emulator => "emulator",
+        })
+    }
+}
+
+/// A kernel that is ready for use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelArtifact {
+    /// The compressed kernel image (bzImage).
+    pub vmlinuz: PathBuf,
+    /// The configuration it was built with.
+    pub config: PathBuf,
+    /// The exact version of the distribution's package, "6.12.95-1~bpo12+1" say.
+    pub package_version: String,
+    /// What `uname -r` says in this kernel.
+    pub release: String,
+    /// The distribution's suite it came from.
+    pub suite: String,
+}
+
+/// An emulator that is ready for use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmulatorArtifact {
+    /// The program.
+    pub program: PathBuf,
+    /// The system firmware, `share/BIOS-bochs-latest`.
+    pub system_bios: PathBuf,
+    /// The graphics card's firmware, `share/VGABIOS-lgpl-latest`.
+    pub vga_bios: PathBuf,
+    /// The exact version of the distribution's (source) package.
+    pub package_version: String,
+    /// SHA-256 of the recipe it was made by.
+    pub recipe_sha256: String,
+}
+
+/// One directory of the cache, sound or not.
+#[derive(Debug)]
+pub struct ListedArtifact {
+    /// Kernel or emulator.
+    pub kind: ArtifactKind,
+    /// The directory's name.
+    pub name: String,
+    /// Its manifest (sizes checked), or why it cannot be used.
+    pub state: Result<Manifest, StoreError>,
+}
+
+/// The cache.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Finds the cache as the environment says. The directory need not exist yet.
+    ///
+    /// # Errors
+    /// [`StoreError::NoHome`] if the environment does not say where.
+    pub fn open() -> Result<Self, StoreError> {
+        let root = cache_directory(|variable| env::var_os(variable)).ok_or(StoreError::NoHome)?;
+        let root = path::absolute(&root)
+            .map_err(|error| StoreError::from_io("find the current directory for", &root, error))?;
+        Ok(Self { root })
+    }
+
+    /// The cache in a given directory.
+    #[must_use]
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The cache's own directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A kernel by its name in the cache, "6.12" say.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is missing, incomplete or damaged.
+    pub fn kernel(&self, name: &str) -> Result<KernelArtifact, StoreError> {
+        let kind = ArtifactKind::Kernel;
+        let manifest = self.manifest(kind, name)?;
+        let file = |path| self.listed_file(kind, name, &manifest, path);
+        let release = manifest.release.clone();
+        Ok(KernelArtifact {
+            vmlinuz: file("vmlinuz")?,
+            config: file("config")?,
+            package_version: manifest.package_version().to_owned(),
+            release: release.ok_or_else(|| self.bad_manifest(kind, name, "no kernel release"))?,
+            suite: manifest.suite.clone(),
+        })
+    }
+
+    /// An emulator by its name in the cache, "bochs-3.0" say.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is missing, incomplete or damaged.
+    pub fn emulator(&self, name: &str) -> Result<EmulatorArtifact, StoreError> {
+        let kind = ArtifactKind::Emulator;
+        let manifest = self.manifest(kind, name)?;
+        let file = |path| self.listed_file(kind, name, &manifest, path);
+        Ok(EmulatorArtifact {
+            program: file("bin/bochs")?,
+            system_bios: file("share/BIOS-bochs-latest")?,
+            vga_bios: file("share/VGABIOS-lgpl-latest")?,
+            package_version: manifest.package_version().to_owned(),
+            recipe_sha256: manifest.recipe_sha256.clone(),
+        })
+    }
+
+    /// The manifest of an artifact whose files all exist and have the right size.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the artifact is missing, incomplete or damaged.
+    pub fn manifest(&self, kind: ArtifactKind, name: &str) -> Result<Manifest, StoreError> {
+        let directory = self.directory(kind, name)?;
+        let manifest = self.read_manifest(kind, name, &directory)?;
+        for file in &manifest.files {
+            let path = directory.join(&file.path);
+            let size = match fs::metadata(&path) {
+                Ok(metadata) => metadata.len(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(damaged(kind, name, path, "the file is missing".to_owned()));
+                }
+                Err(error) => return Err(StoreError::from_io("read", &path, error)),
+            };
+            if size != file.size {
+                let reason = format!("{size} bytes instead of {}", file.size);
+                return Err(damaged(kind, name, path, reason));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// As [`Store::manifest`], and every file's digest is compared too.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the artifact is missing, incomplete or damaged.
+    pub fn verify(&self, kind: ArtifactKind, name: &str) -> Result<Manifest, StoreError> {
+        let manifest = self.manifest(kind, name)?;
+        let directory = self.directory(kind, name)?;
+        for file in &manifest.files {
+            let path = directory.join(&file.path);
+            let found = sha256_of_file(&path).map_err(|error| StoreError::from_io("read", &path, error))?;
+            if found != file.sha256 {
+                let reason = format!("SHA-256 {found} instead of {}", file.sha256);
+                return Err(damaged(kind, name, path, reason));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Everything in the cache, by kind and name. Unfinished directories are not listed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if a folder exists and cannot be read.
+    pub fn list(&self) -> Result<Vec<ListedArtifact>, StoreError> {
+        let mut listed = Vec::new();
+        for kind in ArtifactKind::ALL {
+            for name in self.names(kind)? {
+                if !name.starts_with('.') {
+                    let state = self.manifest(kind, &name);
+                    listed.push(ListedArtifact { kind, name, state });
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// A fresh directory in which to make an artifact.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] or [`StoreError::NotWritable`] if the cache cannot be written.
+    pub fn stage(&self, kind: ArtifactKind, name: &str) -> Result<Staging, StoreError> {
+        Staging::new(self, kind, name)
+    }
+
+    /// Removes what a set-up that was killed left behind. Only for the holder of the set-up lock: it
+    /// would remove another set-up's work.
+    ///
+    /// # Errors
+    /// [`StoreError`] if a leftover cannot be removed.
+    pub fn remove_leftovers(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut removed = Vec::new();
+        for kind in ArtifactKind::ALL {
+            for name in self.names(kind)? {
+                if name.starts_with(staging::STAGING_PREFIX) {
+                    let path = self.root.join(kind.folder()).join(name);
+                    remove_tree(&path).map_err(|error| StoreError::from_io("remove", &path, error))?;
+                    removed.push(path);
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    fn directory(&self, kind: ArtifactKind, name: &str) -> Result<PathBuf, StoreError> {
+        let mut components = Path::new(name).components();
+        let plain = matches!(components.next(), Some(Component::Normal(_)));
+        if plain && components.next().is_none() && !name.starts_with('.') {
+            Ok(self.root.join(kind.folder()).join(name))
+        } else {
+            let name = name.to_owned();
+            Err(StoreError::BadName { kind, name })
+        }
+    }
+
+    fn read_manifest(&self, kind: ArtifactKind, name: &str, directory: &Path) -> Result<Manifest, StoreError> {
+        let path = directory.join(MANIFEST_FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) => Manifest::parse(&text).map_err(|reason| self.bad_manifest(kind, name, &reason)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let name = name.to_owned();
+                Err(if directory.exists() {
+                    StoreError::NoManifest { kind, name, path }
+                } else {
+                    let path = directory.to_path_buf();
+                    StoreError::Missing { kind, name, path }
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(self.bad_manifest(kind, name, "not UTF-8")),
+            Err(error) => Err(StoreError::from_io("read", &path, error)),
+        }
+    }
+
+    fn listed_file(
+        &self,
+        kind: ArtifactKind,
+        name: &str,
+        manifest: &Manifest,
+        path: &str,
+    ) -> Result<PathBuf, StoreError> {
+        if manifest.files.iter().any(|file| file.path == path) {
+            Ok(self.root.join(kind.folder()).join(name).join(path))
+        } else {
+            Err(self.bad_manifest(kind, name, &format!("no file `{path}`")))
+        }
+    }
+
+    fn bad_manifest(&self, kind: ArtifactKind, name: &str, reason: &str) -> StoreError {
+        StoreError::BadManifest {
+            kind,
+            name: name.to_owned(),
+            path: self.root.join(kind.folder()).join(name).join(MANIFEST_FILE),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Names in one folder of the cache, sorted; none if the folder does not exist.
+    fn names(&self, kind: ArtifactKind) -> Result<Vec<String>, StoreError> {
+        let folder = self.root.join(kind.folder());
+        let failed = |error| StoreError::from_io("read", &folder, error);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed)?.file_name();
+            names.push(name.to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn damaged(kind: ArtifactKind, name: &str, path: PathBuf, reason: String) -> StoreError {
+    let name = name.to_owned();
+    StoreError::Damaged { kind, name, path, reason }
+}
+
+/// Removes a directory into which a compiler, orphaned by a killed set-up, may still be writing: it fails
+/// soon for want of its files.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    for _ in 0..20 {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                thread::sleep(Duration::from_millis(100));
+            }
+            result => return result,
+        }
+    }
+    fs::remove_dir_all(path)
+}
+
+/// Where the environment puts the cache. Empty variables count as unset.
+fn cache_directory(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("PTEDIFF_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|base| base.join("ptediff")))
+        .or_else(|| set("HOME").map(|home| home.join(".cache/ptediff")))
+}

@@ -1,0 +1,285 @@
+//! A page-table entry: a lossless 64-bit value with a view, and the helper algebra of the kernel.
+//!
+//! Sources: Intel SDM volume 3, "Paging" (hardware bits); `arch/x86/include/asm/pgtable_types.h` (software
+//! bits); `arch/x86/include/asm/pgtable.h` (helpers), read in 6.12.95 and 7.2.13. Both versions agree in
+//! everything that this module says.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Bit 0: present.
+pub const P: u64 = 1 << 0;
+/// Bit 1: writable.
+pub const RW: u64 = 1 << 1;
+/// Bit 2: user.
+pub const US: u64 = 1 << 2;
+/// Bit 3: page-level write-through.
+pub const PWT: u64 = 1 << 3;
+/// Bit 4: page-level cache disable.
+pub const PCD: u64 = 1 << 4;
+/// Bit 5: accessed.
+pub const A: u64 = 1 << 5;
+/// Bit 6: dirty; with RW clear, in a user entry, on a CPU with shadow stacks: a shadow-stack page.
+pub const D: u64 = 1 << 6;
+/// Bit 7: PAT in a 4 KiB entry.
+pub const PAT: u64 = 1 << 7;
+/// Bit 8: global when present; `_PAGE_PROTNONE` when not.
+pub const PROTNONE: u64 = 1 << 8;
+/// Bit 9: `_PAGE_SPECIAL`.
+pub const SPECIAL: u64 = 1 << 9;
+/// Bit 10: `_PAGE_UFFD_WP`.
+pub const UFFD_WP: u64 = 1 << 10;
+/// Bit 11: `_PAGE_SOFT_DIRTY`.
+pub const SOFT_DIRTY: u64 = 1 << 11;
+/// Bit 58: `_PAGE_SAVED_DIRTY` (6.6 and later).
+pub const SAVED_DIRTY: u64 = 1 << 58;
+/// Bits 59..=62: protection key.
+pub const PKEY: u64 = 0xf << 59;
+/// Bit 63: no execute.
+pub const NX: u64 = 1 << 63;
+/// Bits 12..=51: frame number of a present entry.
+pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
+
+/// Every bit of a 4 KiB entry outside the frame field, with its short name, from bit 0 up.
+pub const BIT_NAMES: [(u64, &str); 19] = [
+    (P, "P"),
+    (RW, "RW"),
+    (US, "US"),
+    (PWT, "PWT"),
+    (PCD, "PCD"),
+    (A, "A"),
+    (D, "D"),
+    (PAT, "PAT"),
+    (PROTNONE, "PROTNONE"),
+    (SPECIAL, "SPECIAL"),
+    (UFFD_WP, "UFFD_WP"),
+    (SOFT_DIRTY, "SOFT_DIRTY"),
+    (SAVED_DIRTY, "SAVED_DIRTY"),
+    (1 << 52, "52"),
+    (1 << 53, "53"),
+    (1 << 54, "54"),
+    (1 << 55, "55"),
+    (1 << 56, "56"),
+    (1 << 57, "57"),
+];
+
+/// One entry, raw. Never truncated to the bits that have names here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Entry(pub u64);
+
+/// What an entry is, before any bit of it is looked at more closely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryKind {
+    /// `pte_none`: zero but for Accessed and Dirty (`_PAGE_KNL_ERRATUM_MASK`).
+    None,
+    /// P set: the hardware translates through it.
+    Present,
+    /// P clear, bit 8 set: `pte_present` for the kernel, not for the hardware; frame field inverted.
+    ProtNone,
+    /// A swap entry, migration entry or marker.
+    NonPresent,
+}
+
+impl Entry {
+    /// The all-zero entry.
+    pub const NONE: Self = Self(0);
+
+    /// The entry's kind (`arch/x86/include/asm/pgtable.h: pte_none, pte_present`).
+    #[must_use]
+    pub fn kind(self) -> EntryKind {
+        if self.0 & !(A | D) == 0 {
+            EntryKind::None
+        } else if self.0 & P != 0 {
+            EntryKind::Present
+        } else if self.0 & PROTNONE != 0 {
+            EntryKind::ProtNone
+        } else {
+            EntryKind::NonPresent
+        }
+    }
+
+    /// Whether all bits of `mask` are set.
+    #[must_use]
+    pub fn has(self, mask: u64) -> bool {
+        self.0 & mask == mask
+    }
+
+    /// `pte_present`: present to the kernel, PROT_NONE entries included.
+    #[must_use]
+    pub fn is_present(self) -> bool {
+        matches!(self.kind(), EntryKind::Present | EntryKind::ProtNone)
+    }
+
+    /// Frame number, for entries that are present to the kernel. A PROT_NONE entry keeps its frame
+    /// inverted against L1TF (`arch/x86/include/asm/pgtable-invert.h: protnone_mask`).
+    #[must_use]
+    pub fn frame_number(self) -> Option<u64> {
+        match self.kind() {
+            EntryKind::Present => Some((self.0 & FRAME) >> 12),
+            EntryKind::ProtNone => Some((!self.0 & FRAME) >> 12),
+            EntryKind::None | EntryKind::NonPresent => None,
+        }
+    }
+
+    /// The entry with the frame field cleared where the field holds a frame; other entries unchanged.
+    #[must_use]
+    pub fn without_frame(self) -> Self {
+        if self.is_present() { Self(self.0 & !FRAME) } else { self }
+    }
+
+    /// Protection key, bits 59..=62.
+    #[must_use]
+    pub fn protection_key(self) -> u8 {
+        ((self.0 & PKEY) >> 59) as u8
+    }
+
+    /// `pte_dirty`: Dirty or SavedDirty.
+    #[must_use]
+    pub fn is_dirty(self) -> bool {
+        self.0 & (D | SAVED_DIRTY) != 0
+    }
+
+    /// `pte_shstk` on a CPU with shadow stacks: Write=0, Dirty=1.
+    #[must_use]
+    pub fn is_shadow_stack(self) -> bool {
+        self.0 & (RW | D) == D
+    }
+
+    /// `mksaveddirty_shift`: in a read-only entry Dirty moves to SavedDirty.
+    #[must_use]
+    pub fn shift_dirty_to_saved(self) -> Self {
+        if self.0 & RW == 0 && self.0 & D != 0 { Self(self.0 & !D | SAVED_DIRTY) } else { self }
+    }
+
+    /// `clear_saveddirty_shift`: in a writable entry SavedDirty moves to Dirty.
+    #[must_use]
+    pub fn shift_saved_to_dirty(self) -> Self {
+        if self.0 & RW != 0 && self.0 & SAVED_DIRTY != 0 { Self(self.0 & !SAVED_DIRTY | D) } else { self }
+    }
+
+    /// `pte_wrprotect`.
+    #[must_use]
+    pub fn write_protect(self) -> Self {
+        Self(self.0 & !RW).shift_dirty_to_saved()
+    }
+
+    /// `pte_mkdirty`: also sets soft-dirty.
+    #[must_use]
+    pub fn make_dirty(self) -> Self {
+        Self(self.0 | D | SOFT_DIRTY).shift_dirty_to_saved()
+    }
+
+    /// `pte_mkwrite` in an ordinary VMA.
+    #[must_use]
+    pub fn make_writable(self) -> Self {
+        Self(self.0 | RW).shift_saved_to_dirty()
+    }
+
+    /// `pte_mkwrite_shstk`: the form that `pte_mkwrite` takes in a shadow-stack VMA. SavedDirty stays.
+    #[must_use]
+    pub fn make_writable_shadow_stack(self) -> Self {
+        Self(self.0 & !RW | D)
+    }
+
+    /// `pte_mkyoung`.
+    #[must_use]
+    pub fn make_young(self) -> Self {
+        Self(self.0 | A)
+    }
+
+    /// `pte_mkold`.
+    #[must_use]
+    pub fn make_old(self) -> Self {
+        Self(self.0 & !A)
+    }
+
+    /// `pte_clear_soft_dirty`.
+    #[must_use]
+    pub fn clear_soft_dirty(self) -> Self {
+        Self(self.0 & !SOFT_DIRTY)
+    }
+
+    /// `pte_modify`, on an entry whose frame field is clear (the field's inversion is not modelled here):
+    /// the bits of `_PAGE_CHG_MASK` stay, the others come from `protection`, and Dirty is moved by whether
+    /// the *old* entry was writable.
+    #[must_use]
+    pub fn modify(self, protection: u64) -> Self {
+        const KEPT: u64 = PCD | PWT | SPECIAL | A | D | SOFT_DIRTY | UFFD_WP | SAVED_DIRTY | PAT;
+        let changed = Self(self.0 & KEPT | protection & !KEPT);
+        if self.0 & RW != 0 { changed.shift_dirty_to_saved() } else { changed.shift_saved_to_dirty() }
+    }
+}
+
+impl fmt::Display for Entry {
+    /// The set bits by name, `none`, or the raw value of a non-present entry; the frame field is left out.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            EntryKind::None if self.0 == 0 => return write!(formatter, "none"),
+            EntryKind::NonPresent => return write!(formatter, "non-present {:#018x}", self.0),
+            EntryKind::None | EntryKind::Present | EntryKind::ProtNone => {}
+        }
+        let mut separator = "";
+        for (mask, name) in BIT_NAMES {
+            if self.0 & mask != 0 {
+                let name = if mask == PROTNONE && self.0 & P != 0 { "G" } else { name };
+                write!(formatter, "{separator}{name}")?;
+                separator = " ";
+            }
+        }
+        if self.protection_key() != 0 {
+            write!(formatter, "{separator}pk{}", self.protection_key())?;
+            separator = " ";
+        }
+        if self.0 & NX != 0 {
+            write!(formatter, "{separator}NX")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Triples RW, Dirty, SavedDirty as one number, most significant first.
+    fn triple(bits: u64) -> Entry {
+        let pick = |from: u64, to: u64| if bits & from != 0 { to } else { 0 };
+        Entry(P | pick(4, RW) | pick(2, D) | pick(1, SAVED_DIRTY))
+    }
+
+    fn as_triple(entry: Entry) -> u64 {
+        u64::from(entry.has(RW)) << 2 | u64::from(entry.has(D)) << 1 | u64::from(entry.has(SAVED_DIRTY))
+    }
+
+    fn check(name: &str, helper: impl Fn(Entry) -> Entry, rows: &[(u64, u64)]) {
+        for &(from, to) in rows {
+            assert_eq!(as_triple(helper(triple(from))), to, "{name} of {from:03b}");
+        }
+    }
+
+    #[test]
+    fn helpers_follow_the_table_of_states() {
+        check("mkdirty", Entry::make_dirty, &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 6), (6, 6), (5, 7), (7, 7)]);
+        check("wrprotect", Entry::write_protect, &[(0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (6, 1), (5, 1), (7, 1)]);
+        check("mkwrite", Entry::make_writable, &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6), (5, 6), (7, 6)]);
+        check(
+            "mkwrite_shstk",
+            Entry::make_writable_shadow_stack,
+            &[(0, 2), (1, 3), (2, 2), (3, 3), (4, 2), (6, 2), (5, 3), (7, 3)],
+        );
+        check("modify to read-only", |entry| entry.modify(P), &[(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (6, 1)]);
+        check("modify to writable", |entry| entry.modify(P | RW), &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6)]);
+    }
+
+    #[test]
+    fn frames_are_inverted_in_prot_none_entries_only() {
+        let present = Entry(0x8000_0000_1234_5867);
+        assert_eq!(present.frame_number(), Some(0x12345));
+        let prot_none = Entry(!0x1234_5000 & FRAME | PROTNONE | A);
+        assert_eq!(prot_none.frame_number(), Some(0x12345));
+        assert_eq!(prot_none.without_frame(), Entry(PROTNONE | A));
+        assert_eq!(Entry(0xffff_ffff_ffff_fc00).frame_number(), None);
+    }
+}

@@ -1,0 +1,225 @@
+//! Accesses: what the CPU allows, what the kernel does about what it does not.
+
+use super::{Model, page_protection};
+use crate::arena::{ActorId, PageIndex};
+use crate::entry::{A, D, Entry, NX, P, RW, SPECIAL};
+use crate::expectation::ExpectedFrame;
+use crate::mutation::Output;
+use crate::observation::Cause;
+use crate::outcome::{Fault, Outcome};
+use crate::program::{Protection, store_value};
+use crate::rule::Rule;
+
+const SIGSEGV: u8 = 11;
+const SEGV_MAPERR: i32 = 1;
+const SEGV_ACCERR: i32 = 2;
+
+const ERROR_PRESENT: u32 = 1 << 0;
+const ERROR_WRITE: u32 = 1 << 1;
+const ERROR_USER: u32 = 1 << 2;
+const ERROR_FETCH: u32 = 1 << 4;
+const ERROR_SHADOW_STACK: u32 = 1 << 6;
+
+/// What an access does to the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    Read,
+    Write,
+    Execute,
+    ShadowStackWrite,
+}
+
+impl Access {
+    fn is_store(self) -> bool {
+        matches!(self, Self::Write | Self::ShadowStackWrite)
+    }
+
+    /// Whether the entry lets a user access through (SDM 3A 4.6), or the page fault's error code.
+    fn check(self, bits: u64) -> Result<(), u32> {
+        let allowed = match self {
+            Self::Read => true,
+            Self::Write => bits & RW != 0,
+            Self::Execute => bits & NX == 0,
+            Self::ShadowStackWrite => bits & (RW | D) == D,
+        };
+        if bits & P != 0 && allowed {
+            return Ok(());
+        }
+        let present = if bits & P != 0 { ERROR_PRESENT } else { 0 };
+        let kind = match self {
+            Self::Read => 0,
+            Self::Write => ERROR_WRITE,
+            Self::Execute => ERROR_FETCH,
+            Self::ShadowStackWrite => ERROR_WRITE | ERROR_SHADOW_STACK,
+        };
+        Err(ERROR_USER | kind | present)
+    }
+}
+
+/// Faults that one access may take. One maps the page; the next can only be a refusal.
+const FAULT_LIMIT: usize = 4;
+
+impl Model {
+    pub(super) fn access(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
+        match self.translate(actor, page, access) {
+            Err((rule, fault)) => (rule, Outcome::Faulted(fault)),
+            Ok(()) => {
+                let frame = self.slot(actor, page).frame;
+                match (access, frame) {
+                    (Access::Write | Access::ShadowStackWrite, ExpectedFrame::Frame(number)) => {
+                        self.frames[number as usize].content = store_value(index);
+                    }
+                    (Access::Read, ExpectedFrame::Frame(number)) => {
+                        return (Rule::Load, Outcome::Loaded(self.frames[number as usize].content));
+                    }
+                    _ => {}
+                }
+                match access {
+                    Access::Read => (Rule::Load, Outcome::Loaded(0)),
+                    Access::Write => (Rule::Store, Outcome::Stored),
+                    Access::ShadowStackWrite => (Rule::ShadowStackStore, Outcome::Stored),
+                    Access::Execute => (Rule::Fetch, Outcome::Executed),
+                }
+            }
+        }
+    }
+
+    /// The CPU's walk, with the kernel's help, until the access is through or refused.
+    pub(super) fn translate(&mut self, actor: ActorId, page: PageIndex, access: Access) -> Result<(), (Rule, Fault)> {
+        for _ in 0..FAULT_LIMIT {
+            let slot = self.slot(actor, page);
+            match access.check(slot.bits.0) {
+                Ok(()) => {
+                    // Dirty is set already wherever an entry of this model is writable: by mkdirty.
+                    let touched = slot.bits.0 | A | if access == Access::Write { D } else { 0 };
+                    if touched != slot.bits.0 {
+                        self.write(Rule::CpuAccessed, actor, page, Entry(touched), slot.frame);
+                    }
+                    return Ok(());
+                }
+                Err(error_code) => self.page_fault(actor, page, access, error_code)?,
+            }
+        }
+        // A mutated model may loop; the unmutated one cannot, which its tests show.
+        Ok(())
+    }
+
+    /// `arch/x86/mm/fault.c: do_user_addr_fault`.
+    fn page_fault(
+        &mut self,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        error_code: u32,
+    ) -> Result<(), (Rule, Fault)> {
+        let refuse = |rule, code| Err((rule, Fault { signal: SIGSEGV, code, address: page.address(), error_code }));
+        let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
+            return refuse(Rule::FaultUnmapped, SEGV_MAPERR);
+        };
+        // access_error, in its order.
+        let writable = vma.protection.contains(Protection::WRITE);
+        let denied = match access {
+            Access::ShadowStackWrite => (!(vma.shadow_stack && writable)).then_some(Rule::FaultShadowStackDenied),
+            Access::Write if vma.shadow_stack => Some(Rule::FaultWriteToShadowStack),
+            Access::Write => (!writable).then_some(Rule::FaultWriteDenied),
+            Access::Read | Access::Execute => {
+                let no_access = vma.protection == Protection::NONE;
+                (error_code & ERROR_PRESENT != 0 || no_access).then_some(match access {
+                    Access::Execute => Rule::FaultFetchDenied,
+                    _ => Rule::FaultReadDenied,
+                })
+            }
+        };
+        if let Some(rule) = denied {
+            return refuse(rule, SEGV_ACCERR);
+        }
+        self.handle_mm_fault(actor, page, access, vma.shadow_stack);
+        Ok(())
+    }
+
+    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
+    fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+        let slot = self.slot(actor, page);
+        let before = self.expect(&slot);
+        let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
+        let rule = if slot.bits.0 & !(A | D) == 0 {
+            if access.is_store() { choose(Rule::NewPage, Rule::NewShadowStackPage) } else { Rule::ZeroPage }
+        } else {
+            match slot.frame {
+                ExpectedFrame::Frame(number) => {
+                    let frame = self.frames[number as usize];
+                    if frame.exclusive {
+                        choose(Rule::WpReuseExclusive, Rule::WpReuseExclusiveShadowStack)
+                    } else if frame.mapcount == 1 {
+                        choose(Rule::WpReuseLast, Rule::WpReuseLastShadowStack)
+                    } else {
+                        choose(Rule::WpCopy, Rule::WpCopyShadowStack)
+                    }
+                }
+                ExpectedFrame::None | ExpectedFrame::Zero => {
+                    choose(Rule::ZeroPageCopied, Rule::ZeroPageCopiedShadowStack)
+                }
+            }
+        };
+        self.install(rule, actor, page, shadow_stack);
+        self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+    }
+
+    fn install(&mut self, rule: Rule, actor: ActorId, page: PageIndex, shadow_stack: bool) {
+        let slot = self.slot(actor, page);
+        let protection = self.memory(actor).vmas.at(page).map_or(Protection::NONE, |vma| vma.protection);
+        let fresh = page_protection(protection);
+        let writable = |entry: Entry| {
+            let dirty = entry.make_dirty();
+            if shadow_stack { dirty.make_writable_shadow_stack() } else { dirty.make_writable() }
+        };
+        match rule {
+            Rule::ZeroPage => {
+                let entry = Entry(fresh.0 | SPECIAL);
+                self.write(rule, actor, page, entry, ExpectedFrame::Zero);
+            }
+            Rule::WpReuseExclusive
+            | Rule::WpReuseExclusiveShadowStack
+            | Rule::WpReuseLast
+            | Rule::WpReuseLastShadowStack => {
+                if let ExpectedFrame::Frame(number) = slot.frame {
+                    self.frames[number as usize].exclusive = true;
+                }
+                self.write(rule, actor, page, writable(slot.bits.make_young()), slot.frame);
+            }
+            _ => {
+                self.prepare_anon_vma(actor, page);
+                let content = match slot.frame {
+                    ExpectedFrame::Frame(number) => self.frames[number as usize].content,
+                    ExpectedFrame::None | ExpectedFrame::Zero => 0,
+                };
+                self.release(slot.frame);
+                let frame = ExpectedFrame::Frame(self.new_frame(content));
+                self.write(rule, actor, page, writable(fresh), frame);
+            }
+        }
+    }
+
+    /// `mm/rmap.c: __anon_vma_prepare`.
+    fn prepare_anon_vma(&mut self, actor: ActorId, page: PageIndex) {
+        let vmas = &self.memory(actor).vmas;
+        let Some(index) = vmas.find(page) else { return };
+        if vmas.list[index].anon.is_some() {
+            return;
+        }
+        let rule = Rule::VmaAnonPrepare;
+        let reused = vmas.reusable_anon(index);
+        let mut anon = reused.unwrap_or_else(|| self.new_anon(true));
+        self.fire(rule);
+        if self.is_mutated(rule, Output::Singular) {
+            anon.singular = !anon.singular;
+        }
+        let anon = (!self.is_mutated(rule, Output::AnonVma)).then_some(anon);
+        let flip_soft_dirty = self.is_mutated(rule, Output::SoftDirtyFlag);
+        let flip_account = self.is_mutated(rule, Output::Account);
+        let vma = &mut self.memory(actor).vmas.list[index];
+        vma.anon = anon;
+        vma.soft_dirty ^= flip_soft_dirty;
+        vma.account ^= flip_account;
+    }
+}

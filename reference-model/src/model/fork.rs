@@ -1,0 +1,106 @@
+//! fork and exit.
+
+use super::{ActorMemory, Model, Slot};
+use crate::arena::ActorId;
+use crate::entry::{D, Entry, RW};
+use crate::expectation::ExpectedFrame;
+use crate::mutation::Output;
+use crate::observation::Cause;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+
+use super::vma::Vma;
+use crate::arena::PageIndex;
+
+impl Model {
+    /// `dup_mmap`: every VMA in order, and its entries where `vma_needs_copy`.
+    pub(super) fn fork(&mut self, actor: ActorId, child: ActorId) -> (Rule, Outcome) {
+        self.actors[child.index()] = Some(ActorMemory::new());
+        let vmas = self.memory(actor).vmas.list.clone();
+        for vma in vmas {
+            let child_vma = self.fork_vma(&vma);
+            self.memory(child).vmas.list.push(child_vma);
+            self.copy_page_range(actor, child, &vma);
+        }
+        (Rule::Fork, Outcome::Succeeded)
+    }
+
+    /// `vm_area_dup` and `anon_vma_fork`.
+    fn fork_vma(&mut self, vma: &Vma) -> Vma {
+        let rule = Rule::VmaFork;
+        self.fire(rule);
+        let has_anon = vma.anon.is_some() ^ self.is_mutated(rule, Output::AnonVma);
+        let singular = self.is_mutated(rule, Output::Singular);
+        let anon = has_anon.then(|| self.new_anon(singular));
+        Vma {
+            anon,
+            soft_dirty: vma.soft_dirty ^ self.is_mutated(rule, Output::SoftDirtyFlag),
+            account: vma.account ^ self.is_mutated(rule, Output::Account),
+            ..*vma
+        }
+    }
+
+    /// `mm/memory.c: copy_page_range`, for one VMA. Transitions come page by page, parent before child,
+    /// for every page whose entry is not empty in the parent.
+    fn copy_page_range(&mut self, actor: ActorId, child: ActorId, vma: &Vma) {
+        let mut transitions = Vec::new();
+        for slot in vma.first..vma.end {
+            let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
+            let parent = self.slot(actor, page);
+            if parent.bits == Entry::NONE && parent.frame == ExpectedFrame::None {
+                continue;
+            }
+            let before = self.expect(&parent);
+            if vma.anon.is_none() {
+                // The probe reports only entries that are or were something: nothing comes of the child.
+                self.write(Rule::ForkParentSkipped, actor, page, parent.bits, parent.frame);
+                self.write(Rule::ForkChildSkipped, child, page, Entry::NONE, ExpectedFrame::None);
+                transitions.push((Cause::ForkParent, Rule::ForkParentSkipped, actor, page, before));
+                continue;
+            }
+            let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent);
+            transitions.push((Cause::ForkParent, parent_rule, actor, page, before));
+            transitions.push((Cause::ForkChild, child_rule, child, page, self.expect(&Slot::EMPTY)));
+        }
+        for (cause, rule, actor, page, before) in transitions {
+            self.transition(cause, rule, actor, page, before, false);
+        }
+    }
+
+    /// `mm/memory.c: copy_present_ptes`.
+    fn copy_entry(&mut self, actor: ActorId, child: ActorId, page: PageIndex, parent: &Slot) -> (Rule, Rule) {
+        // pte_write() counts a shadow-stack entry as writable, PROT_NONE form or not.
+        let parent_rule = match parent.bits.0 & (RW | D) {
+            bits if bits & RW != 0 => Rule::ForkParentProtected,
+            D if self.shadow_stack => Rule::ForkParentShadowStack,
+            _ => Rule::ForkParentKept,
+        };
+        let entry = match parent_rule {
+            Rule::ForkParentKept => parent.bits,
+            _ => parent.bits.write_protect(),
+        };
+        if let ExpectedFrame::Frame(number) = parent.frame {
+            let frame = &mut self.frames[number as usize];
+            frame.mapcount += 1;
+            frame.exclusive = false;
+        }
+        self.write(parent_rule, actor, page, entry, parent.frame);
+        let child_rule = match parent.frame {
+            ExpectedFrame::Frame(_) => Rule::ForkChild,
+            ExpectedFrame::None | ExpectedFrame::Zero => Rule::ForkChildZeroPage,
+        };
+        // The child's entry is made from the value read, not from what a mutant wrote to the parent.
+        self.write(child_rule, child, page, entry.make_old(), parent.frame);
+        (parent_rule, child_rule)
+    }
+
+    /// The actor is reaped: nothing of its memory is left.
+    pub(super) fn exit(&mut self, actor: ActorId) -> (Rule, Outcome) {
+        if let Some(memory) = self.actors[actor.index()].take() {
+            for slot in memory.slots {
+                self.release(slot.frame);
+            }
+        }
+        (Rule::Exit, Outcome::Succeeded)
+    }
+}

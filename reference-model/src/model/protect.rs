@@ -1,0 +1,140 @@
+//! mprotect and the clearing of soft-dirty bits: entries are write-protected, and sometimes writable again.
+
+use super::{Model, Slot, page_protection};
+use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::entry::{D, EntryKind, RW, SOFT_DIRTY};
+use crate::expectation::ExpectedFrame;
+use crate::mutation::Output;
+use crate::observation::Cause;
+use crate::outcome::Outcome;
+use crate::program::Protection;
+use crate::rule::Rule;
+
+use super::vma::Vma;
+
+const ENOMEM: i32 = 12;
+
+impl Model {
+    /// `mm/mprotect.c: do_mprotect_pkey`.
+    pub(super) fn mprotect(&mut self, actor: ActorId, range: PageRange, protection: Protection) -> (Rule, Outcome) {
+        let mut start = range.first() as u8;
+        let end = range.end() as u8;
+        while start < end {
+            let page = PageIndex::new(usize::from(start)).expect("a slot of the range");
+            let Some(index) = self.memory(actor).vmas.find(page) else {
+                let rule = if start == range.first() as u8 { Rule::MprotectHoleFirst } else { Rule::MprotectHoleLater };
+                return (rule, Outcome::Failed(ENOMEM));
+            };
+            let until = self.memory(actor).vmas.list[index].end.min(end);
+            start = self.mprotect_fixup(actor, index, start, until, protection);
+        }
+        (Rule::MprotectAll, Outcome::Succeeded)
+    }
+
+    /// `mprotect_fixup` of slots `start..end` of one VMA. Returns where the next VMA is looked for:
+    /// `vma_iter_end`, the end of the VMA that resulted.
+    fn mprotect_fixup(&mut self, actor: ActorId, index: usize, start: u8, end: u8, protection: Protection) -> u8 {
+        let old = self.memory(actor).vmas.list[index];
+        if old.protection == protection {
+            return old.end;
+        }
+        let account = if protection.contains(Protection::WRITE) {
+            old.account || !old.protection.contains(Protection::WRITE)
+        } else {
+            old.account && old.anon.is_some()
+        };
+        let dialect = self.dialect;
+        let (target, merged) = self.memory(actor).vmas.modify(dialect, index, start, end, protection, account);
+        if merged {
+            self.vma_rule(Rule::VmaMergeProtect, actor, target);
+        }
+        for slot in start..end {
+            let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
+            self.change_entry(actor, page);
+        }
+        self.memory(actor).vmas.list[target].end
+    }
+
+    /// Counts a VMA rule and lets a mutant spoil what it left behind.
+    pub(super) fn vma_rule(&mut self, rule: Rule, actor: ActorId, index: usize) {
+        self.fire(rule);
+        let soft_dirty = self.is_mutated(rule, Output::SoftDirtyFlag);
+        let account = self.is_mutated(rule, Output::Account);
+        let anon = self.is_mutated(rule, Output::AnonVma);
+        let other = anon.then(|| self.new_anon(true));
+        let vma = &mut self.memory(actor).vmas.list[index];
+        vma.soft_dirty ^= soft_dirty;
+        vma.account ^= account;
+        if anon {
+            vma.anon = if vma.anon.is_some() { None } else { other };
+        }
+    }
+
+    /// `change_pte_range` for one entry, under the VMA's new flags.
+    fn change_entry(&mut self, actor: ActorId, page: PageIndex) {
+        let slot = self.slot(actor, page);
+        if !slot.bits.is_present() {
+            return;
+        }
+        let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
+        let before = self.expect(&slot);
+        let modified = slot.bits.modify(page_protection(vma.protection).0);
+        // pte_write(): a shadow-stack entry counts, on a CPU that has them.
+        let already_writable = modified.has(RW) || (self.shadow_stack && modified.is_shadow_stack());
+        let upgrade = vma.protection.contains(Protection::WRITE) && !already_writable;
+        let tracked = !vma.soft_dirty && !modified.has(SOFT_DIRTY);
+        let exclusive = self.is_exclusive(&slot);
+        let (entry, rule) = if vma.shadow_stack {
+            let restore = upgrade && !tracked && exclusive && modified.kind() != EntryKind::ProtNone;
+            (if restore { modified.make_writable_shadow_stack() } else { modified }, Rule::ProtectShadowStack)
+        } else if vma.protection == Protection::NONE {
+            (modified, Rule::ProtectNone)
+        } else if !upgrade {
+            (modified, Rule::ProtectReadOnly)
+        } else if tracked {
+            (modified, Rule::ProtectSoftDirty)
+        } else if exclusive {
+            (modified.make_writable(), Rule::ProtectWritable)
+        } else {
+            (modified, Rule::ProtectNotExclusive)
+        };
+        self.write(rule, actor, page, entry, slot.frame);
+        self.transition(Cause::Protect, rule, actor, page, before, false);
+    }
+
+    fn is_exclusive(&self, slot: &Slot) -> bool {
+        match slot.frame {
+            ExpectedFrame::Frame(number) => self.frames[number as usize].exclusive,
+            ExpectedFrame::None | ExpectedFrame::Zero => false,
+        }
+    }
+
+    /// `fs/proc/task_mmu.c: clear_refs_write` with CLEAR_REFS_SOFT_DIRTY.
+    pub(super) fn clear_soft_dirty(&mut self, actor: ActorId) -> (Rule, Outcome) {
+        for index in 0..self.memory(actor).vmas.list.len() {
+            if self.memory(actor).vmas.list[index].soft_dirty {
+                self.memory(actor).vmas.list[index].soft_dirty = false;
+                self.vma_rule(Rule::VmaClearSoftDirty, actor, index);
+            }
+        }
+        let vmas: Vec<Vma> = self.memory(actor).vmas.list.clone();
+        for vma in vmas {
+            for slot in vma.first..vma.end {
+                let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
+                let slot = self.slot(actor, page);
+                if !slot.bits.is_present() {
+                    continue;
+                }
+                let before = self.expect(&slot);
+                let rule = if slot.bits.0 & (RW | D) == D && vma.shadow_stack {
+                    Rule::ClearRefsShadowStack
+                } else {
+                    Rule::ClearRefsProtected
+                };
+                self.write(rule, actor, page, slot.bits.write_protect().clear_soft_dirty(), slot.frame);
+                self.transition(Cause::ClearRefs, rule, actor, page, before, false);
+            }
+        }
+        (Rule::ClearRefs, Outcome::Succeeded)
+    }
+}

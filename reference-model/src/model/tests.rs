@@ -1,0 +1,190 @@
+//! Sequences with the entries that were seen live, on both dialects (`vm-facts`, tables A.8 and C to I of
+//! the semantics digest).
+
+use super::*;
+use crate::arena::PageRange;
+use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};
+use crate::machine::KernelVersion;
+use crate::program::Placement;
+
+fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
+    Machine {
+        release: String::new(),
+        version: KernelVersion { major: 6, minor: 12, patch: 0 },
+        dialect,
+        dialect_forced: false,
+        shadow_stack,
+        protection_keys: true,
+        exact_accessed: true,
+        platform: String::new(),
+        cpu_model: String::new(),
+    }
+}
+
+fn page(slot: usize) -> PageIndex {
+    PageIndex::new(slot).unwrap()
+}
+
+fn range(first: usize, pages: usize) -> PageRange {
+    PageRange::new(first, pages).unwrap()
+}
+
+fn actor(number: usize) -> ActorId {
+    ActorId::new(number).unwrap()
+}
+
+fn mmap(protection: u8) -> Operation {
+    let protection = Protection::from_bits(protection).unwrap();
+    Operation::Mmap { range: range(0, 4), protection, placement: Placement::Fixed }
+}
+
+fn mprotect(protection: u8) -> Operation {
+    Operation::Mprotect { range: range(0, 4), protection: Protection::from_bits(protection).unwrap() }
+}
+
+const READ: Operation = Operation::Read { page: FIRST };
+const WRITE: Operation = Operation::Write { page: FIRST };
+const EXECUTE: Operation = Operation::Execute { page: FIRST };
+const WRSS: Operation = Operation::WriteShadowStack { page: FIRST };
+const FORK: Operation = Operation::Fork { child: SECOND };
+const SHADOW_STACK: Operation = Operation::MapShadowStack { range: ONE, token: true };
+const CLEAR: Operation = Operation::ClearSoftDirty;
+const FIRST: PageIndex = PageIndex::FIRST;
+const SECOND: ActorId = ActorId::SECOND;
+const ONE: PageRange = PageRange::FIRST_PAGE;
+
+/// Runs steps (actor, operation) on every dialect given and compares the entries of page 0 of the actors.
+fn check_on(dialects: &[Dialect], name: &str, steps: &[(usize, Operation)], entries: &[(usize, u64)]) {
+    for &dialect in dialects {
+        let mut model = Model::new(&machine(dialect, true));
+        for (index, &(who, operation)) in steps.iter().enumerate() {
+            model.step(index, &Step { actor: actor(who), operation });
+        }
+        for &(who, expected) in entries {
+            let seen = model.entry(actor(who), FIRST).bits.0;
+            assert_eq!(seen, expected, "{name} on {dialect}: actor {who} has {seen:#x}, not {expected:#x}");
+        }
+    }
+}
+
+fn check(name: &str, steps: &[(usize, Operation)], entries: &[(usize, u64)]) {
+    check_on(&[Dialect::Linux6_12, Dialect::Linux7_2], name, steps, entries);
+}
+
+const WRITTEN: u64 = 0x8000_0000_0000_0867;
+const PROTECTED: u64 = 0x8400_0000_0000_0825;
+const PROTECTED_OLD: u64 = 0x8400_0000_0000_0805;
+const ZERO_PAGE: u64 = 0x8000_0000_0000_0225;
+const SHADOW: u64 = 0x8400_0000_0000_0865;
+
+#[test]
+fn entries_are_those_seen_live() {
+    check("first write", &[(0, mmap(3)), (0, WRITE)], &[(0, WRITTEN)]);
+    check("first read", &[(0, mmap(3)), (0, READ)], &[(0, ZERO_PAGE)]);
+    check("read, then write", &[(0, mmap(3)), (0, READ), (0, WRITE)], &[(0, WRITTEN)]);
+    check("to read-only", &[(0, mmap(3)), (0, WRITE), (0, mprotect(1))], &[(0, PROTECTED)]);
+    check("and back", &[(0, mmap(3)), (0, WRITE), (0, mprotect(1)), (0, mprotect(3))], &[(0, WRITTEN)]);
+    check("to none", &[(0, mmap(3)), (0, WRITE), (0, mprotect(0))], &[(0, 0x0400_0000_0000_0920)]);
+    check("none to read-write", &[(0, mmap(3)), (0, WRITE), (0, mprotect(0)), (0, mprotect(3))], &[(0, WRITTEN)]);
+    check(
+        "zero page read-only and back",
+        &[(0, mmap(3)), (0, READ), (0, mprotect(1)), (0, mprotect(3))],
+        &[(0, ZERO_PAGE)],
+    );
+    check("fork", &[(0, mmap(3)), (0, WRITE), (0, FORK)], &[(0, PROTECTED), (1, PROTECTED_OLD)]);
+    check("fork, child writes", &[(0, mmap(3)), (0, WRITE), (0, FORK), (1, WRITE)], &[(0, PROTECTED), (1, WRITTEN)]);
+    check("clear_refs", &[(0, mmap(3)), (0, WRITE), (0, CLEAR)], &[(0, PROTECTED & !SOFT_DIRTY)]);
+    check(
+        "clear_refs keeps tracked pages read-only through mprotect",
+        &[(0, mmap(3)), (0, WRITE), (0, CLEAR), (0, mprotect(1)), (0, mprotect(3))],
+        &[(0, PROTECTED & !SOFT_DIRTY)],
+    );
+    check("a fork without anon_vma copies nothing", &[(0, mmap(3)), (0, READ), (0, FORK)], &[(0, ZERO_PAGE), (1, 0)]);
+}
+
+#[test]
+fn shadow_stack_entries_are_those_seen_live() {
+    check("token", &[(0, SHADOW_STACK)], &[(0, SHADOW)]);
+    check("fork", &[(0, SHADOW_STACK), (0, FORK)], &[(0, PROTECTED), (1, PROTECTED_OLD)]);
+    check("fork, child WRSS", &[(0, SHADOW_STACK), (0, FORK), (1, WRSS)], &[(0, PROTECTED), (1, SHADOW)]);
+    check("plain store", &[(0, SHADOW_STACK), (0, WRITE)], &[(0, SHADOW)]);
+    check("clear_refs", &[(0, SHADOW_STACK), (0, CLEAR)], &[(0, PROTECTED & !SOFT_DIRTY)]);
+    check("clear_refs, WRSS", &[(0, SHADOW_STACK), (0, CLEAR), (0, WRSS)], &[(0, SHADOW)]);
+    let narrow =
+        |protection| Operation::Mprotect { range: ONE, protection: Protection::from_bits(protection).unwrap() };
+    check("read-only keeps Dirty", &[(0, SHADOW_STACK), (0, narrow(1))], &[(0, SHADOW)]);
+    check("none", &[(0, SHADOW_STACK), (0, narrow(0))], &[(0, 0x0400_0000_0000_0960)]);
+    check("none and back", &[(0, SHADOW_STACK), (0, narrow(0)), (0, narrow(3))], &[(0, SHADOW)]);
+}
+
+#[test]
+fn refusals_have_the_hardware_error_code() {
+    let refused = |name: &str, steps: &[(usize, Operation)], code: i32, error_code: u32| {
+        let mut model = Model::new(&machine(Dialect::Linux6_12, true));
+        let mut outcome = None;
+        for (index, &(who, operation)) in steps.iter().enumerate() {
+            outcome = model.step(index, &Step { actor: actor(who), operation }).outcome;
+        }
+        let fault = crate::outcome::Fault { signal: 11, code, address: FIRST.address(), error_code };
+        assert_eq!(outcome, Some(crate::outcome::Outcome::Faulted(fault)), "{name}");
+    };
+    refused("read of nothing", &[(0, READ)], 1, 0x4);
+    refused("write of nothing", &[(0, WRITE)], 1, 0x6);
+    refused("fetch from nothing", &[(0, EXECUTE)], 1, 0x14);
+    refused("WRSS to nothing", &[(0, WRSS)], 1, 0x46);
+    refused("write to read-only", &[(0, mmap(1)), (0, WRITE)], 2, 0x6);
+    refused("write to the zero page, read-only", &[(0, mmap(1)), (0, READ), (0, WRITE)], 2, 0x7);
+    refused("fetch of data maps the zero page first", &[(0, mmap(3)), (0, EXECUTE)], 2, 0x15);
+    refused("read of PROT_NONE", &[(0, mmap(3)), (0, WRITE), (0, mprotect(0)), (0, READ)], 2, 0x4);
+    refused("plain store to a shadow stack", &[(0, SHADOW_STACK), (0, WRITE)], 2, 0x7);
+    refused("WRSS to ordinary memory", &[(0, mmap(3)), (0, WRITE), (0, WRSS)], 2, 0x47);
+}
+
+#[test]
+fn the_two_dialects_differ_in_how_mprotect_merges() {
+    let left = Operation::Mprotect { range: range(0, 2), protection: Protection::READ };
+    let back = Operation::Mprotect { range: range(0, 2), protection: Protection::READ_WRITE };
+    // Pages 0-1 become a VMA of their own, unpopulated; the rest is written, cleared, and merged again.
+    let steps = [
+        (0, mmap(3)),
+        (0, Operation::Write { page: page(3) }),
+        (0, left),
+        (0, CLEAR),
+        (0, Operation::Mmap { range: range(0, 2), protection: Protection::READ, placement: Placement::Fixed }),
+        (0, back),
+    ];
+    for (dialect, merged_soft_dirty) in [(Dialect::Linux6_12, true), (Dialect::Linux7_2, true)] {
+        let mut model = Model::new(&machine(dialect, true));
+        for (index, &(who, operation)) in steps.iter().enumerate() {
+            model.step(index, &Step { actor: actor(who), operation });
+        }
+        assert_eq!(model.mapping(actor(0), page(3)).unwrap().soft_dirty, merged_soft_dirty, "{dialect}");
+    }
+    // The reverse: the changed part is clean, its neighbour is dirty. 6.12 forgets, 7.2 keeps.
+    let steps = [
+        (0, mmap(3)),
+        (0, left),
+        (0, CLEAR),
+        (0, Operation::Mmap { range: range(2, 2), protection: Protection::READ_WRITE, placement: Placement::Fixed }),
+        (0, back),
+    ];
+    for (dialect, merged_soft_dirty) in [(Dialect::Linux6_12, false), (Dialect::Linux7_2, true)] {
+        let mut model = Model::new(&machine(dialect, true));
+        for (index, &(who, operation)) in steps.iter().enumerate() {
+            model.step(index, &Step { actor: actor(who), operation });
+        }
+        assert_eq!(model.mapping(actor(0), page(3)).unwrap().soft_dirty, merged_soft_dirty, "{dialect}");
+    }
+}
+
+#[test]
+fn without_shadow_stacks_the_system_call_is_refused_and_dirty_moves_all_the_same() {
+    let mut model = Model::new(&machine(Dialect::Linux7_2, false));
+    let step = |model: &mut Model, index, operation| model.step(index, &Step { actor: actor(0), operation }).outcome;
+    assert_eq!(step(&mut model, 0, SHADOW_STACK), Some(crate::outcome::Outcome::Failed(95)));
+    step(&mut model, 1, mmap(3));
+    step(&mut model, 2, WRITE);
+    step(&mut model, 3, mprotect(1));
+    let entry = model.entry(actor(0), FIRST).bits;
+    assert!(entry.has(SAVED_DIRTY) && !entry.has(D), "{entry}");
+}

@@ -1,0 +1,266 @@
+//! VMAs of one actor's arena: splitting, merging, and the anon_vma that each has.
+//!
+//! Two facts about entries hang on this: whether fork copies the entries at all (`vma_needs_copy`: only
+//! with an anon_vma), and whether soft-dirty tracking is on (`VM_SOFTDIRTY` clear), which decides what
+//! mprotect and pagemap say. So merging is modelled as the kernel does it, dialect by dialect.
+
+use crate::arena::{PageIndex, PageRange};
+use crate::machine::Dialect;
+use crate::program::Protection;
+
+/// `VM_SOFTDIRTY` in `vm_flags`.
+pub(super) const VM_SOFTDIRTY: u64 = 0x0800_0000;
+/// `VM_SHADOW_STACK` in `vm_flags` (6.12 and 7.2 agree).
+pub(super) const VM_SHADOW_STACK: u64 = 1 << 37;
+
+/// A VMA's anon_vma.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AnonVma {
+    /// Identity within the program.
+    pub(super) id: u32,
+    /// `list_is_singular(&vma->anon_vma_chain)`: no ancestor's anon_vma is on the chain.
+    pub(super) singular: bool,
+}
+
+/// One VMA. Slots `first..end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Vma {
+    pub(super) first: u8,
+    pub(super) end: u8,
+    /// `VM_READ`, `VM_WRITE`, `VM_EXEC`.
+    pub(super) protection: Protection,
+    pub(super) shadow_stack: bool,
+    /// `VM_ACCOUNT`.
+    pub(super) account: bool,
+    pub(super) soft_dirty: bool,
+    pub(super) anon: Option<AnonVma>,
+}
+
+impl Vma {
+    /// The flags that may not differ between VMAs that merge.
+    fn merges_with_flags_of(&self, other: &Self) -> bool {
+        self.protection == other.protection && self.shadow_stack == other.shadow_stack && self.account == other.account
+    }
+
+    /// `vm_flags` under the compared mask.
+    pub(super) fn vm_flags(&self) -> u64 {
+        u64::from(self.protection.bits())
+            | if self.soft_dirty { VM_SOFTDIRTY } else { 0 }
+            | if self.shadow_stack { VM_SHADOW_STACK } else { 0 }
+    }
+
+    fn anon_id(&self) -> Option<u32> {
+        self.anon.map(|anon| anon.id)
+    }
+
+    /// `vma_is_fork_child`.
+    fn is_fork_child(&self) -> bool {
+        self.anon.is_some_and(|anon| !anon.singular)
+    }
+}
+
+/// `mm/vma.c: is_mergeable_anon_vma` for a changed part `source` and a neighbour `target` that takes it.
+fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
+    let source_anon = source.and_then(|vma| vma.anon);
+    match dialect {
+        // 6.12 looks at the target's chain only, and an empty chain is not singular: a target without
+        // anon_vma refuses a source that has one.
+        Dialect::Linux6_12 => {
+            let either_missing = source_anon.is_none() || target.anon.is_none();
+            (either_missing && target.anon.is_some_and(|anon| anon.singular))
+                || source_anon.map(|anon| anon.id) == target.anon_id()
+        }
+        Dialect::Linux7_2 => match (target.anon, source_anon) {
+            (None, Some(_)) => !source.is_some_and(Vma::is_fork_child),
+            (Some(_), None) => !target.is_fork_child(),
+            _ => source_anon.map(|anon| anon.id) == target.anon_id(),
+        },
+    }
+}
+
+fn anon_compatible(left: &Vma, right: &Vma) -> bool {
+    left.anon.is_none() || right.anon.is_none() || left.anon_id() == right.anon_id()
+}
+
+/// The VMAs of one arena, sorted, not overlapping.
+#[derive(Debug, Clone, Default)]
+pub(super) struct VmaList {
+    pub(super) list: Vec<Vma>,
+}
+
+impl VmaList {
+    /// Index of the VMA that covers the slot.
+    pub(super) fn find(&self, page: PageIndex) -> Option<usize> {
+        let slot = page.index() as u8;
+        self.list.iter().position(|vma| vma.first <= slot && slot < vma.end)
+    }
+
+    /// The VMA that covers the slot.
+    pub(super) fn at(&self, page: PageIndex) -> Option<&Vma> {
+        self.find(page).map(|index| &self.list[index])
+    }
+
+    /// Whether any VMA overlaps the range.
+    pub(super) fn overlaps(&self, range: PageRange) -> bool {
+        self.list.iter().any(|vma| usize::from(vma.first) < range.end() && range.first() < usize::from(vma.end))
+    }
+
+    /// Removes the range, splitting VMAs at its ends (`__split_vma`: both halves keep everything).
+    pub(super) fn unmap(&mut self, range: PageRange) {
+        let (start, end) = (range.first() as u8, range.end() as u8);
+        let mut kept = Vec::with_capacity(self.list.len() + 1);
+        for vma in &self.list {
+            if vma.end <= start || end <= vma.first {
+                kept.push(*vma);
+                continue;
+            }
+            if vma.first < start {
+                kept.push(Vma { end: start, ..*vma });
+            }
+            if end < vma.end {
+                kept.push(Vma { first: end, ..*vma });
+            }
+        }
+        self.list = kept;
+    }
+
+    /// `vma_merge_new_range`, or a VMA of its own. Returns the VMA's index and whether it merged.
+    /// `VM_SOFTDIRTY` is set on the whole result (`__mmap_region`).
+    pub(super) fn insert(&mut self, dialect: Dialect, new: Vma) -> (usize, bool) {
+        let at = self.list.partition_point(|vma| vma.first < new.first);
+        let left = at.checked_sub(1).filter(|&index| {
+            let prev = &self.list[index];
+            prev.end == new.first && prev.merges_with_flags_of(&new) && anon_mergeable(dialect, None, prev)
+        });
+        let right = Some(at).filter(|&index| {
+            self.list.get(index).is_some_and(|next| {
+                next.first == new.end
+                    && next.merges_with_flags_of(&new)
+                    && anon_mergeable(dialect, None, next)
+                    && left.is_none_or(|left| anon_compatible(&self.list[left], next))
+            })
+        });
+        match (left, right) {
+            (Some(left), Some(right)) => {
+                let next = self.list.remove(right);
+                let prev = &mut self.list[left];
+                prev.end = next.end;
+                prev.anon = prev.anon.or(next.anon);
+                prev.soft_dirty = true;
+                (left, true)
+            }
+            (Some(left), None) => {
+                self.list[left].end = new.end;
+                self.list[left].soft_dirty = true;
+                (left, true)
+            }
+            (None, Some(right)) => {
+                self.list[right].first = new.first;
+                self.list[right].soft_dirty = true;
+                (right, true)
+            }
+            (None, None) => {
+                self.list.insert(at, new);
+                (at, false)
+            }
+        }
+    }
+
+    /// `vma_modify_flags` on slots `start..end` of the VMA at `index`: merge with neighbours or split, then
+    /// give the result the new flags. Returns the index of the VMA that covers `start`, and whether it merged.
+    pub(super) fn modify(
+        &mut self,
+        dialect: Dialect,
+        index: usize,
+        start: u8,
+        end: u8,
+        protection: Protection,
+        account: bool,
+    ) -> (usize, bool) {
+        let middle = self.list[index];
+        let changed = Vma { first: start, end, protection, account, ..middle };
+        let left_side = start == middle.first;
+        let right_side = end == middle.end;
+        let left = index.checked_sub(1).filter(|&prev| {
+            let prev = &self.list[prev];
+            left_side
+                && prev.end == start
+                && prev.merges_with_flags_of(&changed)
+                && anon_mergeable(dialect, Some(&middle), prev)
+        });
+        let right = Some(index + 1).filter(|&next| {
+            right_side
+                && self.list.get(next).is_some_and(|next| {
+                    next.first == end
+                        && next.merges_with_flags_of(&changed)
+                        && anon_mergeable(dialect, Some(&middle), next)
+                        && left.is_none_or(|left| anon_compatible(&self.list[left], next))
+                })
+        });
+        let sticky = |neighbours: &[&Vma]| match dialect {
+            Dialect::Linux6_12 => middle.soft_dirty,
+            Dialect::Linux7_2 => middle.soft_dirty || neighbours.iter().any(|vma| vma.soft_dirty),
+        };
+        match (left, right) {
+            (Some(left), Some(right)) => {
+                let next = self.list[right];
+                let soft_dirty = sticky(&[&self.list[left], &next]);
+                let prev = &mut self.list[left];
+                prev.end = next.end;
+                prev.anon = prev.anon.or(next.anon).or(middle.anon);
+                prev.soft_dirty = soft_dirty;
+                self.list.drain(index..=right);
+                (left, true)
+            }
+            (Some(left), None) => {
+                let soft_dirty = sticky(&[&self.list[left]]);
+                let prev = &mut self.list[left];
+                prev.end = end;
+                prev.anon = prev.anon.or(middle.anon);
+                prev.soft_dirty = soft_dirty;
+                if right_side {
+                    self.list.remove(index);
+                } else {
+                    self.list[index].first = end;
+                }
+                (left, true)
+            }
+            (None, Some(right)) => {
+                let soft_dirty = sticky(&[&self.list[right]]);
+                let next = &mut self.list[right];
+                next.first = start;
+                next.anon = next.anon.or(middle.anon);
+                next.soft_dirty = soft_dirty;
+                if left_side {
+                    self.list.remove(index);
+                    (index, true)
+                } else {
+                    self.list[index].end = start;
+                    (right, true)
+                }
+            }
+            (None, None) => {
+                let mut target = index;
+                if !left_side {
+                    self.list.insert(index, Vma { end: start, ..middle });
+                    target += 1;
+                }
+                if !right_side {
+                    self.list.insert(target + 1, Vma { first: end, ..middle });
+                }
+                self.list[target] = changed;
+                (target, false)
+            }
+        }
+    }
+
+    /// `find_mergeable_anon_vma`: the next neighbour first, then the previous one.
+    pub(super) fn reusable_anon(&self, index: usize) -> Option<AnonVma> {
+        let vma = &self.list[index];
+        let compatible = |other: &Vma| other.shadow_stack == vma.shadow_stack && other.account == vma.account;
+        let reusable = |other: &Vma| other.anon.filter(|anon| compatible(other) && anon.singular);
+        let next = self.list.get(index + 1).filter(|next| next.first == vma.end);
+        let prev = index.checked_sub(1).map(|prev| &self.list[prev]).filter(|prev| prev.end == vma.first);
+        next.and_then(reusable).or_else(|| prev.and_then(reusable))
+    }
+}

@@ -1,0 +1,202 @@
+//! Mutants of the model: one output of one rule is wrong.
+//!
+//! A campaign's recorded traces must kill them. A mutant that survives names either a rule that the
+//! programs do not exercise or an output that nothing compares.
+
+use std::fmt;
+
+use crate::entry::{BIT_NAMES, FRAME, NX};
+use crate::outcome::{Fault, Outcome};
+use crate::rule::{Kind, RULES, Rule};
+
+/// An output of a rule that can be flipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// This bit of the entry.
+    EntryBit(u8),
+    /// The frame in the entry.
+    Frame,
+    /// Success becomes EINVAL and the reverse; a retired access becomes a signal.
+    Succeeds,
+    /// This bit of the errno.
+    ErrnoBit(u8),
+    /// This bit of the loaded value.
+    ValueBit(u8),
+    /// This bit of the signal number.
+    SignalBit(u8),
+    /// This bit of `si_code`.
+    CodeBit(u8),
+    /// This bit of `si_addr`.
+    AddressBit(u8),
+    /// This bit of the hardware error code.
+    ErrorCodeBit(u8),
+    /// Whether the transition is seen at all.
+    Transition,
+    /// `FAULT_FLAG_WRITE` of the transition.
+    WriteFlag,
+    /// This bit of the transition's `vm_flags`.
+    VmFlag(u8),
+    /// The frame's mapcount in the transition.
+    Mapcount,
+    /// `PageAnonExclusive` of the frame after a transition.
+    Exclusive,
+    /// `VM_SOFTDIRTY` of the VMA.
+    SoftDirtyFlag,
+    /// Whether the VMA has an anon_vma.
+    AnonVma,
+    /// Whether the anon_vma may be shared with merged neighbours (its chain is singular).
+    Singular,
+    /// `VM_ACCOUNT` of the VMA.
+    Account,
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EntryBit(bit) => {
+                let mask = 1u64 << bit;
+                match BIT_NAMES.iter().find(|(named, _)| *named == mask) {
+                    Some((_, name)) => write!(formatter, "entry.{name}"),
+                    None if mask == NX => write!(formatter, "entry.NX"),
+                    None => write!(formatter, "entry.bit{bit}"),
+                }
+            }
+            Self::Frame => write!(formatter, "entry.frame"),
+            Self::Succeeds => write!(formatter, "succeeds"),
+            Self::ErrnoBit(bit) => write!(formatter, "errno.bit{bit}"),
+            Self::ValueBit(bit) => write!(formatter, "value.bit{bit}"),
+            Self::SignalBit(bit) => write!(formatter, "signal.bit{bit}"),
+            Self::CodeBit(bit) => write!(formatter, "si_code.bit{bit}"),
+            Self::AddressBit(bit) => write!(formatter, "si_addr.bit{bit}"),
+            Self::ErrorCodeBit(bit) => write!(formatter, "error_code.bit{bit}"),
+            Self::Transition => write!(formatter, "transition"),
+            Self::WriteFlag => write!(formatter, "transition.write"),
+            Self::VmFlag(bit) => write!(formatter, "transition.vm_flags.bit{bit}"),
+            Self::Mapcount => write!(formatter, "transition.mapcount"),
+            Self::Exclusive => write!(formatter, "exclusive"),
+            Self::SoftDirtyFlag => write!(formatter, "vma.soft_dirty"),
+            Self::AnonVma => write!(formatter, "vma.anon_vma"),
+            Self::Singular => write!(formatter, "vma.anon_vma_singular"),
+            Self::Account => write!(formatter, "vma.account"),
+        }
+    }
+}
+
+/// One wrong output of one rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mutation {
+    /// The rule that is wrong.
+    pub rule: Rule,
+    /// What is wrong about it.
+    pub output: Output,
+}
+
+impl fmt::Display for Mutation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} / {}", self.rule, self.output)
+    }
+}
+
+/// Every mutant there is: each output of each rule in [`RULES`].
+#[must_use]
+pub fn all() -> Vec<Mutation> {
+    let mut mutants = Vec::new();
+    for info in &RULES {
+        let rule = info.rule;
+        mutants.extend(outputs(rule, info.kind).into_iter().map(|output| Mutation { rule, output }));
+    }
+    mutants
+}
+
+fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    let is_entry = matches!(
+        kind,
+        Kind::EntryByCpu
+            | Kind::EntryByFault
+            | Kind::EntryByFork
+            | Kind::EntryByProtect
+            | Kind::EntryByClearRefs
+            | Kind::EntryZap
+    );
+    if is_entry {
+        outputs.extend((0..64).filter(|bit| FRAME & (1 << bit) == 0).map(Output::EntryBit));
+        outputs.push(Output::Frame);
+    }
+    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryZap) {
+        outputs.push(Output::Transition);
+        outputs.push(Output::WriteFlag);
+        outputs.extend([0, 1, 2, 27, 37].map(Output::VmFlag));
+        outputs.push(Output::Mapcount);
+        outputs.push(Output::Exclusive);
+    }
+    match kind {
+        Kind::Success | Kind::Stored | Kind::Executed => outputs.push(Output::Succeeds),
+        Kind::Errno => {
+            outputs.push(Output::Succeeds);
+            outputs.extend((0..8).map(Output::ErrnoBit));
+        }
+        Kind::Loaded => {
+            outputs.push(Output::Succeeds);
+            outputs.extend((0..64).map(Output::ValueBit));
+        }
+        Kind::Fault => {
+            outputs.push(Output::Succeeds);
+            outputs.extend((0..6).map(Output::SignalBit));
+            outputs.extend((0..5).map(Output::CodeBit));
+            outputs.extend((0..48).map(Output::AddressBit));
+            outputs.extend([0, 1, 2, 3, 4, 5, 6, 15].map(Output::ErrorCodeBit));
+        }
+        Kind::Vma => {
+            outputs.extend([Output::SoftDirtyFlag, Output::AnonVma, Output::Account]);
+            if matches!(rule, Rule::VmaFork | Rule::VmaAnonPrepare) {
+                outputs.push(Output::Singular);
+            }
+        }
+        _ => {}
+    }
+    outputs
+}
+
+impl Mutation {
+    /// The entry bits that this mutation flips when `rule` writes an entry.
+    pub(crate) fn entry_flip(self, rule: Rule) -> u64 {
+        match self.output {
+            Output::EntryBit(bit) if self.rule == rule => 1 << bit,
+            _ => 0,
+        }
+    }
+
+    /// Whether this is the mutation of `output` of `rule`.
+    pub(crate) fn is(self, rule: Rule, output: Output) -> bool {
+        self.rule == rule && self.output == output
+    }
+
+    /// The outcome as the mutant says it.
+    pub(crate) fn outcome(self, rule: Rule, outcome: Outcome) -> Outcome {
+        if self.rule != rule {
+            return outcome;
+        }
+        match (self.output, outcome) {
+            (Output::Succeeds, Outcome::Succeeded | Outcome::Executed | Outcome::Stored | Outcome::Loaded(_)) => {
+                Outcome::Failed(22)
+            }
+            (Output::Succeeds, _) => Outcome::Succeeded,
+            (Output::ErrnoBit(bit), Outcome::Failed(errno)) => Outcome::Failed(errno ^ (1 << bit)),
+            (Output::ValueBit(bit), Outcome::Loaded(value)) => Outcome::Loaded(value ^ (1 << bit)),
+            (Output::SignalBit(bit), Outcome::Faulted(fault)) => {
+                Outcome::Faulted(Fault { signal: fault.signal ^ (1 << bit), ..fault })
+            }
+            (Output::CodeBit(bit), Outcome::Faulted(fault)) => {
+                Outcome::Faulted(Fault { code: fault.code ^ (1 << bit), ..fault })
+            }
+            (Output::AddressBit(bit), Outcome::Faulted(fault)) => {
+                Outcome::Faulted(Fault { address: fault.address ^ (1 << bit), ..fault })
+            }
+            (Output::ErrorCodeBit(bit), Outcome::Faulted(fault)) => {
+                Outcome::Faulted(Fault { error_code: fault.error_code ^ (1 << bit), ..fault })
+            }
+            (_, outcome) => outcome,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What was seen: entries after a step, transitions inside it, and the witnesses' words.
+//!
+//! Raw forms carry frame numbers and come from the probes. Normalised forms carry frame *names*, small
+//! numbers in order of first appearance, so that the same behaviour gives the same bytes whatever frames
+//! the kernel happened to hand out. [`Normaliser`] leads from one to the other.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
+use crate::entry::Entry;
+use crate::outcome::Outcome;
+
+/// The entries of one actor's arena.
+pub type RawArena = [u64; ARENA_PAGES];
+
+/// Raw entries of all actors' arenas after a step; `None` for an actor that is not alive.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawState {
+    /// One arena an actor.
+    pub actors: [Option<RawArena>; ACTORS],
+}
+
+/// Why an entry changed, seen at the kernel's own functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// `handle_mm_fault`, one call that did not ask for a retry.
+    Fault,
+    /// `copy_page_range`: the parent's entry.
+    ForkParent,
+    /// `copy_page_range`: the child's entry.
+    ForkChild,
+    /// `change_protection` (mprotect).
+    Protect,
+    /// `clear_refs_pte_range` (soft-dirty clearing).
+    ClearRefs,
+}
+
+/// One entry before and after a fault, fork copy or write-protection; raw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawTransition {
+    /// Kernel function at which it was seen.
+    pub cause: Cause,
+    /// Actor whose page table holds the entry.
+    pub actor: ActorId,
+    /// Page that the entry maps.
+    pub page: PageIndex,
+    /// Raw entry before.
+    pub before: u64,
+    /// Raw entry after.
+    pub after: u64,
+    /// `vm_flags` of the VMA at the end of the function.
+    pub vm_flags: u64,
+    /// For a fault: `FAULT_FLAG_WRITE` was set. False for the other causes.
+    pub write: bool,
+    /// Mappings of the frame in `after` (page `_mapcount` + 1); 0 without a frame or for the zero page.
+    pub mapcount: u16,
+    /// `PageAnonExclusive` of the frame in `after`; false without a frame or for the zero page.
+    pub anon_exclusive: bool,
+}
+
+/// Name of a frame within one program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FrameName(pub u16);
+
+impl FrameName {
+    /// The entry holds no frame.
+    pub const NONE: Self = Self(0);
+    /// The kernel's zero page.
+    pub const ZERO: Self = Self(1);
+}
+
+/// An entry with its frame named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedEntry {
+    /// The entry with the frame field cleared (see [`Entry::without_frame`]).
+    pub bits: Entry,
+    /// The frame it holds.
+    pub frame: FrameName,
+}
+
+impl ObservedEntry {
+    /// The all-zero entry.
+    pub const NONE: Self = Self { bits: Entry::NONE, frame: FrameName::NONE };
+}
+
+/// A change of one entry between two snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryChange {
+    /// Actor whose page table holds the entry.
+    pub actor: ActorId,
+    /// Page that the entry maps.
+    pub page: PageIndex,
+    /// The entry now.
+    pub entry: ObservedEntry,
+}
+
+/// [`RawTransition`] with frames named. See there for the fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// Kernel function at which it was seen.
+    pub cause: Cause,
+    /// Actor whose page table holds the entry.
+    pub actor: ActorId,
+    /// Page that the entry maps.
+    pub page: PageIndex,
+    /// Entry before.
+    pub before: ObservedEntry,
+    /// Entry after.
+    pub after: ObservedEntry,
+    /// `vm_flags` of the VMA.
+    pub vm_flags: u64,
+    /// The fault was for a write.
+    pub write: bool,
+    /// Mappings of the frame in `after`.
+    pub mapcount: u16,
+    /// `PageAnonExclusive` of the frame in `after`.
+    pub anon_exclusive: bool,
+}
+
+/// One actor's `/proc/pid/pagemap` words for the arena, frame numbers cleared (bits 0..=54).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagemapView {
+    /// Whose pagemap.
+    pub actor: ActorId,
+    /// One word a page.
+    pub words: Vec<u64>,
+    /// Pages whose frame number in pagemap is not the probe's.
+    pub frame_mismatches: Vec<PageIndex>,
+}
+
+/// What a witness and the probe disagree about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WitnessField {
+    /// The entry: a page walk through /proc/kcore reads another value.
+    Entry,
+    /// `before` of a transition: the snapshot of the step before has another value.
+    TransitionBefore,
+    /// `after` of a transition: the snapshot of the step has another value (Accessed and Dirty apart).
+    TransitionAfter,
+    /// The write flag of a fault: the operation that faulted is of the other kind.
+    TransitionWrite,
+    /// `vm_flags`: /proc/pid/smaps has other flags.
+    VmFlags,
+    /// The mapcount: `struct page` read through /proc/kcore has another one.
+    Mapcount,
+    /// `PageAnonExclusive`: `struct page` read through /proc/kcore has the other value.
+    AnonExclusive,
+}
+
+/// Something about which a witness and the probe disagree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessMismatch {
+    /// Actor whose page table holds the entry.
+    pub actor: ActorId,
+    /// Page that the entry maps.
+    pub page: PageIndex,
+    /// What they disagree about.
+    pub field: WitnessField,
+    /// What the probe gave; raw.
+    pub probe: u64,
+    /// What the witness gave; raw.
+    pub witness: u64,
+}
+
+/// What the witnesses said after a step.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WitnessReport {
+    /// Entries that the page walk compared.
+    pub walked: u32,
+    /// Entries on which walk and probe disagree.
+    pub mismatches: Vec<WitnessMismatch>,
+    /// The kernel's own view.
+    pub pagemap: Vec<PagemapView>,
+}
+
+/// Everything that was seen of one step. This is what the judge reads and what a trace keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// What the actor got back.
+    pub outcome: Outcome,
+    /// Which actors are alive after the step, bit `n` for actor `n`.
+    pub alive: u8,
+    /// Entries that changed since the step before (a new actor's entries count from all-zero).
+    pub changes: Vec<EntryChange>,
+    /// Transitions inside the step, in order.
+    pub transitions: Vec<Transition>,
+    /// Events that the probes counted and the reader did not get.
+    pub lost: u32,
+    /// The witnesses' report, where they were asked.
+    pub witness: Option<WitnessReport>,
+}
+
+/// Gives frames their names and entries their deltas, program by program.
+///
+/// A name lives as long as some entry of some arena holds the frame: a frame that was freed and comes
+/// back is a new frame, whichever number it has.
+#[derive(Debug, Clone)]
+pub struct Normaliser {
+    zero_frame: u64,
+    names: Vec<(u64, FrameName)>,
+    next: u16,
+    previous: RawState,
+}
+
+impl Normaliser {
+    /// A normaliser for one program. `zero_frame` is the frame number of the kernel's zero page.
+    #[must_use]
+    pub fn new(zero_frame: u64) -> Self {
+        Self { zero_frame, names: Vec::with_capacity(32), next: 2, previous: RawState::default() }
+    }
+
+    /// Names the frame in a raw entry.
+    pub fn name(&mut self, raw: u64) -> ObservedEntry {
+        let entry = Entry(raw);
+        let frame = match entry.frame_number() {
+            None => FrameName::NONE,
+            Some(frame) if frame == self.zero_frame => FrameName::ZERO,
+            Some(frame) => match self.names.iter().find(|(number, _)| *number == frame) {
+                Some((_, name)) => *name,
+                None => {
+                    let name = FrameName(self.next);
+                    self.next = self.next.wrapping_add(1).max(2);
+                    self.names.push((frame, name));
+                    name
+                }
+            },
+        };
+        ObservedEntry { bits: entry.without_frame(), frame }
+    }
+
+    /// Turns what the probes gave for one step into the normalised transitions and entry changes, and
+    /// forgets the frames that no arena holds any more.
+    pub fn step(&mut self, state: &RawState, transitions: &[RawTransition]) -> (Vec<Transition>, Vec<EntryChange>) {
+        let transitions = transitions
+            .iter()
+            .map(|raw| Transition {
+                cause: raw.cause,
+                actor: raw.actor,
+                page: raw.page,
+                before: self.name(raw.before),
+                after: self.name(raw.after),
+                vm_flags: raw.vm_flags,
+                write: raw.write,
+                mapcount: raw.mapcount,
+                anon_exclusive: raw.anon_exclusive,
+            })
+            .collect();
+        let mut changes = Vec::new();
+        for actor in ActorId::all() {
+            let Some(arena) = &state.actors[actor.index()] else {
+                continue;
+            };
+            let before = self.previous.actors[actor.index()].unwrap_or([0; ARENA_PAGES]);
+            for (slot, (&now, &then)) in arena.iter().zip(before.iter()).enumerate() {
+                if now != then {
+                    let page = PageIndex::new(slot).expect("a slot of the arena");
+                    changes.push(EntryChange { actor, page, entry: self.name(now) });
+                }
+            }
+        }
+        self.previous.clone_from(state);
+        self.names.retain(|(number, _)| {
+            state.actors.iter().flatten().flatten().any(|&raw| Entry(raw).frame_number() == Some(*number))
+        });
+        (transitions, changes)
+    }
+}

@@ -1,0 +1,98 @@
+//! What an operation gave back to the actor that performed it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The result of one operation, seen from user space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The system call succeeded, and where it returns an address, returned the one asked for.
+    Succeeded,
+    /// The system call returned another address than the fixed one asked for.
+    Elsewhere(u64),
+    /// The system call failed with this errno.
+    Failed(i32),
+    /// The load gave this value.
+    Loaded(u64),
+    /// The store retired.
+    Stored,
+    /// The fetch was allowed: the first byte of the page was executed.
+    Executed,
+    /// The access was refused and the actor got a signal.
+    Faulted(Fault),
+}
+
+/// A signal that an access raised, as its handler saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fault {
+    /// Signal number (11 SIGSEGV, 7 SIGBUS, 4 SIGILL).
+    pub signal: u8,
+    /// `si_code` (1 MAPERR, 2 ACCERR, 10 CPERR ...).
+    pub code: i32,
+    /// `si_addr`.
+    pub address: u64,
+    /// Hardware error code of the page fault: bit 0 P, 1 W, 2 U, 4 I, 5 PK, 6 SHSTK.
+    pub error_code: u32,
+}
+
+/// Name of an errno that the operations of ptediff can meet.
+#[must_use]
+pub fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        1 => "EPERM",
+        11 => "EAGAIN",
+        12 => "ENOMEM",
+        13 => "EACCES",
+        14 => "EFAULT",
+        16 => "EBUSY",
+        17 => "EEXIST",
+        22 => "EINVAL",
+        28 => "ENOSPC",
+        34 => "ERANGE",
+        38 => "ENOSYS",
+        75 => "EOVERFLOW",
+        95 => "EOPNOTSUPP",
+        _ => "errno",
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Succeeded => write!(formatter, "ok"),
+            Self::Elsewhere(address) => write!(formatter, "mapped elsewhere, at {address:#x}"),
+            Self::Failed(errno) => write!(formatter, "{} ({errno})", errno_name(*errno)),
+            Self::Loaded(value) => write!(formatter, "loaded {value:#x}"),
+            Self::Stored => write!(formatter, "stored"),
+            Self::Executed => write!(formatter, "executed"),
+            Self::Faulted(fault) => write!(formatter, "{fault}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let signal = match self.signal {
+            4 => "SIGILL",
+            5 => "SIGTRAP",
+            7 => "SIGBUS",
+            11 => "SIGSEGV",
+            _ => "signal",
+        };
+        let code = match (self.signal, self.code) {
+            (11, 1) => "MAPERR",
+            (11, 2) => "ACCERR",
+            (11, 4) => "PKUERR",
+            (11, 10) => "CPERR",
+            (11, 128) => "KERNEL",
+            _ => "code",
+        };
+        write!(
+            formatter,
+            "{signal}({}) {code}({}) at {:#x}, error code {:#x}",
+            self.signal, self.code, self.address, self.error_code
+        )
+    }
+}

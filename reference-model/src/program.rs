@@ -1,0 +1,276 @@
+//! A program: a list of steps, each one operation of one actor on the arena.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::arena::{ActorId, PageIndex, PageRange};
+
+/// Steps that a program may have at most. It bounds what a stored entry can make the harness do.
+pub const MAX_STEPS: usize = 256;
+
+/// Protection of a mapping, as `mmap` and `mprotect` take it: any set of read, write, execute.
+///
+/// The text form is `rwx` with `-` for what is absent, as in `/proc/pid/maps`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Protection(u8);
+
+impl Protection {
+    /// No access.
+    pub const NONE: Self = Self(0);
+    /// Read.
+    pub const READ: Self = Self(1);
+    /// Write.
+    pub const WRITE: Self = Self(2);
+    /// Execute.
+    pub const EXECUTE: Self = Self(4);
+    /// Read and write.
+    pub const READ_WRITE: Self = Self(3);
+
+    /// The protection with these `PROT_*` bits (1 read, 2 write, 4 execute), or `None` for others.
+    #[must_use]
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        (bits < 8).then_some(Self(bits))
+    }
+
+    /// The `PROT_*` bits.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether every access of `other` is allowed by `self`.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (bit, letter) in [(1, 'r'), (2, 'w'), (4, 'x')] {
+            write!(formatter, "{}", if self.0 & bit != 0 { letter } else { '-' })?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Protection {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_u8(self.0) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Protection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            let bits = u8::deserialize(deserializer)?;
+            return Self::from_bits(bits)
+                .ok_or_else(|| de::Error::custom(format!("protection bits {bits} out of range")));
+        }
+        let text = String::deserialize(deserializer)?;
+        (0..8)
+            .map(Self)
+            .find(|protection| protection.to_string() == text)
+            .ok_or_else(|| de::Error::custom(format!("protection `{text}` is not of the form `rwx`, `r--`, `---`")))
+    }
+}
+
+/// Where `mmap` puts the mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// `MAP_FIXED`: replaces what is there.
+    Fixed,
+    /// `MAP_FIXED_NOREPLACE`: fails with EEXIST when anything is there.
+    FixedNoReplace,
+}
+
+/// One operation. The arena gives every address; see [`crate::arena`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Operation {
+    /// `mmap` of private anonymous memory.
+    Mmap {
+        /// Slots to map.
+        range: PageRange,
+        /// Protection of the new mapping.
+        protection: Protection,
+        /// Whether what is there is replaced.
+        placement: Placement,
+    },
+    /// `munmap`.
+    Munmap {
+        /// Slots to unmap; holes are allowed.
+        range: PageRange,
+    },
+    /// One 8-byte load from the first byte of the page.
+    Read {
+        /// Page to load from.
+        page: PageIndex,
+    },
+    /// One 8-byte store of [`store_value`] to the first byte of the page.
+    Write {
+        /// Page to store to.
+        page: PageIndex,
+    },
+    /// One instruction fetch from the first byte of the page.
+    Execute {
+        /// Page to fetch from.
+        page: PageIndex,
+    },
+    /// `mprotect`.
+    Mprotect {
+        /// Slots to protect.
+        range: PageRange,
+        /// New protection.
+        protection: Protection,
+    },
+    /// `fork`: the child is a new actor.
+    Fork {
+        /// Actor number that the child takes; it must be free.
+        child: ActorId,
+    },
+    /// The actor exits.
+    Exit,
+    /// `madvise(MADV_DONTNEED)`.
+    MadviseDontneed {
+        /// Slots to discard.
+        range: PageRange,
+    },
+    /// Write `4` to the actor's `/proc/pid/clear_refs`: soft-dirty is cleared everywhere.
+    ClearSoftDirty,
+    /// `map_shadow_stack` at a fixed address that must be free.
+    MapShadowStack {
+        /// Slots to map.
+        range: PageRange,
+        /// `SHADOW_STACK_SET_TOKEN`: the kernel writes a restore token in the last 8 bytes.
+        token: bool,
+    },
+    /// WRSSQ: one 8-byte shadow-stack store of [`store_value`] to the first byte of the page.
+    WriteShadowStack {
+        /// Page to store to.
+        page: PageIndex,
+    },
+}
+
+/// The operations' names, as in stored programs, in the order of [`Operation::kind`].
+pub const OPERATION_NAMES: [&str; 12] = [
+    "mmap",
+    "munmap",
+    "read",
+    "write",
+    "execute",
+    "mprotect",
+    "fork",
+    "exit",
+    "madvise-dontneed",
+    "clear-soft-dirty",
+    "map-shadow-stack",
+    "write-shadow-stack",
+];
+
+impl Operation {
+    /// Index of the operation's name in [`OPERATION_NAMES`].
+    #[must_use]
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::Mmap { .. } => 0,
+            Self::Munmap { .. } => 1,
+            Self::Read { .. } => 2,
+            Self::Write { .. } => 3,
+            Self::Execute { .. } => 4,
+            Self::Mprotect { .. } => 5,
+            Self::Fork { .. } => 6,
+            Self::Exit => 7,
+            Self::MadviseDontneed { .. } => 8,
+            Self::ClearSoftDirty => 9,
+            Self::MapShadowStack { .. } => 10,
+            Self::WriteShadowStack { .. } => 11,
+        }
+    }
+
+    /// The operation's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        OPERATION_NAMES[self.kind()]
+    }
+
+    /// Whether the operation can only be carried out on a CPU with user shadow stacks.
+    /// (`map_shadow_stack` can be *called* anywhere; WRSS is an undefined instruction without them.)
+    #[must_use]
+    pub fn needs_shadow_stack(&self) -> bool {
+        matches!(self, Self::WriteShadowStack { .. })
+    }
+}
+
+/// One operation of one actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Who acts.
+    pub actor: ActorId,
+    /// What it does.
+    pub operation: Operation,
+}
+
+/// A list of steps. It starts with actor 0 alive and the arena unmapped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Program {
+    /// The steps, at most [`MAX_STEPS`].
+    pub steps: Vec<Step>,
+}
+
+/// The value that a store of the step with this index writes.
+///
+/// No two steps store the same value, so a load tells which store it sees. The low 16 bits are the
+/// instruction `jmp *%rcx`, so that a page that was written can be executed (see `harness/execute`).
+#[must_use]
+pub fn store_value(step_index: usize) -> u64 {
+    ((step_index as u64 + 1) << 16) | 0xe1ff
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "actor {}: {}", self.actor.index(), self.operation)
+    }
+}
+
+fn slots(range: &PageRange) -> String {
+    match range.pages() {
+        1 => format!("page {}", range.first()),
+        _ => format!("pages {}..={}", range.first(), range.end() - 1),
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mmap { range, protection, placement } => {
+                let flag = match placement {
+                    Placement::Fixed => "MAP_FIXED",
+                    Placement::FixedNoReplace => "MAP_FIXED_NOREPLACE",
+                };
+                write!(formatter, "mmap {} {protection} {flag}", slots(range))
+            }
+            Self::Munmap { range } => write!(formatter, "munmap {}", slots(range)),
+            Self::Read { page } => write!(formatter, "read page {}", page.index()),
+            Self::Write { page } => write!(formatter, "write page {}", page.index()),
+            Self::Execute { page } => write!(formatter, "execute page {}", page.index()),
+            Self::Mprotect { range, protection } => {
+                write!(formatter, "mprotect {} {protection}", slots(range))
+            }
+            Self::Fork { child } => write!(formatter, "fork actor {}", child.index()),
+            Self::Exit => write!(formatter, "exit"),
+            Self::MadviseDontneed { range } => {
+                write!(formatter, "madvise(DONTNEED) {}", slots(range))
+            }
+            Self::ClearSoftDirty => write!(formatter, "clear_refs soft-dirty"),
+            Self::MapShadowStack { range, token } => {
+                write!(formatter, "map_shadow_stack {}{}", slots(range), if *token { " with token" } else { "" })
+            }
+            Self::WriteShadowStack { page } => write!(formatter, "wrss page {}", page.index()),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Set-up of a fresh machine, then run, test and ci: the engine behind `cargo xtask`.
+//!
+//! `cargo xtask run` and `cargo xtask test` need root, cargo and gcc on a Debian 12 machine, and make
+//! the rest themselves: system packages, kernels, emulators. What is in place already is used again
+//! without a look at the network.
+//!
+//! **Must not know**: page-table entries, programs, how a VM is started. It needs of the workspace only the
+//! cache's form (`ptediff_vm::store`), builds with any Rust-only dependencies, and names no network host:
+//! the machine's own package sources say where packages come from.
+
+pub mod apt;
+pub mod archive_sources;
+pub mod bochs;
+pub mod cargo;
+pub mod cli;
+pub mod control_file;
+pub mod error;
+pub mod kernels;
+pub mod lint;
+pub mod progress;
+pub mod recipes;
+pub mod setup;
+pub mod system_packages;
+pub mod tidy;
+pub mod tool;

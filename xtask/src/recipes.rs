@@ -1,0 +1,277 @@
+//! The recipes of `vm-images/`: which suites, packages, options and patches make a kernel or an emulator.
+
+use ptediff_vm::store::sha256_of_bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::TaskError;
+
+const KERNELS: &str = include_str!("../../vm-images/kernels.json");
+const EMULATORS: &str = include_str!("../../vm-images/emulators.json");
+const PACKAGES: &str = include_str!("../../vm-images/packages.json");
+
+/// Patches that a recipe may name, by file name in `vm-images/bochs/`.
+const PATCHES: [(&str, &str); 1] =
+    [("load-ram-by-block.patch", include_str!("../../vm-images/bochs/load-ram-by-block.patch"))];
+
+/// All recipes.
+#[derive(Debug, Clone)]
+pub struct Recipes {
+    /// `kernels.json`.
+    pub kernels: Vec<KernelRecipe>,
+    /// `emulators.json`.
+    pub emulators: EmulatorRecipes,
+    /// `packages.json`.
+    pub packages: PackageRecipe,
+}
+
+/// A kernel of the distribution.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelRecipe {
+    /// The name in the cache and on the command line.
+    pub name: String,
+    /// An extended regular expression for what `uname -r` says; the highest version that matches is taken.
+    pub release_pattern: String,
+    /// Suites in the order of preference.
+    pub candidates: Vec<KernelCandidate>,
+}
+
+/// Where in one suite the image and the configuration are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelCandidate {
+    /// The suite.
+    pub suite: String,
+    /// The compressed image.
+    pub image: FileInPackage,
+    /// The configuration.
+    pub config: FileInPackage,
+}
+
+/// A file within a binary package; `{release}` stands for the kernel's release.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileInPackage {
+    /// The package.
+    pub package: String,
+    /// The path, without a leading slash.
+    pub file: String,
+}
+
+/// `emulators.json`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmulatorRecipes {
+    schema: u32,
+    /// The emulator that is built here.
+    pub built_from_source: SourceRecipe,
+    /// The one that the distribution built.
+    pub taken_from_the_system: SystemRecipe,
+    /// The one that is used where it is installed.
+    pub qemu: QemuRecipe,
+}
+
+/// How to build Bochs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceRecipe {
+    /// The name in the cache.
+    pub name: String,
+    /// The suite that has the source package.
+    pub suite: String,
+    /// The source package.
+    pub source_package: String,
+    /// The version without the distribution's revision must begin with this.
+    pub upstream_version: String,
+    /// System packages that the build needs.
+    pub build_packages: Vec<String>,
+    /// For the compilers of C and C++.
+    pub compiler_flags: String,
+    /// Arguments of `configure`.
+    pub configure: Vec<String>,
+    /// File names in `vm-images/bochs/`.
+    pub patches: Vec<String>,
+    /// Firmware from binary packages of the same suite.
+    pub firmware: Vec<FirmwareFile>,
+}
+
+/// A file of a binary package and its place in the artifact.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirmwareFile {
+    /// The package.
+    pub package: String,
+    /// The path in the package, without a leading slash.
+    pub file: String,
+    /// The path in the artifact.
+    pub to: String,
+}
+
+/// An emulator that the system's packages bring.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SystemRecipe {
+    /// The name in the cache.
+    pub name: String,
+    /// The suite that the packages belong to.
+    pub suite: String,
+    /// Packages to install; the first one's version is the emulator's.
+    pub packages: Vec<String>,
+    /// What the first package's version must begin with.
+    pub required_version_prefix: String,
+    /// Which files to copy, and to where.
+    pub files: Vec<CopiedFile>,
+}
+
+/// A file of the system and its place in the artifact.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopiedFile {
+    /// Absolute path on this machine.
+    pub from: String,
+    /// The path in the artifact.
+    pub to: String,
+}
+
+/// QEMU as the system's package.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QemuRecipe {
+    /// The package.
+    pub package: String,
+    /// The suite to install it from.
+    pub suite: String,
+    /// The lowest upstream major version that will do.
+    pub minimum_major_version: u32,
+}
+
+/// `packages.json`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackageRecipe {
+    schema: u32,
+    /// What building the workspace needs.
+    pub build: Vec<String>,
+    /// What the linters need besides.
+    pub lint: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KernelRecipes {
+    schema: u32,
+    kernels: Vec<KernelRecipe>,
+}
+
+impl Recipes {
+    /// Reads the recipes that were compiled in.
+    ///
+    /// # Errors
+    /// [`TaskError::Malformed`] if a file is not of the known form.
+    pub fn load() -> Result<Self, TaskError> {
+        let kernels: KernelRecipes = parse("vm-images/kernels.json", KERNELS)?;
+        let emulators: EmulatorRecipes = parse("vm-images/emulators.json", EMULATORS)?;
+        let packages: PackageRecipe = parse("vm-images/packages.json", PACKAGES)?;
+        for schema in [kernels.schema, emulators.schema, packages.schema] {
+            if schema != 1 {
+                let reason = format!("schema {schema} is not 1");
+                return Err(TaskError::Malformed { what: "a recipe in vm-images/".to_owned(), reason });
+            }
+        }
+        Ok(Self { kernels: kernels.kernels, emulators, packages })
+    }
+
+    /// The recipe of a kernel.
+    ///
+    /// # Errors
+    /// [`TaskError::UnknownName`] if there is none.
+    pub fn kernel(&self, name: &str) -> Result<&KernelRecipe, TaskError> {
+        self.kernels.iter().find(|kernel| kernel.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+            TaskError::UnknownName { kind: "kernel", name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+}
+
+impl KernelRecipe {
+    /// Identifies the recipe: another recipe makes another artifact.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        digest(self, "")
+    }
+}
+
+impl SourceRecipe {
+    /// Identifies the recipe with its patches.
+    ///
+    /// # Errors
+    /// [`TaskError::Malformed`] if a patch does not exist.
+    pub fn sha256(&self) -> Result<String, TaskError> {
+        let patches = self.patch_texts()?;
+        Ok(digest(self, &patches.concat()))
+    }
+
+    /// The patches in their order.
+    ///
+    /// # Errors
+    /// [`TaskError::Malformed`] if a patch does not exist.
+    pub fn patch_texts(&self) -> Result<Vec<&'static str>, TaskError> {
+        let text = |name: &String| {
+            let patch = PATCHES.iter().find(|(known, _)| known == name);
+            patch.map(|(_, text)| *text).ok_or_else(|| TaskError::Malformed {
+                what: "vm-images/emulators.json".to_owned(),
+                reason: format!("there is no patch `{name}`"),
+            })
+        };
+        self.patches.iter().map(text).collect()
+    }
+}
+
+impl SystemRecipe {
+    /// Identifies the recipe.
+    #[must_use]
+    pub fn sha256(&self) -> String {
+        digest(self, "")
+    }
+}
+
+fn digest(recipe: &impl Serialize, attachments: &str) -> String {
+    // A recipe is plain data: its serialisation cannot fail.
+    let text = serde_json::to_string(recipe).unwrap_or_default();
+    sha256_of_bytes((text + attachments).as_bytes())
+}
+
+fn parse<'text, T: Deserialize<'text>>(name: &str, text: &'text str) -> Result<T, TaskError> {
+    serde_json::from_str(text)
+        .map_err(|error| TaskError::Malformed { what: name.to_owned(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recipes_of_the_tree_are_sound() {
+        let recipes = Recipes::load().expect("recipes");
+        let names: Vec<_> = recipes.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        assert_eq!(names, ["6.12", "7.2"]);
+        let bochs = &recipes.emulators.built_from_source;
+        assert_eq!(bochs.patch_texts().expect("patches").len(), bochs.patches.len());
+        assert!(bochs.configure.iter().any(|option| option == "--enable-cet"));
+        recipes.kernel("2.4").expect_err("no such kernel");
+    }
+
+    #[test]
+    fn a_changed_recipe_has_another_digest() {
+        let recipes = Recipes::load().expect("recipes");
+        let bochs = recipes.emulators.built_from_source;
+        let mut changed = bochs.clone();
+        changed.configure.pop();
+        assert_ne!(bochs.sha256().expect("digest"), changed.sha256().expect("digest"));
+        let mut unpatched = bochs.clone();
+        unpatched.patches.clear();
+        assert_ne!(bochs.sha256().expect("digest"), unpatched.sha256().expect("digest"));
+        changed.patches = vec!["absent.patch".to_owned()];
+        changed.sha256().expect_err("no such patch");
+    }
+}

@@ -1,0 +1,290 @@
+//! Set-up: what a command needs, what of it is missing, and how the missing part comes.
+//!
+//! When nothing is missing, neither the network nor apt is asked. Otherwise one set-up at a time holds a
+//! lock in the cache.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+use nix::unistd::Uid;
+use ptediff_vm::store::{ArtifactKind, Manifest, Store, StoreError};
+
+use crate::archive_sources::Archive;
+use crate::error::TaskError;
+use crate::progress::{note, step};
+use crate::recipes::{KernelRecipe, Recipes};
+use crate::system_packages::{self, MissingPackages};
+use crate::{bochs, kernels};
+
+/// Free space needed while a kernel is downloaded and unpacked, with the suite's index.
+const KERNEL_MIB: u64 = 200;
+/// Free space needed while Bochs is built, with the suite's indexes.
+const BOCHS_BUILD_MIB: u64 = 250;
+/// Free space needed for a copy of an installed emulator.
+const COPY_MIB: u64 = 10;
+
+/// An emulator that set-up can provide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backend {
+    /// Built from the source package, CPU with user shadow stacks.
+    Bochs30,
+    /// The distribution's own, whose shadow stacks are broken: for the test that it is refused.
+    Bochs27,
+    /// The distribution's QEMU, without shadow stacks.
+    Qemu,
+}
+
+impl Backend {
+    /// Every backend.
+    pub const ALL: [Self; 3] = [Self::Bochs30, Self::Bochs27, Self::Qemu];
+
+    /// A backend by the name that the user or an error's remedy gives it.
+    ///
+    /// # Errors
+    /// [`TaskError::UnknownName`] with the names that exist.
+    pub fn from_name(name: &str) -> Result<Self, TaskError> {
+        match name {
+            "bochs" | "bochs-3.0" => Ok(Self::Bochs30),
+            "bochs-2.7" => Ok(Self::Bochs27),
+            "qemu" => Ok(Self::Qemu),
+            _ => {
+                let known = "bochs (bochs-3.0), bochs-2.7, qemu".to_owned();
+                Err(TaskError::UnknownName { kind: "backend", name: name.to_owned(), known })
+            }
+        }
+    }
+}
+
+/// What a command needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The packages that building the workspace needs.
+    pub build: bool,
+    /// The packages that the linters need.
+    pub lint: bool,
+    /// Kernels by name.
+    pub kernels: Vec<String>,
+    /// Emulators.
+    pub backends: Vec<Backend>,
+}
+
+impl Needs {
+    /// For the main job: the default kernel in the default emulator.
+    #[must_use]
+    pub fn of_run() -> Self {
+        Self { build: true, lint: false, kernels: vec!["6.12".to_owned()], backends: vec![Backend::Bochs30] }
+    }
+
+    /// For all tests: every kernel and every emulator.
+    #[must_use]
+    pub fn of_tests(recipes: &Recipes) -> Self {
+        let kernels = recipes.kernels.iter().map(|kernel| kernel.name.clone()).collect();
+        Self { build: true, lint: false, kernels, backends: Backend::ALL.to_vec() }
+    }
+}
+
+/// What of it is not there yet.
+#[derive(Debug)]
+struct Missing<'recipes> {
+    packages: MissingPackages,
+    kernels: Vec<&'recipes KernelRecipe>,
+    build_bochs: bool,
+    take_bochs: bool,
+}
+
+impl Missing<'_> {
+    fn is_empty(&self) -> bool {
+        self.packages.is_empty() && self.kernels.is_empty() && !self.build_bochs && !self.take_bochs
+    }
+
+    fn needed_mib(&self) -> u64 {
+        let kernels = self.kernels.iter().map(|_| KERNEL_MIB).sum::<u64>();
+        let build = if self.build_bochs { BOCHS_BUILD_MIB } else { 0 };
+        let copy = if self.take_bochs { COPY_MIB } else { 0 };
+        let indexes = if self.packages.is_empty() { 0 } else { COPY_MIB };
+        kernels + build + copy + indexes
+    }
+}
+
+/// Provides what is needed and not there.
+///
+/// # Errors
+/// [`TaskError`] with the step that failed; whatever was completed before it stays.
+pub fn provide(recipes: &Recipes, needs: &Needs) -> Result<(), TaskError> {
+    let store = Store::open()?;
+    if find_missing(&store, recipes, needs, |_| ())?.is_empty() {
+        return Ok(());
+    }
+    note(&format!("setting up in {}", store.root().display()));
+    let _lock = lock(&store)?;
+    // Another set-up may have finished while this one waited for the lock.
+    let missing = find_missing(&store, recipes, needs, note)?;
+    check_space(store.root(), missing.needed_mib())?;
+    for leftover in store.remove_leftovers()? {
+        note(&format!("removed what an interrupted set-up left: {}", leftover.display()));
+    }
+    let archive = Archive::of_this_machine()?;
+    missing.packages.install(store.root(), &archive, Uid::effective().is_root())?;
+    for recipe in missing.kernels {
+        let manifest = kernels::make(&store, &archive, recipe)?;
+        report("kernel", &recipe.name, &manifest);
+    }
+    if missing.build_bochs {
+        let recipe = &recipes.emulators.built_from_source;
+        let manifest = bochs::build(&store, &archive, recipe)?;
+        report("emulator", &recipe.name, &manifest);
+    }
+    if missing.take_bochs {
+        let recipe = &recipes.emulators.taken_from_the_system;
+        let manifest = bochs::take_from_system(&store, recipe)?;
+        report("emulator", &recipe.name, &manifest);
+    }
+    Ok(())
+}
+
+fn report(kind: &str, name: &str, manifest: &Manifest) {
+    note(&format!("{kind} {name} is {} from {}", manifest.package_version(), manifest.suite));
+}
+
+fn find_missing<'recipes>(
+    store: &Store,
+    recipes: &'recipes Recipes,
+    needs: &Needs,
+    announce: impl Fn(&str),
+) -> Result<Missing<'recipes>, TaskError> {
+    let is_ready = |kind, name: &str, recipe_sha256: &str| is_ready(store, kind, name, recipe_sha256, &announce);
+    let emulators = &recipes.emulators;
+    let mut wanted_packages = Vec::new();
+    if needs.build {
+        wanted_packages.extend_from_slice(&recipes.packages.build);
+    }
+    if needs.lint {
+        wanted_packages.extend_from_slice(&recipes.packages.lint);
+    }
+
+    let mut kernels = Vec::new();
+    for name in &needs.kernels {
+        let recipe = recipes.kernel(name)?;
+        if !is_ready(ArtifactKind::Kernel, name, &recipe.sha256())? {
+            kernels.push(recipe);
+        }
+    }
+
+    let source = &emulators.built_from_source;
+    let build_bochs = needs.backends.contains(&Backend::Bochs30)
+        && !is_ready(ArtifactKind::Emulator, &source.name, &source.sha256()?)?;
+    if build_bochs {
+        wanted_packages.extend_from_slice(&source.build_packages);
+    }
+    let system = &emulators.taken_from_the_system;
+    let wants_system_bochs = needs.backends.contains(&Backend::Bochs27);
+    let take_bochs = wants_system_bochs && !is_ready(ArtifactKind::Emulator, &system.name, &system.sha256())?;
+    if wants_system_bochs {
+        // Its plug-ins and libraries stay where the packages put them.
+        wanted_packages.extend_from_slice(&system.packages);
+    }
+
+    let needs_qemu = needs.backends.contains(&Backend::Qemu) && !system_packages::has_qemu(&emulators.qemu)?;
+    let from_suite = needs_qemu.then(|| (emulators.qemu.package.clone(), emulators.qemu.suite.clone()));
+    let packages = MissingPackages { ordinary: system_packages::missing(&wanted_packages)?, from_suite };
+    Ok(Missing { packages, kernels, build_bochs, take_bochs })
+}
+
+/// Whether an artifact is in the cache, sound, and made by the recipe of today.
+fn is_ready(
+    store: &Store,
+    kind: ArtifactKind,
+    name: &str,
+    recipe_sha256: &str,
+    announce: impl Fn(&str),
+) -> Result<bool, TaskError> {
+    match store.manifest(kind, name) {
+        Ok(manifest) if manifest.recipe_sha256 == recipe_sha256 => Ok(true),
+        Ok(_) => {
+            announce(&format!("{kind} {name}: the recipe has changed, making it anew"));
+            Ok(false)
+        }
+        Err(StoreError::Missing { .. }) => Ok(false),
+        Err(error) if error.is_mended_by_set_up() => {
+            announce(&format!("{error}; making it anew"));
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One set-up at a time: waits for another one to end.
+fn lock(store: &Store) -> Result<File, TaskError> {
+    let root = store.root();
+    fs::create_dir_all(root).map_err(|error| StoreError::from_io("create directory", root, error))?;
+    let path = root.join("set-up.lock");
+    let file = File::create(&path).map_err(|error| StoreError::from_io("create", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            step("waiting for another set-up to end", || file.lock()).map_err(TaskError::io("lock", &path))?;
+        }
+        Err(TryLockError::Error(error)) => return Err(StoreError::from_io("lock", &path, error).into()),
+    }
+    Ok(file)
+}
+
+fn check_space(cache: &Path, needed_mib: u64) -> Result<(), TaskError> {
+    let failed = TaskError::io("ask for the free space of", cache);
+    let space = statvfs(cache).map_err(|error| failed(error.into()))?;
+    let available_mib = (space.blocks_available() * space.fragment_size()) >> 20;
+    if available_mib >= needed_mib {
+        return Ok(());
+    }
+    Err(TaskError::LittleSpace { cache: cache.to_path_buf(), available_mib, needed_mib })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remedies_of_the_store_are_commands_that_set_up_knows() {
+        for name in ["bochs-3.0", "bochs-2.7"] {
+            let command = ArtifactKind::Emulator.set_up_command(name);
+            let given = command.strip_prefix("cargo xtask setup --backend ").expect("a backend");
+            Backend::from_name(given).expect("known");
+        }
+        Backend::from_name("vmware").expect_err("unknown");
+    }
+
+    #[test]
+    fn a_cache_disk_that_is_too_small_is_named_before_anything_is_fetched() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        check_space(directory.path(), 0).expect("nothing needed");
+        let error = check_space(directory.path(), u64::MAX).expect_err("more than any disk has");
+        assert!(error.to_string().contains("MiB left"), "{error}");
+    }
+
+    #[test]
+    fn an_artifact_of_another_recipe_is_made_anew() {
+        use ptediff_vm::store::{Origin, PackageOrigin};
+
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::at(directory.path());
+        let kind = ArtifactKind::Emulator;
+        let ready = |recipe: &str| is_ready(&store, kind, "bochs-3.0", recipe, |_| ()).expect("a sound cache");
+        assert!(!ready("recipe of today"));
+        let packages = vec![PackageOrigin { package: "bochs".to_owned(), version: "3.0".to_owned(), sha256: None }];
+        let origin =
+            Origin { suite: "trixie".to_owned(), packages, release: None, recipe_sha256: "recipe of today".to_owned() };
+        store.stage(kind, "bochs-3.0").expect("staging").publish(origin).expect("published");
+        assert!(ready("recipe of today"));
+        assert!(!ready("recipe of tomorrow"));
+    }
+
+    #[test]
+    fn the_main_job_needs_less_than_the_tests() {
+        let recipes = Recipes::load().expect("recipes");
+        let (run, tests) = (Needs::of_run(), Needs::of_tests(&recipes));
+        assert!(run.kernels.iter().all(|name| tests.kernels.contains(name)));
+        assert!(run.backends.iter().all(|backend| tests.backends.contains(backend)));
+        assert!(run.kernels.len() < tests.kernels.len() && run.backends.len() < tests.backends.len());
+    }
+}

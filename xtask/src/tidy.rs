@@ -1,0 +1,227 @@
+//! The import table of ARCHITECTURE.md, proved from cargo's own metadata.
+//!
+//! Architecture Invariant: data flows one way, generate -> execute -> observe -> compare -> report, and a crate
+//! names only the crates that its row allows. Development dependencies count too; crates whose tests need a
+//! live kernel may name `ptediff-vm` in them, to boot one with themselves inside.
+
+use serde::Deserialize;
+
+use crate::cargo;
+use crate::error::TaskError;
+
+/// What a crate of ours may name of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allowed {
+    /// Exactly these, or fewer.
+    Only(&'static [&'static str]),
+    /// These, and `ptediff-vm` in tests.
+    WithLiveTests(&'static [&'static str]),
+    /// Every library room; not `xtask`.
+    EveryRoom,
+}
+
+const MODEL: &str = "ptediff-reference-model";
+const MACHINES: &str = "ptediff-vm";
+
+/// The table: each crate of the workspace with what it may name.
+pub const IMPORT_TABLE: [(&str, Allowed); 11] = [
+    (MODEL, Allowed::Only(&[])),
+    ("ptediff-bpf", Allowed::Only(&[])),
+    ("ptediff-generate", Allowed::Only(&[MODEL])),
+    ("ptediff-execute", Allowed::WithLiveTests(&[MODEL])),
+    ("ptediff-compare", Allowed::Only(&[MODEL])),
+    ("ptediff-corpus", Allowed::Only(&[MODEL])),
+    ("ptediff-trace", Allowed::Only(&[MODEL])),
+    ("ptediff-observe", Allowed::WithLiveTests(&[MODEL, "ptediff-bpf"])),
+    (MACHINES, Allowed::Only(&[])),
+    ("xtask", Allowed::Only(&[MACHINES])),
+    ("ptediff", Allowed::EveryRoom),
+];
+
+impl Allowed {
+    fn permits(self, import: &Import) -> bool {
+        let name = import.name.as_str();
+        match self {
+            Self::Only(names) => names.contains(&name),
+            Self::WithLiveTests(names) => names.contains(&name) || (import.only_in_tests && name == MACHINES),
+            Self::EveryRoom => name != "xtask",
+        }
+    }
+}
+
+/// A crate of the workspace and the crates of the workspace that it names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// The package's name.
+    pub name: String,
+    /// Packages of the workspace among its dependencies of any kind.
+    pub imports: Vec<Import>,
+}
+
+/// A dependency on a crate of the workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// The package's name.
+    pub name: String,
+    /// Whether it is a development dependency.
+    pub only_in_tests: bool,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// "dev", "build", or nothing for a normal one.
+    kind: Option<String>,
+    /// Present for dependencies by path: those of the workspace.
+    path: Option<String>,
+}
+
+/// Reads the answer of `cargo metadata --no-deps`.
+///
+/// # Errors
+/// [`TaskError::Malformed`] if it is none.
+pub fn parse_metadata(text: &str) -> Result<Vec<Room>, TaskError> {
+    let metadata: Metadata = serde_json::from_str(text).map_err(|error| TaskError::Malformed {
+        what: "the output of `cargo metadata`".to_owned(),
+        reason: error.to_string(),
+    })?;
+    let room = |package: Package| {
+        let ours = package.dependencies.into_iter().filter(|dependency| dependency.path.is_some());
+        let import = |dependency: Dependency| Import {
+            only_in_tests: dependency.kind.as_deref() == Some("dev"),
+            name: dependency.name,
+        };
+        Room { name: package.name, imports: ours.map(import).collect() }
+    };
+    Ok(metadata.packages.into_iter().map(room).collect())
+}
+
+/// Every way in which the rooms break the table, a sentence each; empty if they keep it.
+#[must_use]
+pub fn violations(rooms: &[Room]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, _) in IMPORT_TABLE {
+        if !rooms.iter().any(|room| room.name == name) {
+            found.push(format!("the table names {name}, the workspace has no such crate"));
+        }
+    }
+    for room in rooms {
+        let Some((_, allowed)) = IMPORT_TABLE.iter().find(|(name, _)| *name == room.name) else {
+            found.push(format!("{} has no row in the table", room.name));
+            continue;
+        };
+        for import in room.imports.iter().filter(|import| !allowed.permits(import)) {
+            let place = if import.only_in_tests { " in tests" } else { "" };
+            found.push(format!("{} may not depend on {}{place}", room.name, import.name));
+        }
+    }
+    found
+}
+
+/// Checks this workspace.
+///
+/// # Errors
+/// [`TaskError::ImportTable`] with every violation, or cargo's failure.
+pub fn check_import_table() -> Result<(), TaskError> {
+    let rooms = parse_metadata(&cargo::metadata()?)?;
+    let violations = violations(&rooms);
+    if violations.is_empty() { Ok(()) } else { Err(TaskError::ImportTable { violations }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn import(name: &str, only_in_tests: bool) -> Import {
+        Import { name: name.to_owned(), only_in_tests }
+    }
+
+    /// The rooms as the table has them, each importing all that it may.
+    fn sound() -> Vec<Room> {
+        let imports = |allowed: Allowed| {
+            let every = IMPORT_TABLE.iter().flat_map(|(name, _)| [import(name, false), import(name, true)]);
+            every.filter(|import| allowed.permits(import)).collect()
+        };
+        let room = |&(name, allowed): &(&str, Allowed)| Room { name: name.to_owned(), imports: imports(allowed) };
+        IMPORT_TABLE.iter().map(room).collect()
+    }
+
+    fn check(change: impl FnOnce(&mut Vec<Room>), expected: &[&str]) {
+        let mut rooms = sound();
+        change(&mut rooms);
+        assert_eq!(violations(&rooms), expected);
+    }
+
+    fn plant(from: &str, to: &str, only_in_tests: bool) -> impl FnOnce(&mut Vec<Room>) {
+        move |rooms| {
+            let room = rooms.iter_mut().find(|room| room.name == from).expect("a room of the table");
+            room.imports.push(import(to, only_in_tests));
+        }
+    }
+
+    #[test]
+    fn the_table_itself_holds() {
+        check(|_| (), &[]);
+    }
+
+    #[test]
+    fn planted_edges_are_found() {
+        for (from, to) in [
+            ("ptediff-vm", "ptediff-reference-model"),
+            ("ptediff-compare", "ptediff-execute"),
+            ("ptediff-reference-model", "ptediff-bpf"),
+            ("ptediff-execute", "ptediff-vm"),
+            ("xtask", "ptediff"),
+            ("ptediff", "xtask"),
+        ] {
+            check(plant(from, to, false), &[&format!("{from} may not depend on {to}")]);
+        }
+    }
+
+    #[test]
+    fn tests_may_boot_machines_where_the_table_says_so_and_nothing_more() {
+        check(plant("ptediff-execute", "ptediff-vm", true), &[]);
+        for (from, to) in
+            [("ptediff-execute", "ptediff-observe"), ("ptediff-compare", "ptediff-vm"), ("ptediff-vm", "ptediff-trace")]
+        {
+            check(plant(from, to, true), &[&format!("{from} may not depend on {to} in tests")]);
+        }
+    }
+
+    #[test]
+    fn crates_and_rows_must_match() {
+        check(
+            |rooms| rooms.push(Room { name: "ptediff-new".to_owned(), imports: Vec::new() }),
+            &["ptediff-new has no row in the table"],
+        );
+        check(
+            |rooms| rooms.retain(|room| room.name != "ptediff-corpus"),
+            &["the table names ptediff-corpus, the workspace has no such crate"],
+        );
+    }
+
+    #[test]
+    fn every_kind_of_dependency_by_path_counts() {
+        let rooms = parse_metadata(
+            r#"{"packages": [{"name": "ptediff-vm", "dependencies": [
+                {"name": "ptediff-compare", "kind": "dev", "path": "/w/harness/compare"},
+                {"name": "ptediff-corpus", "kind": "build", "path": "/w/harness/corpus"},
+                {"name": "serde", "kind": null}
+            ]}]}"#,
+        );
+        let imports = &rooms.expect("metadata")[0].imports;
+        assert_eq!(imports, &[import("ptediff-compare", true), import("ptediff-corpus", false)]);
+        parse_metadata("{}").expect_err("no metadata");
+    }
+}
