@@ -175,27 +175,21 @@ static __always_inline int entry_is_none(u64 entry)
 }
 
 /* The slot that holds `mm`, or PTEDIFF_NO_SLOT. */
-static __always_inline u32 slot_of(struct ptediff_control *state, struct mm_struct *mm)
+__verified_once u32 slot_of(u64 mm)
 {
-	u64 wanted = (u64)mm;
+	struct ptediff_control *state = the_control();
 
-	if (!wanted)
+	if (!state || !mm)
 		return PTEDIFF_NO_SLOT;
-	if (state->slots[0].mm == wanted)
+	if (state->slots[0].mm == mm)
 		return 0;
-	if (state->slots[1].mm == wanted)
+	if (state->slots[1].mm == mm)
 		return 1;
-	if (state->slots[2].mm == wanted)
+	if (state->slots[2].mm == mm)
 		return 2;
-	if (state->slots[3].mm == wanted)
+	if (state->slots[3].mm == mm)
 		return 3;
 	return PTEDIFF_NO_SLOT;
-}
-
-/* The mm_struct in a slot, as a number: what comes from a map is no pointer to the verifier. */
-static __always_inline u64 mm_in(struct ptediff_control *state, u32 slot)
-{
-	return state->slots[slot & (PTEDIFF_ACTORS - 1)].mm;
 }
 
 /* The mm_struct of a VMA, as a number: functions that are verified once take no kernel pointers. */
@@ -404,51 +398,62 @@ __verified_once int emit(u64 what, u64 before, u64 after, u64 vm_flags)
 	return 0;
 }
 
-/* Reads the arena at the entry of a function that changes a range of it. */
-static __always_inline void open_range(u32 slot, u64 mm)
-{
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
-
-	if (!scratch)
-		return;
-	scratch->range_open = is_readable(read_arena(mm, &scratch->before));
-}
-
-/* Reads the arena at the function's exit. Returns what was read at both ends, or nothing. */
-static __always_inline struct scratch *close_range(struct ptediff_control *state, u32 slot, u64 mm)
-{
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
-
-	if (!scratch)
-		return 0;
-	if (!scratch->range_open || !is_readable(read_arena(mm, &scratch->after))) {
-		state->unpaired++;
-		scratch->range_open = 0;
-		return 0;
-	}
-	scratch->range_open = 0;
-	return scratch;
-}
-
 static __always_inline int meets_arena(u64 start, u64 end)
 {
 	return start < ARENA_END && end > PTEDIFF_ARENA_BASE;
 }
 
-/* The event of a page in a range: none if the entry is none at both ends. */
-__verified_once int emit_if_any(u64 what, u64 before, u64 after, u64 vm_flags)
+/* Reads the arena at the entry of a function that changes a range of it. */
+__verified_once int open_range(u32 slot, u64 mm)
 {
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
+
+	if (scratch)
+		scratch->range_open = is_readable(read_arena(mm, &scratch->before));
+	return 0;
+}
+
+/* Reads the arena at the function's exit. Returns whether it was read at both ends. */
+__verified_once int close_range(u32 slot, u64 mm)
+{
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
+	struct ptediff_control *state = the_control();
+	u32 was_open;
+
+	if (!scratch || !state)
+		return 0;
+	was_open = scratch->range_open;
+	scratch->range_open = 0;
+	if (was_open && is_readable(read_arena(mm, &scratch->after)))
+		return 1;
+	state->unpaired++;
+	return 0;
+}
+
+/* The event of a page in a range that was closed: none if the entry is none at both ends. */
+__verified_once int emit_page(u64 what, u64 vm_flags)
+{
+	u32 slot = what >> 8 & 0xff, page = what >> 16 & 0xff;
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &slot);
+	u64 before, after;
+
+	if (!scratch || page >= PTEDIFF_ARENA_PAGES)
+		return 0;
+	before = scratch->before.entries[page];
+	after = scratch->after.entries[page];
 	if (!entry_is_none(before) || !entry_is_none(after))
 		emit(what, before, after, vm_flags);
 	return 0;
 }
 
-/* Whether page `index` of the arena lies within an address range. */
-static __always_inline int page_within(u32 index, u64 start, u64 end)
+/* Index of the arena's page at an address, clamped to the arena. */
+static __always_inline u32 page_index(u64 address)
 {
-	u64 address = PTEDIFF_ARENA_BASE + index * PAGE_SIZE;
-
-	return address >= start && address < end;
+	if (address <= PTEDIFF_ARENA_BASE)
+		return 0;
+	if (address >= ARENA_END)
+		return PTEDIFF_ARENA_PAGES;
+	return (address - PTEDIFF_ARENA_BASE) >> 12;
 }
 
 /*
@@ -492,27 +497,27 @@ int fork_done(u64 *context)
 	struct task_struct *parent = (void *)context[0];
 	struct task_struct *child = (void *)context[1];
 	struct ptediff_control *state = the_control();
+	u64 parent_mm = 0, child_mm = 0;
 	u32 expected, slot;
-	u64 mm;
 
 	if (!state)
-		return 0;
-	if ((u32)parent->tgid != state->nursery_pid &&
-	    slot_of(state, parent->mm) == PTEDIFF_NO_SLOT)
-		return 0;
-	/* A thread or a vfork child shares its parent's address space: no actor. */
-	if (parent->mm == child->mm)
 		return 0;
 	expected = state->expected_child;
 	if (expected >= PTEDIFF_ACTORS)
 		return 0;
-	mm = (u64)child->mm;
+	bpf_probe_read_kernel(&parent_mm, sizeof(parent_mm), &parent->mm);
+	bpf_probe_read_kernel(&child_mm, sizeof(child_mm), &child->mm);
+	if ((u32)parent->tgid != state->nursery_pid && slot_of(parent_mm) == PTEDIFF_NO_SLOT)
+		return 0;
+	/* A thread or a vfork child shares its parent's address space: no actor. */
+	if (parent_mm == child_mm)
+		return 0;
 	/* The kernel reuses the mm_struct of a process that died and was not forgotten. */
 	for (slot = 0; slot < PTEDIFF_ACTORS; slot++) {
-		if (state->slots[slot].mm == mm)
+		if (state->slots[slot].mm == child_mm)
 			state->slots[slot].mm = 0;
 	}
-	state->slots[expected & (PTEDIFF_ACTORS - 1)].mm = mm;
+	state->slots[expected & (PTEDIFF_ACTORS - 1)].mm = child_mm;
 	state->slots[expected & (PTEDIFF_ACTORS - 1)].pid = child->tgid;
 	state->expected_child = PTEDIFF_NO_SLOT;
 	return 0;
@@ -523,23 +528,18 @@ int fault_enter(u64 *context)
 {
 	struct vm_area_struct *vma = (void *)context[0];
 	u64 address = context[1] & ~(PAGE_SIZE - 1);
-	struct ptediff_control *state;
 	struct scratch *scratch;
+	u64 mm, entry = 0;
 	u32 slot, result;
-	u64 entry = 0;
 
 	if (!meets_arena(address, address + 1))
 		return 0;
-	state = the_control();
-	if (!state)
-		return 0;
-	slot = slot_of(state, vma->vm_mm);
-	if (slot == PTEDIFF_NO_SLOT)
-		return 0;
+	mm = mm_of(vma);
+	slot = slot_of(mm);
 	scratch = bpf_map_lookup_elem(&scratches, &slot);
 	if (!scratch)
 		return 0;
-	result = read_entry(mm_in(state, slot), address, &entry);
+	result = read_entry(mm, address, &entry);
 	scratch->fault_before = entry;
 	scratch->fault_address = is_readable(result) ? address : 0;
 	return 0;
@@ -553,19 +553,16 @@ int fault_exit(u64 *context)
 	u32 fault_flags = context[2], reason = context[4];
 	struct ptediff_control *state;
 	struct scratch *scratch;
-	u32 slot, result, page;
-	u64 after = 0, opened;
+	u64 mm, opened, after = 0;
+	u32 slot, result;
 
 	if (!meets_arena(address, address + 1))
 		return 0;
-	state = the_control();
-	if (!state)
-		return 0;
-	slot = slot_of(state, vma->vm_mm);
-	if (slot == PTEDIFF_NO_SLOT)
-		return 0;
+	mm = mm_of(vma);
+	slot = slot_of(mm);
 	scratch = bpf_map_lookup_elem(&scratches, &slot);
-	if (!scratch)
+	state = the_control();
+	if (!scratch || !state)
 		return 0;
 	opened = scratch->fault_address;
 	scratch->fault_address = 0;
@@ -573,15 +570,22 @@ int fault_exit(u64 *context)
 		state->retries++;
 		return 0;
 	}
-	result = read_entry(mm_in(state, slot), address, &after);
+	result = read_entry(mm, address, &after);
 	if (opened != address || !is_readable(result)) {
 		state->unpaired++;
 		return 0;
 	}
-	page = (address - PTEDIFF_ARENA_BASE) >> 12;
-	emit(WHAT(PTEDIFF_CAUSE_FAULT, slot, page, fault_flags & FAULT_FLAG_WRITE),
+	emit(WHAT(PTEDIFF_CAUSE_FAULT, slot, page_index(address), fault_flags & FAULT_FLAG_WRITE),
 	     scratch->fault_before, after, vma->vm_flags);
 	return 0;
+}
+
+/* The slot of the child that is being made, or PTEDIFF_NO_SLOT if none is expected. */
+static __always_inline u32 expected_child(struct ptediff_control *state, u32 parent)
+{
+	u32 child = state->expected_child;
+
+	return child < PTEDIFF_ACTORS && child != parent ? child : PTEDIFF_NO_SLOT;
 }
 
 SEC("fentry/copy_page_range")
@@ -591,20 +595,19 @@ int fork_copy_enter(u64 *context)
 	struct vm_area_struct *parent_vma = (void *)context[1];
 	struct ptediff_control *state;
 	u32 parent, child;
+	u64 mm;
 
 	if (!meets_arena(parent_vma->vm_start, parent_vma->vm_end))
 		return 0;
+	mm = mm_of(parent_vma);
+	parent = slot_of(mm);
 	state = the_control();
-	if (!state)
+	if (parent == PTEDIFF_NO_SLOT || !state)
 		return 0;
-	parent = slot_of(state, parent_vma->vm_mm);
-	if (parent == PTEDIFF_NO_SLOT)
-		return 0;
-	open_range(parent, mm_in(state, parent));
-	child = state->expected_child;
-	if (child >= PTEDIFF_ACTORS || child == parent)
-		return 0;
-	open_range(child, mm_of(child_vma));
+	open_range(parent, mm);
+	child = expected_child(state, parent);
+	if (child != PTEDIFF_NO_SLOT)
+		open_range(child, mm_of(child_vma));
 	return 0;
 }
 
@@ -613,44 +616,35 @@ int fork_copy_exit(u64 *context)
 {
 	struct vm_area_struct *child_vma = (void *)context[0];
 	struct vm_area_struct *parent_vma = (void *)context[1];
-	struct scratch *of_parent, *of_child;
-	u64 start, end, vm_flags, child_flags;
 	struct ptediff_control *state;
-	u32 parent, child, index;
+	u32 parent, child, index, end;
+	u64 mm, vm_flags, child_flags;
 
-	start = parent_vma->vm_start;
-	end = parent_vma->vm_end;
-	if (!meets_arena(start, end))
+	if (!meets_arena(parent_vma->vm_start, parent_vma->vm_end))
 		return 0;
+	mm = mm_of(parent_vma);
+	parent = slot_of(mm);
 	state = the_control();
-	if (!state)
+	if (parent == PTEDIFF_NO_SLOT || !state)
 		return 0;
-	parent = slot_of(state, parent_vma->vm_mm);
-	if (parent == PTEDIFF_NO_SLOT)
+	if (!close_range(parent, mm))
 		return 0;
-	vm_flags = parent_vma->vm_flags;
-	of_parent = close_range(state, parent, mm_in(state, parent));
-	if (!of_parent)
-		return 0;
-	child = state->expected_child;
-	if (child >= PTEDIFF_ACTORS || child == parent) {
+	child = expected_child(state, parent);
+	if (child == PTEDIFF_NO_SLOT) {
 		state->unexpected++;
 		return 0;
 	}
-	child_flags = child_vma->vm_flags;
-	of_child = close_range(state, child, mm_of(child_vma));
-	if (!of_child)
+	if (!close_range(child, mm_of(child_vma)))
 		return 0;
+	vm_flags = parent_vma->vm_flags;
+	child_flags = child_vma->vm_flags;
+	end = page_index(parent_vma->vm_end);
 #pragma clang loop unroll(disable)
-	for (index = 0; index < PTEDIFF_ARENA_PAGES; index++) {
-		if (!page_within(index, start, end))
-			continue;
-		emit_if_any(WHAT(PTEDIFF_CAUSE_FORK_PARENT, parent, index, 0),
-			    of_parent->before.entries[index], of_parent->after.entries[index],
-			    vm_flags);
-		emit_if_any(WHAT(PTEDIFF_CAUSE_FORK_CHILD, child, index, 0),
-			    of_child->before.entries[index], of_child->after.entries[index],
-			    child_flags);
+	for (index = page_index(parent_vma->vm_start); index < PTEDIFF_ARENA_PAGES; index++) {
+		if (index >= end)
+			break;
+		emit_page(WHAT(PTEDIFF_CAUSE_FORK_PARENT, parent, index, 0), vm_flags);
+		emit_page(WHAT(PTEDIFF_CAUSE_FORK_CHILD, child, index, 0), child_flags);
 	}
 	return 0;
 }
@@ -658,44 +652,36 @@ int fork_copy_exit(u64 *context)
 /* The entry of a function that changes the entries of a range of one VMA. */
 static __always_inline void change_enter(struct vm_area_struct *vma, u64 start, u64 end)
 {
-	struct ptediff_control *state;
 	u32 slot;
+	u64 mm;
 
 	if (!meets_arena(start, end))
 		return;
-	state = the_control();
-	if (!state)
-		return;
-	slot = slot_of(state, vma->vm_mm);
+	mm = mm_of(vma);
+	slot = slot_of(mm);
 	if (slot != PTEDIFF_NO_SLOT)
-		open_range(slot, mm_in(state, slot));
+		open_range(slot, mm);
 }
 
 /* The exit of that function. */
 static __always_inline void change_exit(struct vm_area_struct *vma, u64 start, u64 end, u64 cause)
 {
-	struct ptediff_control *state;
-	struct scratch *scratch;
-	u32 slot, index;
-	u64 vm_flags;
+	u32 slot, index, last;
+	u64 mm, vm_flags;
 
 	if (!meets_arena(start, end))
 		return;
-	state = the_control();
-	if (!state)
-		return;
-	slot = slot_of(state, vma->vm_mm);
-	if (slot == PTEDIFF_NO_SLOT)
-		return;
-	scratch = close_range(state, slot, mm_in(state, slot));
-	if (!scratch)
+	mm = mm_of(vma);
+	slot = slot_of(mm);
+	if (slot == PTEDIFF_NO_SLOT || !close_range(slot, mm))
 		return;
 	vm_flags = vma->vm_flags;
+	last = page_index(end);
 #pragma clang loop unroll(disable)
-	for (index = 0; index < PTEDIFF_ARENA_PAGES; index++) {
-		if (page_within(index, start, end))
-			emit_if_any(WHAT(cause, slot, index, 0), scratch->before.entries[index],
-				    scratch->after.entries[index], vm_flags);
+	for (index = page_index(start); index < PTEDIFF_ARENA_PAGES; index++) {
+		if (index >= last)
+			break;
+		emit_page(WHAT(cause, slot, index, 0), vm_flags);
 	}
 }
 

@@ -10,8 +10,10 @@ const EMULATORS: &str = include_str!("../../vm-images/emulators.json");
 const PACKAGES: &str = include_str!("../../vm-images/packages.json");
 
 /// Patches that a recipe may name, by file name in `vm-images/bochs/`.
-const PATCHES: [(&str, &str); 1] =
-    [("load-ram-by-block.patch", include_str!("../../vm-images/bochs/load-ram-by-block.patch"))];
+const PATCHES: [(&str, &str); 2] = [
+    ("load-ram-by-block.patch", include_str!("../../vm-images/bochs/load-ram-by-block.patch")),
+    ("xrstors-compacted-offset.patch", include_str!("../../vm-images/bochs/xrstors-compacted-offset.patch")),
+];
 
 /// All recipes.
 #[derive(Debug, Clone)]

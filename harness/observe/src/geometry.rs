@@ -153,7 +153,7 @@ fn vmemmap_candidates(loads: &[Segment], struct_page: u64) -> Vec<u64> {
     let mut candidates = Vec::new();
     for part in loads.iter().filter(|segment| segment.physical.is_none()) {
         for physical in loads.iter().filter_map(|segment| segment.physical) {
-            let offset = (physical >> 12) * struct_page & !0xfff;
+            let offset = ((physical >> 12) * struct_page) & !0xfff;
             let base = part.address.wrapping_sub(offset);
             if base.is_multiple_of(PUD_SIZE) && !candidates.contains(&base) {
                 candidates.push(base);

@@ -76,10 +76,10 @@ impl LibbpfObserver {
     pub fn open(options: &ObserverOptions) -> Result<Self, ObserveError> {
         require_btf()?;
         let geometry = Geometry::measure()?;
-        libbpf_rs::set_print(Some((PrintLevel::Debug, keep_warning)));
+        libbpf_rs::set_print(Some((PrintLevel::Warn, keep_warning)));
         let open = prepare(options, &geometry)?;
         let object = open.load().map_err(|error| diagnose(options, &error))?;
-        let (links, mut hooks) = attach(&object, options)?; hooks.push(WARNINGS.lock().unwrap().replace("\n"," // "));
+        let (links, hooks) = attach(&object, options)?;
 
         let map = |name: &str| {
             object.maps().find(|map| map.name() == name).ok_or_else(|| load_error(format!("no map `{name}`")))
@@ -263,12 +263,9 @@ fn load_error(reason: impl Into<String>) -> ObserveError {
 static WARNINGS: Mutex<String> = Mutex::new(String::new());
 
 fn keep_warning(_: PrintLevel, text: String) {
-    use std::time::Instant;
-    static START: Mutex<Option<(Instant, String)>> = Mutex::new(None);
-    let now = Instant::now();
-    let mut start = START.lock().unwrap();
-    if let Some((t, prev)) = &*start { let d = now - *t; if d.as_millis() >= 15 { if let Ok(mut warnings) = WARNINGS.lock() { warnings.push_str(&format!("{d:?} between [{}] and [{}]\n", prev.trim_end(), text.trim_end())); } } }
-    *start = Some((Instant::now(), text));
+    if let Ok(mut warnings) = WARNINGS.lock() {
+        warnings.push_str(&text);
+    }
 }
 
 /// Refuses a kernel without BTF before a loader stumbles over it.
@@ -389,7 +386,6 @@ fn ring_buffer(
             records.borrow_mut().push(Event::of_bytes(bytes).ok_or(bytes.len()));
             0
         })
-        .and_then(|_| Ok(()))
         .map_err(|error| load_error(error.to_string()))?;
     builder.build().map_err(|error| load_error(error.to_string()))
 }

@@ -6,6 +6,8 @@
 
 #[path = "live/actor.rs"]
 mod actor;
+#[path = "live/expected.rs"]
+mod expected;
 #[path = "live/guest.rs"]
 mod guest;
 #[path = "live/host.rs"]

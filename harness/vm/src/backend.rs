@@ -1,5 +1,6 @@
 //! What an emulator must be able to do for us.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,20 +48,33 @@ impl BackendKind {
     }
 }
 
-/// The private folder of one machine, removed with it.
+/// The private folder of one machine, removed with it. One whose owner was killed is removed when the next
+/// machine is made: while the owner lives, it holds a lock.
 #[derive(Debug)]
 pub(crate) struct Folder {
     directory: TempDir,
+    _lock: File,
 }
+
+const FOLDER_PREFIX: &str = "ptediff-vm-";
+const LOCK: &str = "lock";
 
 impl Folder {
     /// A new folder where the system keeps temporary files.
     pub(crate) fn new() -> Result<Self, VmError> {
-        let directory = tempfile::Builder::new()
-            .prefix("ptediff-vm-")
-            .tempdir()
-            .map_err(VmError::io("make a folder for temporary files"))?;
-        Ok(Self { directory })
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(parent: &Path) -> Result<Self, VmError> {
+        let failed = |error| VmError::io(format!("make a folder for temporary files in {}", parent.display()))(error);
+        remove_abandoned(parent);
+        let directory = tempfile::Builder::new().prefix(FOLDER_PREFIX).tempdir_in(parent).map_err(failed)?;
+        // Locked before it has its name, so that nobody can take it for abandoned in between.
+        let unnamed = directory.path().join("lock.new");
+        let lock = File::create(&unnamed).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        std::fs::rename(&unnamed, directory.path().join(LOCK)).map_err(failed)?;
+        Ok(Self { directory, _lock: lock })
     }
 
     /// A file of the folder.
@@ -91,6 +105,17 @@ impl Folder {
     }
 }
 
+/// Removes the folders of owners that were killed. What cannot be removed (another user's, say) stays.
+fn remove_abandoned(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX)) {
+        let is_abandoned = File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        if is_abandoned {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A text file's content, empty if there is none; what is not UTF-8 is replaced.
 pub(crate) fn text_of(path: &Path) -> String {
     std::fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -105,6 +130,24 @@ pub(crate) fn last_lines(text: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_folders_without_an_owner_are_removed() {
+        let parent = tempfile::tempdir().unwrap();
+        let first = Folder::new_in(parent.path()).unwrap();
+        let abandoned = parent.path().join("ptediff-vm-abandoned");
+        let unlocked = parent.path().join("ptediff-vm-no-lock");
+        let other = parent.path().join("other");
+        for folder in [&abandoned, &unlocked, &other] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        for folder in [&abandoned, &other] {
+            std::fs::write(folder.join(LOCK), "").unwrap();
+        }
+        let second = Folder::new_in(parent.path()).unwrap();
+        assert!(first.path(LOCK).exists() && second.path(LOCK).exists());
+        assert!(!abandoned.exists() && unlocked.exists() && other.exists());
+    }
 
     #[test]
     fn the_last_lines_of_a_text() {

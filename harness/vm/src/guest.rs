@@ -61,7 +61,17 @@ pub fn power_off() -> io::Result<std::convert::Infallible> {
     reboot(libc::RB_POWER_OFF)
 }
 
-/// Resets the machine, which ends it.
+/// Makes the CPU take a triple fault, by the kernel's emergency restart (`drivers/tty/sysrq.c: sysrq_handle_reboot`),
+/// which under `reboot=t` says nothing and does just that. /proc must be mounted.
+///
+/// # Errors
+/// Only if it did not work.
+pub fn triple_fault() -> io::Result<std::convert::Infallible> {
+    std::fs::write("/proc/sysrq-trigger", "b")?;
+    Err(io::Error::other("the kernel did not restart"))
+}
+
+/// Resets the machine in an orderly way, which ends it: the kernel says on the console that it restarts.
 ///
 /// # Errors
 /// Only if it did not work.

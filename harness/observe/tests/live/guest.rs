@@ -30,7 +30,7 @@ pub(crate) fn run() {
 
 fn scenario(port: &mut E9Port) -> Result<(), Box<dyn Error>> {
     mount_file_systems()?;
-    for (name, verdict) in [("missing hook", missing_hook()), ("no BTF", no_btf()?)] {
+    for (name, verdict) in [("missing hook", missing_hook()), ("no BTF", no_btf()?), ("aya", aya())] {
         check(port, name, verdict)?;
     }
     writeln!(port, "mark open")?;

@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
 
+use crate::expected;
 use crate::guest::TIMED_SNAPSHOTS;
 
 pub(crate) fn run() {
@@ -50,8 +51,18 @@ fn observe(backend: BackendKind, kernel: &str) -> Result<(), Failed> {
         }
     }
     let shadow_stacks = backend == BackendKind::Bochs;
-    compare(&lines.starting("entry "), &expected_entries(shadow_stacks), &mut failures);
-    compare(&lines.starting("event "), &expected_events(shadow_stacks), &mut failures);
+    compare(
+        "entry",
+        &lines.starting("entry "),
+        &expected::lines(expected::ENTRIES, shadow_stacks, kernel),
+        &mut failures,
+    );
+    compare(
+        "event",
+        &lines.starting("event "),
+        &expected::lines(expected::EVENTS, shadow_stacks, kernel),
+        &mut failures,
+    );
     report_times(&lines);
     if failures.is_empty() {
         return Ok(());
@@ -127,24 +138,15 @@ fn expected_checks() -> Vec<String> {
     fixed.map(str::to_owned).into_iter().chain(witnessed.map(|step| format!("witnesses of {step}"))).collect()
 }
 
-/// Every expected line must have been printed, and no other line about the same step.
-fn compare(seen: &[&str], expected: &[String], failures: &mut Vec<String>) {
-    for line in expected.iter().filter(|line| !seen.contains(&line.as_str())) {
-        failures.push(format!("not seen: {line}"));
+/// The lines must be exactly these, in this order.
+fn compare(what: &str, seen: &[&str], expected: &[&str], failures: &mut Vec<String>) {
+    for line in expected.iter().filter(|line| !seen.contains(line)) {
+        failures.push(format!("{what} not seen: {line}"));
     }
-    let step = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
-    for line in seen {
-        let known = expected.iter().any(|expected| step(expected) == step(line));
-        if known && !expected.iter().any(|expected| expected == line) {
-            failures.push(format!("seen and not expected: {line}"));
-        }
+    for line in seen.iter().filter(|line| !expected.contains(line)) {
+        failures.push(format!("{what} seen and not expected: {line}"));
     }
-}
-
-fn expected_entries(_shadow_stacks: bool) -> Vec<String> {
-    Vec::new()
-}
-
-fn expected_events(_shadow_stacks: bool) -> Vec<String> {
-    Vec::new()
+    if failures.is_empty() && seen != expected {
+        failures.push(format!("{what}: the order differs"));
+    }
 }

@@ -1,0 +1,120 @@
+//! What the kernel does to the test's pages. Lines that begin with `shadow-stacks:` hold where user shadow
+//! stacks work (elsewhere `map_shadow_stack` is refused), with a kernel's name on that kernel alone: 7.2 marks
+//! a shadow stack VM_NOHUGEPAGE (0x40000000), 6.12.95 does not.
+
+/// STEP ACTOR PAGE VALUE: every entry that is not zero after the step, frame left out.
+pub(crate) const ENTRIES: &str = "\
+write 0 0 8000000000000867
+read 0 0 8000000000000867
+read 0 1 8000000000000225
+protect-read 0 0 8400000000000825
+protect-read 0 1 8000000000000225
+protect-read-write 0 0 8000000000000867
+protect-read-write 0 1 8000000000000225
+map-shadow-stack 0 0 8000000000000867
+map-shadow-stack 0 1 8000000000000225
+shadow-stacks: map-shadow-stack 0 16 8400000000000865
+fork 0 0 8400000000000825
+fork 0 1 8000000000000225
+shadow-stacks: fork 0 16 8400000000000825
+fork 1 0 8400000000000805
+fork 1 1 8000000000000205
+shadow-stacks: fork 1 16 8400000000000805
+child-write 0 0 8400000000000825
+child-write 0 1 8000000000000225
+shadow-stacks: child-write 0 16 8400000000000825
+child-write 1 0 8000000000000867
+child-write 1 1 8000000000000205
+shadow-stacks: child-write 1 16 8400000000000805
+parent-write 0 0 8000000000000867
+parent-write 0 1 8000000000000867
+shadow-stacks: parent-write 0 16 8400000000000825
+parent-write 1 0 8000000000000867
+parent-write 1 1 8000000000000205
+shadow-stacks: parent-write 1 16 8400000000000805
+protect-none 0 0 0400000000000920
+protect-none 0 1 0400000000000920
+shadow-stacks: protect-none 0 16 8400000000000825
+protect-none 1 0 8000000000000867
+protect-none 1 1 8000000000000205
+shadow-stacks: protect-none 1 16 8400000000000805
+clear-refs 0 0 0400000000000120
+clear-refs 0 1 0400000000000120
+shadow-stacks: clear-refs 0 16 8400000000000025
+clear-refs 1 0 8000000000000867
+clear-refs 1 1 8000000000000205
+shadow-stacks: clear-refs 1 16 8400000000000805
+exit 0 0 0400000000000120
+exit 0 1 0400000000000120
+shadow-stacks: exit 0 16 8400000000000025
+protect-back 0 0 8400000000000025
+protect-back 0 1 8400000000000025
+shadow-stacks: protect-back 0 16 8400000000000025
+unmap 0 0 8400000000000025
+shadow-stacks: unmap 0 16 8400000000000025
+write-all 0 0 8400000000000025
+write-all 0 2 8000000000000867
+write-all 0 3 8000000000000867
+write-all 0 4 8000000000000867
+write-all 0 5 8000000000000867
+write-all 0 6 8000000000000867
+write-all 0 7 8000000000000867
+shadow-stacks: write-all 0 16 8400000000000025
+after-lies 0 0 8400000000000025
+after-lies 0 2 8000000000000867
+after-lies 0 3 8000000000000867
+after-lies 0 4 8000000000000867
+after-lies 0 5 8000000000000867
+after-lies 0 6 8000000000000867
+after-lies 0 7 8000000000000867
+shadow-stacks: after-lies 0 16 8400000000000025
+";
+
+/// STEP CAUSE ACTOR PAGE BEFORE AFTER WRITE MAPCOUNT EXCLUSIVE VM_FLAGS: every event of the step, in order.
+pub(crate) const EVENTS: &str = "\
+write Fault 0 0 0000000000000000 8000000000000867 1 1 1 8100073
+read Fault 0 1 0000000000000000 8000000000000225 0 0 0 8100073
+protect-read Protect 0 0 8000000000000867 8400000000000825 0 1 1 8100071
+protect-read Protect 0 1 8000000000000225 8000000000000225 0 0 0 8100071
+protect-read-write Protect 0 0 8400000000000825 8000000000000867 0 1 1 8100073
+protect-read-write Protect 0 1 8000000000000225 8000000000000225 0 0 0 8100073
+shadow-stacks 6.12: map-shadow-stack Fault 0 16 0000000000000000 8400000000000865 1 1 1 2008100073
+shadow-stacks 7.2: map-shadow-stack Fault 0 16 0000000000000000 8400000000000865 1 1 1 2048100073
+fork ForkParent 0 0 8000000000000867 8400000000000825 0 2 0 8100073
+fork ForkChild 1 0 0000000000000000 8400000000000805 0 2 0 8100073
+fork ForkParent 0 1 8000000000000225 8000000000000225 0 0 0 8100073
+fork ForkChild 1 1 0000000000000000 8000000000000205 0 0 0 8100073
+shadow-stacks 6.12: fork ForkParent 0 16 8400000000000865 8400000000000825 0 2 0 2008100073
+shadow-stacks 7.2: fork ForkParent 0 16 8400000000000865 8400000000000825 0 2 0 2048100073
+shadow-stacks 6.12: fork ForkChild 1 16 0000000000000000 8400000000000805 0 2 0 2008100073
+shadow-stacks 7.2: fork ForkChild 1 16 0000000000000000 8400000000000805 0 2 0 2048100073
+child-write Fault 1 0 8400000000000805 8000000000000867 1 1 1 8100073
+parent-write Fault 0 0 8400000000000825 8000000000000867 1 1 1 8100073
+parent-write Fault 0 1 8000000000000225 8000000000000867 1 1 1 8100073
+protect-none Protect 0 0 8000000000000867 0400000000000920 0 1 1 8100070
+protect-none Protect 0 1 8000000000000867 0400000000000920 0 1 1 8100070
+clear-refs ClearRefs 0 0 0400000000000920 0400000000000120 0 1 1 100070
+clear-refs ClearRefs 0 1 0400000000000920 0400000000000120 0 1 1 100070
+shadow-stacks 6.12: clear-refs ClearRefs 0 16 8400000000000825 8400000000000025 0 2 0 2000100073
+shadow-stacks 7.2: clear-refs ClearRefs 0 16 8400000000000825 8400000000000025 0 2 0 2040100073
+protect-back Protect 0 0 0400000000000120 8400000000000025 0 1 1 100073
+protect-back Protect 0 1 0400000000000120 8400000000000025 0 1 1 100073
+write-all Fault 0 2 0000000000000000 8000000000000867 1 1 1 100073
+write-all Fault 0 3 0000000000000000 8000000000000867 1 1 1 100073
+write-all Fault 0 4 0000000000000000 8000000000000867 1 1 1 100073
+write-all Fault 0 5 0000000000000000 8000000000000867 1 1 1 100073
+write-all Fault 0 6 0000000000000000 8000000000000867 1 1 1 100073
+write-all Fault 0 7 0000000000000000 8000000000000867 1 1 1 100073
+";
+
+/// The lines for a machine.
+pub(crate) fn lines(table: &'static str, shadow_stacks: bool, kernel: &str) -> Vec<&'static str> {
+    let wanted = |line: &'static str| match line.split_once(": ") {
+        None => Some(line),
+        Some(("shadow-stacks", line)) => shadow_stacks.then_some(line),
+        Some((condition, line)) => {
+            (shadow_stacks && condition.strip_prefix("shadow-stacks ") == Some(kernel)).then_some(line)
+        }
+    };
+    table.lines().filter_map(wanted).collect()
+}
