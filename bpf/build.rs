@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 const SOURCE: &str = "src/pte_snapshot.bpf.c";
-const HEADER: &str = "src/pte_snapshot.h";
+const HEADERS: [&str; 3] = ["src/pte_snapshot.h", "src/kernel.h", "src/page_walk.h"];
 
 fn main() {
-    for file in [SOURCE, HEADER, "build.rs"] {
+    for file in HEADERS.iter().chain(&[SOURCE, "build.rs"]) {
         println!("cargo::rerun-if-changed={file}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
-    println!("cargo::rerun-if-env-changed=PATH");
 
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("pte_snapshot.bpf.o");
     if let Err(message) = compile(&object) {

@@ -9,113 +9,10 @@
  * The harness runs on one CPU, and an actor has one thread: plain increments suffice, and the state
  * between the entry and the exit of a function is kept by actor.
  */
-#include "pte_snapshot.h"
-
-typedef ptediff_u8 u8;
-typedef ptediff_u16 u16;
-typedef ptediff_u32 u32;
-typedef ptediff_u64 u64;
-
-#define SEC(name)	__attribute__((section(name), used))
-#define __always_inline inline __attribute__((always_inline))
-/*
- * A function with external linkage is verified once, on its own, whatever its arguments; a static one would
- * be verified again in every iteration that calls it. Its arguments are numbers, and pointers to memory of
- * a known size.
- */
-#define __verified_once __attribute__((noinline))
-#define barrier()	__asm__ volatile("" ::: "memory")
+#include "kernel.h"
+#include "page_walk.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-/* Helpers, by their numbers in the kernel's enum bpf_func_id. */
-static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
-static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
-static void *(*const bpf_ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
-static void (*const bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
-
-#define BPF_RB_NO_WAKEUP 1
-
-#define BPF_MAP_TYPE_ARRAY   2
-#define BPF_MAP_TYPE_RINGBUF 27
-#define BPF_F_MMAPABLE	     1024
-
-/* A BTF map definition keeps its numbers as array lengths. */
-#define MAP_UINT(name, value) int(*name)[value]
-#define MAP_TYPE(name, type_) typeof(type_) *name
-
-/* Kinds of CO-RE relocation that clang's builtins take (enum bpf_core_relo_kind). */
-#define CORE_FIELD_OFFSET 0
-#define CORE_FIELD_EXISTS 2
-#define CORE_TYPE_SIZE	  1
-#define CORE_ENUM_VALUE	  1
-
-/*
- * The kernel's types, as far as they are used.
- */
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct mm_struct {
-	u64 *pgd;
-};
-
-struct vm_area_struct {
-	unsigned long vm_start;
-	unsigned long vm_end;
-	struct mm_struct *vm_mm;
-	unsigned long vm_flags;
-};
-
-struct mm_walk {
-	struct vm_area_struct *vma;
-};
-
-struct task_struct {
-	struct mm_struct *mm;
-	int tgid;
-};
-
-struct page_count {
-	int counter;
-};
-
-struct page {
-	unsigned long flags;
-	void *mapping;
-	struct page_count _mapcount;
-};
-
-struct page_flag_word {
-	unsigned long f;
-};
-
-/* Since 6.18 the flags are wrapped in a structure (memdesc_flags_t). */
-struct page___wrapped {
-	struct page_flag_word flags;
-};
-
-#pragma clang attribute pop
-
-enum pageflags {
-	PG_anon_exclusive = 11, /* the running kernel's number replaces this one */
-};
-
-/* enum vm_fault_reason, enum fault_flag and PAGE_MAPPING_ANON: macros or never renumbered. */
-#define VM_FAULT_RETRY	  0x400
-#define FAULT_FLAG_WRITE  0x1
-#define PAGE_MAPPING_ANON 0x1
-
-#define ENTRY_PRESENT  0x001ULL
-#define ENTRY_ACCESSED 0x020ULL
-#define ENTRY_DIRTY    0x040ULL
-#define ENTRY_HUGE     0x080ULL
-#define ENTRY_PROTNONE 0x100ULL
-#define ENTRY_FRAME    0x000ffffffffff000ULL
-
-#define PAGE_SIZE 4096ULL
-#define ARENA_END (PTEDIFF_ARENA_BASE + PTEDIFF_ARENA_PAGES * PAGE_SIZE)
-
-const volatile struct ptediff_geometry geometry = {};
 
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
@@ -137,11 +34,6 @@ struct {
 	MAP_UINT(type, BPF_MAP_TYPE_RINGBUF);
 	MAP_UINT(max_entries, 1 << 20);
 } events SEC(".maps");
-
-/* The entries of an arena. */
-struct arena {
-	u64 entries[PTEDIFF_ARENA_PAGES];
-};
 
 /* What the entry of a function leaves for its exit. */
 struct scratch {
@@ -166,12 +58,6 @@ static __always_inline struct ptediff_control *the_control(void)
 	u32 zero = 0;
 
 	return bpf_map_lookup_elem(&control, &zero);
-}
-
-/* pte_none() */
-static __always_inline int entry_is_none(u64 entry)
-{
-	return !(entry & ~(ENTRY_ACCESSED | ENTRY_DIRTY));
 }
 
 /* The slot that holds `mm`, or PTEDIFF_NO_SLOT. */
@@ -199,159 +85,6 @@ static __always_inline u64 mm_of(struct vm_area_struct *vma)
 
 	bpf_probe_read_kernel(&mm, sizeof(mm), &vma->vm_mm);
 	return mm;
-}
-
-static __always_inline u32 outcome(u32 status, u32 level)
-{
-	return status | level << 8;
-}
-
-/*
- * Reads the entry of one table that covers the arena and follows it to the next table. Returns an outcome;
- * *table is changed only when it is OK.
- */
-static __always_inline u32 descend(u64 *table, u32 shift, u32 level)
-{
-	u64 entry;
-
-	if (bpf_probe_read_kernel(&entry, sizeof(entry),
-				  (void *)(*table + ((PTEDIFF_ARENA_BASE >> shift) & 511) * 8)))
-		return outcome(PTEDIFF_STATUS_READ_ERROR, level);
-	if (!entry)
-		return outcome(PTEDIFF_STATUS_NO_TABLE, level);
-	if (!(entry & ENTRY_PRESENT) || (entry & ENTRY_HUGE && level <= PTEDIFF_LEVEL_PUD))
-		return outcome(PTEDIFF_STATUS_HUGE, level);
-	*table = geometry.page_offset_base + (entry & ENTRY_FRAME);
-	return outcome(PTEDIFF_STATUS_OK, level);
-}
-
-/* Finds the page table of the arena. Returns an outcome, *table is its virtual address when it is OK. */
-static __always_inline u32 find_table(u64 mm, u64 *table)
-{
-	u32 result;
-
-	if (bpf_probe_read_kernel(table, sizeof(*table), &((struct mm_struct *)mm)->pgd))
-		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_MM);
-	if (geometry.five_level) {
-		result = descend(table, 48, PTEDIFF_LEVEL_PGD);
-		if ((result & 0xff) != PTEDIFF_STATUS_OK)
-			return result;
-	}
-	result = descend(table, 39, PTEDIFF_LEVEL_P4D);
-	if ((result & 0xff) != PTEDIFF_STATUS_OK)
-		return result;
-	result = descend(table, 30, PTEDIFF_LEVEL_PUD);
-	if ((result & 0xff) != PTEDIFF_STATUS_OK)
-		return result;
-	return descend(table, 21, PTEDIFF_LEVEL_PMD);
-}
-
-/* Copies the 32 entries of the arena, all none where there is no page table. Returns an outcome. */
-__verified_once u32 read_arena(u64 mm, struct arena *arena)
-{
-	u64 table = 0;
-	u32 result;
-
-	if (!arena)
-		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_MM);
-	result = find_table(mm, &table);
-	if ((result & 0xff) == PTEDIFF_STATUS_NO_TABLE) {
-		__builtin_memset(arena, 0, sizeof(*arena));
-		return result;
-	}
-	if ((result & 0xff) != PTEDIFF_STATUS_OK)
-		return result;
-	table += ((PTEDIFF_ARENA_BASE >> 12) & 511) * 8;
-	if (bpf_probe_read_kernel(arena, sizeof(*arena), (void *)table))
-		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_PTE);
-	return outcome(PTEDIFF_STATUS_OK, PTEDIFF_LEVEL_PTE);
-}
-
-static __always_inline int is_readable(u32 result)
-{
-	u32 status = result & 0xff;
-
-	return status == PTEDIFF_STATUS_OK || status == PTEDIFF_STATUS_NO_TABLE;
-}
-
-/* Reads the entry of one page of the arena, none where there is no page table. Returns an outcome. */
-__verified_once u32 read_entry(u64 mm, u64 address, u64 *entry)
-{
-	u64 table = 0;
-	u32 result;
-
-	if (!entry)
-		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_MM);
-	*entry = 0;
-	result = find_table(mm, &table);
-	if ((result & 0xff) != PTEDIFF_STATUS_OK)
-		return result;
-	if (bpf_probe_read_kernel(entry, sizeof(*entry),
-				  (void *)(table + ((address >> 12) & 511) * 8)))
-		return outcome(PTEDIFF_STATUS_READ_ERROR, PTEDIFF_LEVEL_PTE);
-	return outcome(PTEDIFF_STATUS_OK, PTEDIFF_LEVEL_PTE);
-}
-
-#define STRUCT_PAGE_READ 64
-
-/* Number of the flag PG_anon_exclusive. */
-static __always_inline u32 anon_exclusive_flag(void)
-{
-	return __builtin_preserve_enum_value(*(enum pageflags *)PG_anon_exclusive, CORE_ENUM_VALUE);
-}
-
-static __always_inline u32 size_of_struct_page(void)
-{
-	return __builtin_preserve_type_info(*(struct page *)0, CORE_TYPE_SIZE);
-}
-
-/*
- * What the frame's struct page says: mapcount in bits 0..15, PageAnonExclusive in bit 16; 0 without a
- * frame. A PROT_NONE entry keeps its frame inverted. _mapcount of a page that is of a type (and not
- * mapped) is a large negative number: that counts as 0, as in page_mapcount_is_type().
- */
-__verified_once u64 describe_frame(u64 entry)
-{
-	u8 bytes[STRUCT_PAGE_READ] __attribute__((aligned(8)));
-	struct page___wrapped *wrapped = (void *)0;
-	struct page *plain = (void *)0;
-	u64 flags, mapping, frame, answer;
-	long mapcount;
-
-	if (entry & ENTRY_PRESENT)
-		frame = (entry & ENTRY_FRAME) >> 12;
-	else if (entry & ENTRY_PROTNONE)
-		frame = (~entry & ENTRY_FRAME) >> 12;
-	else
-		return 0;
-	if (bpf_probe_read_kernel(bytes, sizeof(bytes),
-				  (void *)(geometry.vmemmap_base + frame * size_of_struct_page())))
-		return 0;
-
-	/* A loader makes the branch for the other kind of kernel unexecutable: keep them apart. */
-	if (__builtin_preserve_field_info(wrapped->flags.f, CORE_FIELD_EXISTS)) {
-		flags = *(u64 *)(bytes + __builtin_preserve_field_info(wrapped->flags.f,
-								       CORE_FIELD_OFFSET));
-		barrier();
-	} else {
-		flags = *(u64 *)(bytes +
-				 __builtin_preserve_field_info(plain->flags, CORE_FIELD_OFFSET));
-		barrier();
-	}
-	mapping =
-		*(u64 *)(bytes + __builtin_preserve_field_info(plain->mapping, CORE_FIELD_OFFSET));
-	mapcount = *(int *)(bytes + __builtin_preserve_field_info(plain->_mapcount.counter,
-								  CORE_FIELD_OFFSET));
-
-	mapcount += 1;
-	if (mapcount < 0)
-		mapcount = 0;
-	if (mapcount > 0xffff)
-		mapcount = 0xffff;
-	answer = mapcount;
-	if (mapping & PAGE_MAPPING_ANON && flags >> anon_exclusive_flag() & 1)
-		answer |= 1 << 16;
-	return answer;
 }
 
 static __always_inline u64 fold(u64 digest, u64 word)

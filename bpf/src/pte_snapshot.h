@@ -111,7 +111,9 @@ struct ptediff_snapshot {
  * A fault gives one record for every handle_mm_fault call that completed (VM_FAULT_RETRY ones are counted
  * in control.retries), whether or not the entry changed. The other causes give one record for each page of
  * the range whose entry is not none before or after, changed or not; none is zero but for Accessed and
- * Dirty, as in pte_none(). A fork gives for each page in order first the parent's, then the child's record.
+ * Dirty, as in pte_none(); each entry of a parent and its child is judged alone. A fork gives for each page
+ * in order first the parent's, then the child's record; a fork of an actor while no child is expected gives
+ * none and counts in control.unexpected.
  */
 struct ptediff_event {
 	ptediff_u64 sequence; /* from 0, without gaps unless events were lost */

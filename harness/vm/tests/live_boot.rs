@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("{name}::panic"), move || panic_is_told(backend)));
         trials.push(Trial::test(format!("{name}::hang"), move || hang_is_told(backend)));
         trials.push(Trial::test(format!("{name}::time_limit"), move || time_limit_is_told(backend)));
-        trials.push(Trial::test(format!("{name}::reset"), move || reset_is_told(backend, "reset", "acpi")));
+        trials.push(Trial::test(format!("{name}::reset"), move || reset_is_told(backend, "reset", "pci")));
         trials.push(Trial::test(format!("{name}::restart_by_triple_fault"), move || {
             reset_is_told(backend, "reset", "triple")
         }));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ptediff_compare::Judge;
 use ptediff_reference_model::machine::Machine;
-use ptediff_reference_model::mutation::{self, Mutation};
+use ptediff_reference_model::mutation::{self, Mutation, Output};
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::rule::Rule;
@@ -113,6 +113,11 @@ fn is_killed(mutant: Mutation, machines: &[Machine], recorded: &[Recorded]) -> b
 
 /// Why a mutant lives, as far as it can be told.
 fn reason(mutant: Mutation, machines: &[Machine], recorded: &[Recorded]) -> &'static str {
+    let frame_is_the_zero_page =
+        matches!(mutant.rule, Rule::ZeroPage | Rule::ForkChildZeroPage | Rule::ForkParentSkipped);
+    if mutant.output == Output::Exclusive && frame_is_the_zero_page {
+        return "equivalent: the rule's frame is the zero page, which has no PageAnonExclusive";
+    }
     let fired = recorded.iter().any(|program| program.fired[mutant.rule.index()]);
     if !fired {
         return if mutant.rule == Rule::ShadowStackUnsupported && machines.iter().all(|machine| machine.shadow_stack) {

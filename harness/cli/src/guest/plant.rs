@@ -94,7 +94,7 @@ impl Plant {
                 std::hint::spin_loop();
             },
             Self::PowerOff(index) if *index == program => ptediff_vm::guest::power_off().map(|_| ()),
-            Self::TripleFault(index) if *index == program => ptediff_vm::guest::reset().map(|_| ()),
+            Self::TripleFault(index) if *index == program => ptediff_vm::guest::triple_fault().map(|_| ()),
             Self::Abort(index) if *index == program => std::process::abort(),
             _ => Ok(()),
         }

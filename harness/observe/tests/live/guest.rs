@@ -18,6 +18,8 @@ use crate::actor::{Channels, Order};
 
 /// Snapshots taken between the marks that the host times.
 pub(crate) const TIMED_SNAPSHOTS: u32 = 10_000;
+/// Reports of the witnesses between such marks.
+pub(crate) const TIMED_REPORTS: u32 = 500;
 
 pub(crate) fn run() {
     let mut port = E9Port::open().expect("the data channel");
@@ -47,6 +49,12 @@ fn scenario(port: &mut E9Port) -> Result<(), Box<dyn Error>> {
         rig.observer.snapshot(&mut rig.state)?;
     }
     writeln!(port, "mark snapshots done")?;
+    let asleep = ProbedStep { before: &rig.state, transitions: &[], after: &rig.state };
+    writeln!(port, "mark reports")?;
+    for _ in 0..TIMED_REPORTS {
+        rig.witnesses.report(&rig.observer, asleep)?;
+    }
+    writeln!(port, "mark reports done")?;
     writeln!(port, "figure counters: {:?}", rig.observer.counters())?;
     let verdict = loss();
     check(port, "loss", verdict)

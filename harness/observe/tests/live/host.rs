@@ -9,7 +9,7 @@ use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
 
 use crate::expected;
-use crate::guest::TIMED_SNAPSHOTS;
+use crate::guest::{TIMED_REPORTS, TIMED_SNAPSHOTS};
 
 pub(crate) fn run() {
     let arguments = Arguments::from_args();
@@ -106,8 +106,10 @@ fn report_times(lines: &Lines) {
     if let Some(time) = between("open", "opened") {
         println!("opening the observer: {:.3} s", time.as_secs_f64());
     }
-    if let Some(time) = between("snapshots", "snapshots done") {
-        println!("one snapshot: {:.1} us", time.as_secs_f64() * 1e6 / f64::from(TIMED_SNAPSHOTS));
+    for (what, count) in [("snapshots", TIMED_SNAPSHOTS), ("reports", TIMED_REPORTS)] {
+        if let Some(time) = between(what, &format!("{what} done")) {
+            println!("{count} {what} of one actor: {:.1} us each", time.as_secs_f64() * 1e6 / f64::from(count));
+        }
     }
     for line in lines.starting("figure ").iter().chain(&lines.starting("check ")) {
         println!("{line}");
