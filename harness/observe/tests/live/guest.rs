@@ -206,8 +206,11 @@ fn steps(port: &mut E9Port, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
     rig.look(port, "clear-refs")?;
 
     rig.channels.tell(1, Order::Exit, 0, 0)?;
-    // SAFETY: the child is an orphan's or our own; the call only waits. It need not be our child.
-    unsafe { libc::waitpid(child.unwrap_or(0) as i32, std::ptr::null_mut(), 0) };
+    // It is the first actor's child, who never waits for it: it stays a zombie.
+    let status = format!("/proc/{}/stat", child.ok_or("the second actor is not registered")?);
+    while !fs::read_to_string(&status)?.contains(") Z ") {
+        std::thread::yield_now();
+    }
     rig.observer.forget(second);
     rig.look(port, "exit")?;
     rig.tell(port, "protect-back", 0, (Order::ProtectReadWrite, 0, 2))?;
