@@ -54,6 +54,8 @@ pub enum Command {
     Mutants(Mutants),
     /// List the model's rules with their sources
     Rules,
+    /// Let the observer lie about every field in turn, and see who unmasks it
+    Trust(Trust),
 }
 
 /// Which machine.
@@ -81,13 +83,13 @@ pub struct MachineArguments {
     #[arg(long, default_value_t = 512)]
     pub memory: u32,
     /// Seconds of silence after which the guest counts as hung
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub silence: u64,
     /// Bytes of the probes' ring buffer: a power of two
     #[arg(long, default_value_t = 1 << 20)]
     pub ring_bytes: u32,
     /// Ask the witnesses after every Nth step; 0 for only at divergences
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 64)]
     pub witness_every: u16,
     /// Plant a failure, to test the rig
     #[arg(long, hide = true)]
@@ -120,13 +122,13 @@ pub struct Run {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Number of programs
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub cases: u32,
     /// Index of the first program
     #[arg(long, default_value_t = 0)]
     pub first: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     pub steps: u16,
     /// Stop after so many seconds
     #[arg(long)]
@@ -176,6 +178,26 @@ pub struct Replay {
 pub struct Judge {
     /// Trace that `run` or `replay` wrote
     pub trace: PathBuf,
+    /// Folder for the corpus entries of divergences; none are stored without it
+    #[arg(long)]
+    pub save: Option<PathBuf>,
+}
+
+/// Arguments of `trust`.
+#[derive(Debug, Args)]
+pub struct Trust {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Seed of the programs
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Programs under a lie after which it counts as believed
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    pub steps: u16,
 }
 
 /// Arguments of `doctor`.
@@ -206,10 +228,10 @@ pub struct Bench {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Number of programs
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     pub cases: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     pub steps: u16,
 }
 

@@ -1,7 +1,7 @@
 //! What goes wrong outside a verdict, for people: one paragraph, the place where there is one, what to do,
 //! and the exit code.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use thiserror::Error;
@@ -81,6 +81,15 @@ impl Failure {
         Self::Rig { message: with_causes(error), help: None }
     }
 
+    /// A file or folder of the user's that cannot be written.
+    #[must_use]
+    pub fn unwritable(path: &Path, error: std::io::Error) -> Self {
+        Self::Rig {
+            message: format!("cannot write {}: {error}", path.display()),
+            help: Some("make room, or choose another folder".to_owned()),
+        }
+    }
+
     /// A usage failure.
     #[must_use]
     pub fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
@@ -104,9 +113,28 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     message
 }
 
+/// Prints a failure on standard error: its paragraph, and the place where there is one.
+pub fn complain(failure: Failure) {
+    eprintln!("{:?}", miette::Report::new(failure));
+}
+
 impl From<VmError> for Failure {
     fn from(error: VmError) -> Self {
-        Self::rig(&error)
+        match error {
+            VmError::Store(error) => error.into(),
+            VmError::Kernel { .. } => {
+                Self::usage(error.to_string(), "--kernel takes a name of the cache (6.12, 7.2) or the path of a bzImage")
+            }
+            VmError::Spec(_) => Self::usage(error.to_string(), "see `ptediff run --help`"),
+            VmError::NotStatic(_) => Self::Rig {
+                message: error.to_string(),
+                help: Some(
+                    "build with the flags of .cargo/config.toml: RUSTFLAGS in the environment takes their place, so add `-C target-feature=+crt-static` to it"
+                        .to_owned(),
+                ),
+            },
+            _ => Self::rig(&error),
+        }
     }
 }
 

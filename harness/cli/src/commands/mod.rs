@@ -9,8 +9,11 @@ mod replay;
 mod request;
 mod rules;
 mod run;
+mod save;
 mod session;
+mod trust;
 
+use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -18,8 +21,11 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::arguments::{Arguments, Command};
-use crate::error::Failure;
+use crate::error::{Failure, complain};
 use crate::exit_code::Exit;
+
+/// Set to 1 it plants a panic; see [`Exit::Internal`].
+const PLANTED_PANIC: &str = "PTEDIFF_PLANT_PANIC";
 
 /// Parses the command line, runs the command, and turns whatever happens into an exit code.
 #[must_use]
@@ -36,11 +42,17 @@ pub fn main() -> ExitCode {
             return if asked_for { Exit::Agree } else { Exit::Usage }.into();
         }
     };
+    // Lines of a log are not wrapped: a path and its place stay in one piece.
+    let hook = miette::set_hook(Box::new(|_| {
+        let wrap = std::io::stderr().is_terminal();
+        Box::new(miette::MietteHandlerOpts::new().wrap_lines(wrap).break_words(wrap).build())
+    }));
+    drop(hook);
     match catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(failure)) => {
             let exit = failure.exit();
-            eprintln!("{:?}", miette::Report::new(failure));
+            complain(failure);
             exit.into()
         }
         Err(_) => {
@@ -51,6 +63,7 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
+    assert!(std::env::var_os(PLANTED_PANIC).is_none_or(|value| value != "1"), "{PLANTED_PANIC}=1");
     let format = arguments.format;
     match &arguments.command {
         Command::Run(run) => run::run(run, format),
@@ -61,5 +74,6 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Rules => rules::run(format),
+        Command::Trust(trust) => trust::run(trust, format),
     }
 }

@@ -6,11 +6,20 @@ use crate::guest::GuestRequest;
 use crate::guest::request::Task;
 use crate::host::launch::{digest_text, own_executable};
 
+/// The kernel's ring buffers have whole pages (`kernel/bpf/ringbuf.c: ringbuf_map_alloc`).
+const SMALLEST_RING: u32 = 4096;
+
 /// The request for a task on a machine.
 ///
 /// # Errors
-/// This very executable cannot be read or is not static.
+/// The ring buffer's size is none. This very executable cannot be read or is not static.
 pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestRequest, Failure> {
+    if !machine.ring_bytes.is_power_of_two() || machine.ring_bytes < SMALLEST_RING {
+        return Err(Failure::usage(
+            format!("--ring-bytes {} is not a power of two of at least {SMALLEST_RING}", machine.ring_bytes),
+            "leave it out for 1 MiB",
+        ));
+    }
     let mut require = machine.platform.required_features();
     require.extend(machine.require.iter().cloned());
     Ok(GuestRequest {

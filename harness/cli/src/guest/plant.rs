@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use ptediff_observe::Lie;
+
 /// A failure to be planted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -29,7 +31,7 @@ pub enum Plant {
 /// A plant that has no such name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program) or lie:NAME"
+    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program) or lie:NAME, such as lie:entry.RW"
 )]
 pub struct UnknownPlant(String);
 
@@ -38,7 +40,7 @@ impl FromStr for Plant {
     fn from_str(text: &str) -> Result<Self, UnknownPlant> {
         let unknown = || UnknownPlant(text.to_owned());
         if let Some(lie) = text.strip_prefix("lie:") {
-            return Ok(Self::Lie(lie.to_owned()));
+            return lie.parse::<Lie>().map(|lie| Self::Lie(lie.to_string())).map_err(|_| unknown());
         }
         let (name, index) = text.split_once('@').ok_or_else(unknown)?;
         let index = index.parse().map_err(|_| unknown())?;

@@ -100,6 +100,8 @@ pub struct Results {
     pub divergences: Vec<Found>,
     /// Programs without a verdict: by reason, how many and the first.
     pub inconclusive: BTreeMap<String, (u32, u32)>,
+    /// Each program without a verdict: its index, and why.
+    pub undecided: Vec<(u32, Inconclusive)>,
     /// Programs about which guest and host disagree.
     pub disagreements: Vec<String>,
     /// Lines that the guest wrote for people.
@@ -108,6 +110,10 @@ pub struct Results {
     pub refused: Option<Refused>,
     /// The guest's own count.
     pub end: Option<End>,
+    /// The guest's own word for a failure of the rig there.
+    pub rig_failure: Option<String>,
+    /// What is wrong with the stream itself: damaged, or cut.
+    pub damage: Option<String>,
     /// How it ended.
     pub ending: Finish,
     /// The program that was running then.

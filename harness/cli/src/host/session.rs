@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -16,7 +16,8 @@ use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Attempt, Decoder, Frame, WorkList};
 use ptediff_vm::{Activity, Ending};
 
-use crate::error::Failure;
+use crate::error::{Failure, complain};
+use crate::exit_code::Exit;
 use crate::report::progress::Progress;
 
 use super::channel::Channel;
@@ -28,7 +29,8 @@ const CONSOLE_LINES: usize = 25;
 /// Where the trace is kept besides.
 #[derive(Debug, Default)]
 pub struct Keep {
-    file: Option<File>,
+    file: Option<(PathBuf, File)>,
+    failure: Option<Failure>,
 }
 
 impl Keep {
@@ -39,19 +41,48 @@ impl Keep {
     pub fn at(path: Option<&Path>) -> Result<Self, Failure> {
         let file = match path {
             Some(path) => {
-                let failed = |source| Failure::File { path: path.to_owned(), source };
-                Some(File::create(path).map_err(failed)?)
+                let file = File::create(path).map_err(|error| Failure::unwritable(path, error))?;
+                Some((path.to_owned(), file))
             }
             None => None,
         };
-        Ok(Self { file })
+        Ok(Self { file, failure: None })
+    }
+
+    /// Keeps these bytes. Where that fails the campaign goes on without: its verdicts are worth more.
+    fn write(&mut self, bytes: &[u8]) {
+        let Some((path, file)) = &mut self.file else { return };
+        if let Err(error) = file.write_all(bytes) {
+            self.failure = Some(Failure::unwritable(path, error));
+            // Half a trace is none. Only a file is taken away: the path may name a device or a pipe.
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) && std::fs::remove_file(&*path).is_err() {
+                eprintln!("{} holds half a trace and could not be removed", path.display());
+            }
+            self.file = None;
+        }
+    }
+
+    /// The exit code, now that the campaign itself ended with this one. A bad verdict stands; an agreement of
+    /// which the trace was asked for and is not there is a failure of the rig.
+    ///
+    /// # Errors
+    /// The trace could not be kept.
+    pub fn finish(self, exit: Exit) -> Result<Exit, Failure> {
+        match self.failure {
+            None => Ok(exit),
+            Some(failure) if matches!(exit, Exit::Agree | Exit::CannotTell) => Err(failure),
+            Some(failure) => {
+                complain(failure);
+                Ok(exit)
+            }
+        }
     }
 }
 
 /// Reads the channel to its end.
 ///
 /// # Errors
-/// The rig failed in a way that leaves no results: the trace file cannot be written.
+/// The rig failed in a way that leaves no results.
 pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -> Result<Results, Failure> {
     let mut reading = Reading::new();
     let mut decoder = Decoder::new();
@@ -61,9 +92,7 @@ pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -
         match channel.read(&mut buffer)? {
             Activity::Ended(ending) => break ending,
             Activity::Bytes(_) => {
-                if let Some(file) = &mut keep.file {
-                    file.write_all(&buffer).map_err(|error| Failure::rig(&error))?;
-                }
+                keep.write(&buffer);
                 reading.take(&mut decoder, &buffer, progress);
             }
         }
@@ -97,7 +126,6 @@ struct Reading {
     results: Results,
     current: Option<Current>,
     damage: Option<String>,
-    rig_failure: Option<String>,
     last_shrink: Option<(Program, Verdict, Vec<StepRecord>)>,
 }
 
@@ -115,10 +143,13 @@ impl Reading {
                 agreed: 0,
                 divergences: Vec::new(),
                 inconclusive: BTreeMap::new(),
+                undecided: Vec::new(),
                 disagreements: Vec::new(),
                 log: Vec::new(),
                 refused: None,
                 end: None,
+                rig_failure: None,
+                damage: None,
                 ending: Finish::Finished,
                 running: None,
                 console: String::new(),
@@ -131,7 +162,6 @@ impl Reading {
             },
             current: None,
             damage: None,
-            rig_failure: None,
             last_shrink: None,
         }
     }
@@ -188,7 +218,7 @@ impl Reading {
                 self.results.marks.extend(figures.into_iter().map(|figure| (figure.name, figure.value, now)));
             }
             Frame::Refused(refused) => self.results.refused = Some(refused),
-            Frame::RigFailure { message } => self.rig_failure = Some(message),
+            Frame::RigFailure { message } => self.results.rig_failure = Some(message),
             Frame::End(end) => self.results.end = Some(end),
         }
     }
@@ -271,6 +301,7 @@ impl Reading {
             }),
             Verdict::Inconclusive(why) => {
                 results.inconclusive.entry(reason(why)).or_insert((0, index)).0 += 1;
+                results.undecided.push((index, why.clone()));
             }
         }
         if matches!(results.campaign.as_ref().map(|campaign| &campaign.work), Some(WorkList::Given(_))) {
@@ -289,9 +320,10 @@ impl Reading {
         });
         let complete = self.results.end.is_some() && self.damage.is_none() && decoder.finish().is_ok();
         let cut = decoder.finish().err().map(|error| error.to_string());
+        self.results.damage = self.damage.clone().or_else(|| cut.clone());
         let died = |what: String| Finish::KernelDied(what);
         let in_program = self.results.running.is_some();
-        self.results.ending = match (self.damage, self.rig_failure, ending) {
+        self.results.ending = match (self.damage, self.results.rig_failure.clone(), ending) {
             (_, _, Some(ending @ (Ending::GuestPanic { .. } | Ending::GuestOops { .. } | Ending::TripleFault))) => {
                 died(ending.to_string())
             }

@@ -10,7 +10,7 @@ use ptediff_reference_model::rule::{RULES, RuleInfo};
 use ptediff_reference_model::verdict::Verdict;
 
 use crate::arguments::Format;
-use crate::host::results::{Finish, Found, Results};
+use crate::host::results::{Finish, Found, Results, reason};
 use crate::host::session::describe;
 
 use timeline::{difference_lines, timeline, verdict_line};
@@ -69,7 +69,11 @@ pub fn campaign(results: &Results, saved: &[String], format: Format) {
 /// Prints replayed entries, one line each.
 pub fn replay(results: &Results, entries: &[StoredEntry], names: &[&str], timelines: bool, format: Format) {
     if format == Format::Json {
-        println!("{}", json(results, &[]));
+        let mut document = json(results, &[]);
+        document["entries"] = (0..entries.len())
+            .map(|index| serde_json::json!({ "name": names[index], "verdict": replayed_verdict(results, index) }))
+            .collect();
+        println!("{document}");
         return;
     }
     for (index, stored) in entries.iter().enumerate() {
@@ -91,8 +95,8 @@ fn replayed_verdict(results: &Results, index: usize) -> String {
     if index >= results.programs as usize {
         return "not run".to_owned();
     }
-    match results.inconclusive.iter().find(|(_, (_, first))| *first as usize == index) {
-        Some((reason, _)) => format!("inconclusive: {reason}"),
+    match results.undecided.iter().find(|(undecided, _)| *undecided as usize == index) {
+        Some((_, why)) => format!("inconclusive: {}", reason(why)),
         None => "agree".to_owned(),
     }
 }
