@@ -26,6 +26,9 @@ pub struct Arguments {
 const EXIT_CODES: &str = "Exit codes: 0 agree, 1 diverge, 2 the kernel died, 125 cannot tell, \
 129 usage or input error, 130 the rig failed, 131 internal error. They suit `git bisect run`.";
 
+/// Steps that a program may have.
+const MOST_STEPS: i64 = ptediff_reference_model::program::MAX_STEPS as i64;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -128,7 +131,7 @@ pub struct Run {
     #[arg(long, default_value_t = 0)]
     pub first: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
     /// Stop after so many seconds
     #[arg(long)]
@@ -196,7 +199,7 @@ pub struct Trust {
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub cases: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
 }
 
@@ -231,7 +234,7 @@ pub struct Bench {
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     pub cases: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
 }
 

@@ -12,12 +12,18 @@ use ptediff_vm::store::StoreError;
 
 use crate::exit_code::Exit;
 
+/// What helps against any wrong entry.
+const ENTRY_HELP: &str = "the format is described in docs/corpus.md; `ptediff replay` takes files of schema 1";
+
+/// Bytes of a line that is still shown with the place in it.
+const LONGEST_LINE: usize = 400;
+
 /// A command failed.
 #[derive(Debug, Error, Diagnostic)]
 pub enum Failure {
     /// A corpus entry cannot be used.
     #[error("{message}")]
-    #[diagnostic(help("the format is described in docs/corpus.md; `ptediff replay` takes files of schema 1"))]
+    #[diagnostic(help("{ENTRY_HELP}"))]
     Entry {
         /// What is wrong with it.
         message: String,
@@ -97,6 +103,12 @@ impl Failure {
     }
 }
 
+/// Whether the lines around the place are short enough to be shown.
+fn is_worth_showing(text: &str, offset: usize) -> bool {
+    let line = text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count();
+    text.lines().skip(line.saturating_sub(1)).take(3).all(|line| line.len() <= LONGEST_LINE)
+}
+
 /// An error and its causes, on one line.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {
@@ -148,12 +160,14 @@ impl From<CorpusError> for Failure {
     fn from(error: CorpusError) -> Self {
         let message = with_causes(&error);
         match (error.place(), error.path()) {
-            (Some((text, span)), Some(path)) => Self::Entry {
+            (Some((text, span)), Some(path)) if is_worth_showing(text, span.offset) => Self::Entry {
                 message,
                 text: NamedSource::new(path.display().to_string(), text.to_owned()),
                 place: Some(SourceSpan::new(span.offset.into(), span.length)),
             },
-            _ if error.is_bad_input() => Self::Usage { message, help: None },
+            (place, _) if error.is_bad_input() => {
+                Self::Usage { message, help: place.map(|_| ENTRY_HELP.to_owned()) }
+            }
             _ => Self::Rig { message, help: Some("make room, or choose another folder".to_owned()) },
         }
     }

@@ -3,6 +3,7 @@
 use crate::arguments::{Format, Judge};
 use crate::error::Failure;
 use crate::exit_code::Exit;
+use crate::host::results::Finish;
 use crate::host::session::judge_bytes;
 use crate::report;
 
@@ -16,18 +17,12 @@ pub(super) fn run(arguments: &Judge, format: Format) -> Result<Exit, Failure> {
     let bytes = std::fs::read(path).map_err(|source| Failure::File { path: path.clone(), source })?;
     let results = judge_bytes(&bytes);
     let saved = arguments.save.as_deref().map_or_else(Vec::new, |folder| save(folder, &results));
-    let recorded_failure = results.refused.is_some() || results.rig_failure.is_some();
-    match &results.damage {
-        // The guest's last words explain why its stream has no end.
-        Some(damage) if !recorded_failure => {
-            if results.programs > 0 {
-                report::campaign(&results, &saved, format);
-            }
-            Err(Failure::Trace { path: path.clone(), message: damage.clone() })
-        }
-        _ => {
+    if let Finish::BadTrace(message) = &results.ending {
+        if results.programs > 0 {
             report::campaign(&results, &saved, format);
-            Ok(results.exit())
         }
+        return Err(Failure::Trace { path: path.clone(), message: message.clone() });
     }
+    report::campaign(&results, &saved, format);
+    Ok(results.exit())
 }

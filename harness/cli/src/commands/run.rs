@@ -34,6 +34,7 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     request.shrink_budget = arguments.shrink;
     request.stop_after = arguments.stop_after;
     let mut progress = Progress::new("programs");
+    let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
     progress.note(&format!(
         "booting {} on {} (seed {}, {} programs of up to {} steps)",
         arguments.machine.kernel,
@@ -42,7 +43,6 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
         arguments.cases,
         arguments.steps
     ));
-    let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
     // Only now: a machine that cannot be started must not cost an older trace.
     let mut keep = Keep::at(arguments.trace.as_deref())?;
     let results = follow(&mut channel, &mut keep, &mut progress)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
-use ptediff_observe::{EventLedger, LibbpfObserver, LyingObserver, Observer, ObserverOptions, Witnesses};
+use ptediff_observe::{EventLedger, LibbpfObserver, LyingObserver, ObserveError, Observer, ObserverOptions, Witnesses};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
@@ -87,8 +87,14 @@ impl<W: Write> Session<'_, W> {
                 Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
         }
         let options = ObserverOptions { ring_bytes: self.request.ring_bytes, ..ObserverOptions::default() };
-        let mut observer =
-            LibbpfObserver::open(&options).map_err(|error| RigError::of("the probes cannot be attached", &error))?;
+        let mut observer = match LibbpfObserver::open(&options) {
+            Ok(observer) => observer,
+            // The kernel lacks what the probes need: that is no failure of ours, and no verdict either.
+            Err(error @ (ObserveError::NoBtf(_) | ObserveError::MissingHook { .. })) => {
+                return self.refuse(vec![error.to_string()], evidence.lines());
+            }
+            Err(error) => return Err(RigError::of("the probes cannot be attached", &error)),
+        };
         observer.set_nursery(executor.nursery_pid());
         if shadow_stack && let Err(outcome) = prove_shadow_stack(&mut executor, &mut observer)? {
             let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];

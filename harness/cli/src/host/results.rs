@@ -68,6 +68,8 @@ pub enum Finish {
     KernelDied(String),
     /// The rig failed.
     RigFailed(String),
+    /// The trace's file is damaged or cut; what was whole before stays.
+    BadTrace(String),
 }
 
 /// The program that was running when the machine ended.
@@ -110,10 +112,6 @@ pub struct Results {
     pub refused: Option<Refused>,
     /// The guest's own count.
     pub end: Option<End>,
-    /// The guest's own word for a failure of the rig there.
-    pub rig_failure: Option<String>,
-    /// What is wrong with the stream itself: damaged, or cut.
-    pub damage: Option<String>,
     /// How it ended.
     pub ending: Finish,
     /// The program that was running then.
@@ -144,6 +142,7 @@ impl Results {
         let stable = self.divergences.iter().any(Found::is_stable);
         match &self.ending {
             Finish::RigFailed(_) => Exit::Rig,
+            Finish::BadTrace(_) => Exit::Usage,
             Finish::KernelDied(_) => Exit::KernelDied,
             _ if self.probe_is_contradicted() => Exit::Rig,
             _ if stable => Exit::Diverge,

@@ -94,6 +94,10 @@ pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -
             Activity::Bytes(_) => {
                 keep.write(&buffer);
                 reading.take(&mut decoder, &buffer, progress);
+                // The guest has said all it has to say. Not every kernel can power itself off.
+                if reading.is_over() {
+                    channel.kill();
+                }
             }
         }
     };
@@ -125,7 +129,10 @@ struct Reading {
     digest: Sha256,
     results: Results,
     current: Option<Current>,
+    /// Steps received.
+    steps: u64,
     damage: Option<String>,
+    rig_failure: Option<String>,
     last_shrink: Option<(Program, Verdict, Vec<StepRecord>)>,
 }
 
@@ -148,8 +155,6 @@ impl Reading {
                 log: Vec::new(),
                 refused: None,
                 end: None,
-                rig_failure: None,
-                damage: None,
                 ending: Finish::Finished,
                 running: None,
                 console: String::new(),
@@ -161,9 +166,16 @@ impl Reading {
                 records: Vec::new(),
             },
             current: None,
+            steps: 0,
             damage: None,
+            rig_failure: None,
             last_shrink: None,
         }
+    }
+
+    /// Whether the guest's last word was received: its count, a refusal, or a failure of the rig.
+    fn is_over(&self) -> bool {
+        self.results.end.is_some() || self.results.refused.is_some() || self.rig_failure.is_some()
     }
 
     fn take(&mut self, decoder: &mut Decoder, bytes: &[u8], progress: &mut Progress) {
@@ -171,8 +183,12 @@ impl Reading {
         self.results.trace_bytes += bytes.len() as u64;
         decoder.push(bytes);
         while self.damage.is_none() {
+            let offset = decoder.offset();
             match decoder.next_frame() {
-                Ok(Some(frame)) => self.frame(frame, progress),
+                Ok(Some(frame)) => {
+                    self.frame(frame, progress);
+                    self.damage = self.damage.take().map(|what| format!("the trace is damaged: the frame at byte {offset}: {what}"));
+                }
                 Ok(None) => break,
                 Err(error) => self.damage = Some(error.to_string()),
             }
@@ -194,7 +210,10 @@ impl Reading {
             }
             Frame::Log(line) => self.results.log.push(line),
             Frame::ProgramBegin { index, attempt, program } => self.begin(index, attempt, program),
-            Frame::StepDone(done) => self.step(done.record),
+            Frame::StepDone(done) => {
+                self.steps += 1;
+                self.step(done.record);
+            }
             Frame::ProgramEnd { index, verdict } => {
                 self.end(index, verdict);
                 progress.advance(u64::from(self.results.programs), self.results.divergences.len());
@@ -218,7 +237,7 @@ impl Reading {
                 self.results.marks.extend(figures.into_iter().map(|figure| (figure.name, figure.value, now)));
             }
             Frame::Refused(refused) => self.results.refused = Some(refused),
-            Frame::RigFailure { message } => self.results.rig_failure = Some(message),
+            Frame::RigFailure { message } => self.rig_failure = Some(message),
             Frame::End(end) => self.results.end = Some(end),
         }
     }
@@ -228,6 +247,10 @@ impl Reading {
             self.damage = Some(format!("program {index} begins before the machine is described"));
             return;
         };
+        if let Some(current) = &self.current {
+            self.damage = Some(format!("program {index} begins before program {} has ended", current.index));
+            return;
+        }
         let judge = Judge::new(machine);
         self.current = Some(Current { index, attempt, program, records: Vec::new(), judge, verdict: None });
     }
@@ -318,19 +341,37 @@ impl Reading {
             program: current.program,
             steps_done: current.records.len(),
         });
+        if let Some(end) = &self.results.end
+            && (end.runs, end.programs) != (self.results.runs, self.results.programs)
+        {
+            self.results.disagreements.push(format!(
+                "the guest counts {} programs and {} runs, the host {} and {}",
+                end.programs, end.runs, self.results.programs, self.results.runs
+            ));
+        }
+        if let Some(end) = &self.results.end
+            && self.damage.is_none()
+            && (end.runs, end.steps) != (self.results.runs, self.steps)
+        {
+            let (runs, steps) = (self.results.runs, self.steps);
+            self.damage = Some(format!(
+                "it holds {runs} runs and {steps} steps, and the guest counted {} and {}",
+                end.runs, end.steps
+            ));
+        }
         let complete = self.results.end.is_some() && self.damage.is_none() && decoder.finish().is_ok();
         let cut = decoder.finish().err().map(|error| error.to_string());
-        self.results.damage = self.damage.clone().or_else(|| cut.clone());
         let died = |what: String| Finish::KernelDied(what);
         let in_program = self.results.running.is_some();
-        self.results.ending = match (self.damage, self.results.rig_failure.clone(), ending) {
+        self.results.ending = match (self.damage, self.rig_failure, ending) {
             (_, _, Some(ending @ (Ending::GuestPanic { .. } | Ending::GuestOops { .. } | Ending::TripleFault))) => {
                 died(ending.to_string())
             }
-            (Some(damage), _, _) => Finish::RigFailed(format!("the trace is damaged: {damage}")),
+            (Some(damage), _, None) => Finish::BadTrace(damage),
+            (Some(damage), _, _) => Finish::RigFailed(damage),
             (None, Some(failure), _) => Finish::RigFailed(failure),
             (None, None, _) if self.results.refused.is_some() => Finish::Refused,
-            (None, None, Some(Ending::PoweredOff) | None) if complete => Finish::Finished,
+            (None, None, _) if complete => Finish::Finished,
             (None, None, Some(Ending::TimeLimit)) => Finish::TimeLimit,
             (None, None, Some(ending @ (Ending::Hang { .. } | Ending::Reset))) if in_program => {
                 died(ending.to_string())
@@ -339,7 +380,7 @@ impl Reading {
                 Finish::RigFailed(format!("the guest powered off before its last frame ({})", cut.unwrap_or_default()))
             }
             (None, None, Some(ending)) => Finish::RigFailed(ending.to_string()),
-            (None, None, None) => Finish::RigFailed(format!("the trace is cut: {}", cut.unwrap_or_default())),
+            (None, None, None) => Finish::BadTrace(cut.unwrap_or_default()),
         };
         if !matches!(self.results.ending, Finish::Finished | Finish::TimeLimit) {
             self.results.console = console;

@@ -165,8 +165,9 @@ fn ending(results: &Results) {
         }
         Finish::KernelDied(what) => println!("KERNEL DIED  {what}"),
         Finish::RigFailed(what) => println!("RIG FAILED   {what}"),
+        Finish::BadTrace(what) => println!("BAD TRACE    {what}"),
     }
-    if matches!(results.ending, Finish::KernelDied(_) | Finish::RigFailed(_)) {
+    if matches!(results.ending, Finish::KernelDied(_) | Finish::RigFailed(_) | Finish::BadTrace(_)) {
         if let Some(running) = &results.running {
             println!(
                 "running      program {}, {} of {} steps done:",
