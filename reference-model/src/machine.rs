@@ -52,6 +52,9 @@ pub enum Dialect {
     /// Linux 7.2.
     #[serde(rename = "7.2")]
     Linux7_2,
+    /// Linux 6.1: before shadow stacks and before SavedDirty.
+    #[serde(rename = "6.1")]
+    Linux6_1,
 }
 
 impl Dialect {
@@ -59,6 +62,7 @@ impl Dialect {
     #[must_use]
     pub fn of_version(version: KernelVersion) -> Option<Self> {
         match (version.major, version.minor) {
+            (6, 1) => Some(Self::Linux6_1),
             (6, 12) => Some(Self::Linux6_12),
             (7, 2) => Some(Self::Linux7_2),
             _ => None,
@@ -69,6 +73,7 @@ impl Dialect {
 impl fmt::Display for Dialect {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Linux6_1 => "6.1",
             Self::Linux6_12 => "6.12",
             Self::Linux7_2 => "7.2",
         })
@@ -77,13 +82,14 @@ impl fmt::Display for Dialect {
 
 /// A name that is not a dialect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{0}` is not a dialect: the model speaks 6.12 and 7.2")]
+#[error("`{0}` is not a dialect: the model speaks 6.1, 6.12 and 7.2")]
 pub struct UnknownDialect(String);
 
 impl FromStr for Dialect {
     type Err = UnknownDialect;
     fn from_str(name: &str) -> Result<Self, UnknownDialect> {
         match name {
+            "6.1" => Ok(Self::Linux6_1),
             "6.12" => Ok(Self::Linux6_12),
             "7.2" => Ok(Self::Linux7_2),
             _ => Err(UnknownDialect(name.to_owned())),
@@ -94,7 +100,8 @@ impl FromStr for Dialect {
 /// Kernel versions whose campaigns were reviewed: only on these may a difference be called the kernel's.
 ///
 /// "6.12" is not one kernel: distributions ship many stable releases of it.
-pub const BLESSED: [KernelVersion; 3] = [
+pub const BLESSED: [KernelVersion; 4] = [
+    KernelVersion { major: 6, minor: 1, patch: 176 },
     KernelVersion { major: 6, minor: 12, patch: 95 },
     KernelVersion { major: 6, minor: 12, patch: 107 },
     KernelVersion { major: 7, minor: 2, patch: 13 },
