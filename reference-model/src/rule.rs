@@ -576,7 +576,7 @@ pub const RULES: [RuleInfo; 61] = [
         rule: Rule::VmaNew,
         identifier: "vma.new",
         kind: Kind::Vma,
-        source: "mm/mmap.c: __mmap_region",
+        source: "mm/mmap.c (7.2: mm/vma.c): __mmap_region",
         dialects: ALL,
         statement: "A new VMA is soft-dirty and has no anon_vma.",
     },

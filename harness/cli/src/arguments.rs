@@ -67,7 +67,7 @@ pub struct MachineArguments {
     /// What runs the guest
     #[arg(long, value_enum, default_value_t = Platform::Bochs)]
     pub platform: Platform,
-    /// Kernel: a name in the cache (6.12, 7.2) or the path of a bzImage
+    /// Kernel: a name in the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage
     #[arg(long, default_value = "6.12")]
     pub kernel: String,
     /// Judge by the rules of this version, whatever the kernel calls itself
@@ -83,17 +83,17 @@ pub struct MachineArguments {
     #[arg(long)]
     pub cpu_model: Option<String>,
     /// Guest memory in MiB
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     pub memory: u32,
     /// Seconds of silence after which the guest counts as hung
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub silence: u64,
     /// Bytes of the probes' ring buffer: a power of two
     #[arg(long, default_value_t = 1 << 20)]
     pub ring_bytes: u32,
-    /// Ask the witnesses after every Nth step; 0 for only at divergences
-    #[arg(long, default_value_t = 64)]
-    pub witness_every: u16,
+    /// Ask the witnesses after every Nth step; 0 for only at divergences [default: 64; replay: 1]
+    #[arg(long)]
+    pub witness_every: Option<u16>,
     /// Plant a failure, to test the rig
     #[arg(long, hide = true)]
     pub plant: Option<Plant>,

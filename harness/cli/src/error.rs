@@ -135,7 +135,7 @@ impl From<VmError> for Failure {
         match error {
             VmError::Store(error) => error.into(),
             VmError::Kernel { .. } => {
-                Self::usage(error.to_string(), "--kernel takes a name of the cache (6.12, 7.2) or the path of a bzImage")
+                Self::usage(error.to_string(), "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage")
             }
             VmError::Spec(_) => Self::usage(error.to_string(), "see `ptediff run --help`"),
             VmError::NotStatic(_) => Self::Rig {
@@ -165,9 +165,7 @@ impl From<CorpusError> for Failure {
                 text: NamedSource::new(path.display().to_string(), text.to_owned()),
                 place: Some(SourceSpan::new(span.offset.into(), span.length)),
             },
-            (place, _) if error.is_bad_input() => {
-                Self::Usage { message, help: place.map(|_| ENTRY_HELP.to_owned()) }
-            }
+            (place, _) if error.is_bad_input() => Self::Usage { message, help: place.map(|_| ENTRY_HELP.to_owned()) },
             _ => Self::Rig { message, help: Some("make room, or choose another folder".to_owned()) },
         }
     }

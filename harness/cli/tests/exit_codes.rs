@@ -5,18 +5,19 @@
 
 #[path = "support/command.rs"]
 mod command;
+#[path = "support/repository.rs"]
+mod repository;
 #[path = "support/traces.rs"]
 mod traces;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use ptediff::exit_code::Exit;
-use tempfile::TempDir;
 
 use command::{PTEDIFF, run, tidy};
+use repository::Repository;
 use traces::{Story, trace};
 
 /// The command with these arguments.
@@ -57,9 +58,12 @@ fn a_panic_is_an_internal_error() {
 #[test]
 fn help_is_no_error_and_clap_has_no_codes_of_its_own() {
     assert_eq!(run(ptediff::<&str>(&[])).code, i32::from(Exit::Usage as u8));
-    for (arguments, exit) in
-        [(["--help"], Exit::Agree), (["--version"], Exit::Agree), (["--nonsense"], Exit::Usage), (["run2"], Exit::Usage)]
-    {
+    for (arguments, exit) in [
+        (["--help"], Exit::Agree),
+        (["--version"], Exit::Agree),
+        (["--nonsense"], Exit::Usage),
+        (["run2"], Exit::Usage),
+    ] {
         let ran = run(ptediff(&arguments));
         assert_eq!(ran.code, i32::from(exit as u8), "{ran:#?}");
     }
@@ -98,7 +102,7 @@ fn bisect_stops_where_the_rig_fails() {
 
 #[test]
 fn bisect_stops_at_a_panic() {
-    let repository = Repository::new(&[GOOD, GOOD, BAD, BAD]);
+    let repository = repository(&[GOOD, GOOD, BAD, BAD]);
     let said = repository.bisect(&format!("PTEDIFF_PLANT_PANIC=1 {PTEDIFF} judge trace"));
     assert_eq!(repository.first_bad(), None, "{said}");
     assert!(said.contains("exit code 131"), "{said}");
@@ -110,6 +114,7 @@ fn cut() -> Vec<u8> {
     bytes
 }
 
+/// What lies in a commit.
 type Tree = fn() -> Vec<u8>;
 const GOOD: Tree = || trace(Story::Agrees);
 const BAD: Tree = || trace(Story::Diverges);
@@ -117,69 +122,13 @@ const SKIP: Tree = || trace(Story::Unreviewed);
 const RIG: Tree = || trace(Story::GuestDisagrees);
 const CUT: Tree = cut;
 
-/// A repository with a commit for each trace; the first is known to be good, the last to be bad.
-struct Repository {
-    folder: TempDir,
-    commits: Vec<String>,
-}
-
-impl Repository {
-    fn new(trees: &[Tree]) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let mut repository = Self { folder, commits: Vec::new() };
-        repository.git(&["init", "--quiet"]);
-        for (index, tree) in trees.iter().enumerate() {
-            fs::write(repository.path().join("trace"), tree()).expect("the trace can be written");
-            // Two commits in a row may hold the same trace.
-            fs::write(repository.path().join("number"), index.to_string()).expect("the number can be written");
-            repository.git(&["add", "."]);
-            repository.git(&["commit", "--quiet", "--message", &format!("commit {index}")]);
-            let commit = repository.git(&["rev-parse", "HEAD"]).trim().to_owned();
-            repository.commits.push(commit);
-        }
-        repository
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("git");
-        command.current_dir(self.path()).args(["-c", "user.name=test", "-c", "user.email=test"]).args(arguments);
-        // The repository that these tests may be run from must not be taken for ours.
-        for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "PTEDIFF_PLANT_PANIC"] {
-            command.env_remove(variable);
-        }
-        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_SYSTEM", "/dev/null").env("LC_ALL", "C");
-        command
-    }
-
-    fn git(&self, arguments: &[&str]) -> String {
-        let ran = run(self.command(arguments));
-        assert_eq!(ran.code, 0, "git {arguments:?}: {ran:#?}");
-        ran.stdout
-    }
-
-    /// Bisects with this line of shell; gives what git said.
-    fn bisect(&self, line: &str) -> String {
-        let (first, last) = (&self.commits[0], &self.commits[self.commits.len() - 1]);
-        self.git(&["bisect", "start", last, first]);
-        let ran = run(self.command(&["bisect", "run", "sh", "-c", line]));
-        ran.stdout + &ran.stderr
-    }
-
-    /// The commit that git blames, by its number, once a bisection is done.
-    fn first_bad(&self) -> Option<usize> {
-        let log = self.git(&["bisect", "log"]);
-        let line = log.lines().find_map(|line| line.strip_prefix("# first bad commit: ["))?;
-        self.commits.iter().position(|commit| line.starts_with(commit.as_str()))
-    }
+fn repository(trees: &[Tree]) -> Repository {
+    Repository::new("trace", trees.iter().map(|tree| tree()))
 }
 
 #[track_caller]
 fn check_bisect(trees: &[Tree], expected: Option<usize>) -> String {
-    let repository = Repository::new(trees);
+    let repository = repository(trees);
     let said = repository.bisect(&format!("{PTEDIFF} judge trace"));
     assert_eq!(repository.first_bad(), expected, "{said}");
     said

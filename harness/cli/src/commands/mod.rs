@@ -13,6 +13,7 @@ mod save;
 mod session;
 mod trust;
 
+use std::any::Any;
 use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -55,11 +56,22 @@ pub fn main() -> ExitCode {
             complain(failure);
             exit.into()
         }
+        // Whoever read our output went away: not our failure. As a shell has it for SIGPIPE.
+        Err(panic) if is_broken_pipe(panic.as_ref()) => ExitCode::from(CLOSED_PIPE),
         Err(_) => {
             eprintln!("ptediff: this is a bug in ptediff itself, not in the kernel (exit 131)");
             Exit::Internal.into()
         }
     }
+}
+
+/// Exit code of a program that SIGPIPE kills, in a shell. Above 127, so that `git bisect run` stops.
+const CLOSED_PIPE: u8 = 141;
+
+/// Whether the panic is `println!` meeting a closed standard output.
+fn is_broken_pipe(panic: &(dyn Any + Send)) -> bool {
+    let message = panic.downcast_ref::<String>().map_or("", String::as_str);
+    message.starts_with("failed printing to stdout") && message.contains("Broken pipe")
 }
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {

@@ -128,8 +128,7 @@ fn fate(results: &Results, telling: Telling, told: u64, programs: u32) -> Fate {
     let mut fate = Fate { told, programs, ..Fate::default() };
     let mine = telling.first..telling.first + telling.programs;
     let blame = |fate: &mut Fate, verdict: &Verdict| {
-        let (programs, _) =
-            fate.blamed.get_or_insert_with(|| (0, report::timeline::verdict_line(verdict)));
+        let (programs, _) = fate.blamed.get_or_insert_with(|| (0, report::timeline::verdict_line(verdict)));
         *programs += 1;
     };
     for found in results.divergences.iter().filter(|found| mine.contains(&found.index)) {

@@ -46,9 +46,7 @@ pub enum Depth {
 pub fn run_bare(executor: &mut Executor, program: &Program) -> Result<(), RigError> {
     executor.begin(&mut |_| {}).map_err(|error| RigError::of("an actor cannot be started", &error))?;
     for (number, step) in program.steps.iter().enumerate() {
-        executor
-            .perform(number, step)
-            .map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
+        executor.perform(number, step).map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
     }
     executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))
 }
@@ -157,7 +155,10 @@ impl<O: Observer, W: Write> Runner<O, W> {
                 return Ok(Verdict::Inconclusive(Inconclusive::MissingFeature { feature }));
             }
             let outcome = match self.perform(number, step) {
-                Ok(outcome) => outcome,
+                Ok(outcome) => match &self.plant {
+                    Some(plant) => plant.distort(attempt, &step.operation, outcome),
+                    None => outcome,
+                },
                 Err(error) if error.suspect() == Suspect::Rig => {
                     return Err(RigError::of(&format!("step {number} ({step})"), &error));
                 }
@@ -207,9 +208,8 @@ impl<O: Observer, W: Write> Runner<O, W> {
         let mut state = RawState::default();
         let mut transitions = Vec::with_capacity(64);
         for (number, step) in program.steps.iter().enumerate() {
-            let outcome = self
-                .perform(number, step)
-                .map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
+            let outcome =
+                self.perform(number, step).map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
             if depth == Depth::Attached {
                 continue;
             }
@@ -249,11 +249,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
         Ok(())
     }
 
-    fn perform(
-        &mut self,
-        number: usize,
-        step: &Step,
-    ) -> Result<Outcome, ExecuteError> {
+    fn perform(&mut self, number: usize, step: &Step) -> Result<Outcome, ExecuteError> {
         if let Operation::Fork { child } = step.operation {
             self.observer.expect_child(child);
         }

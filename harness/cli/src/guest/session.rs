@@ -13,9 +13,7 @@ use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
 use ptediff_reference_model::verdict::Verdict;
-use ptediff_trace::{
-    Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer,
-};
+use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
 
 use super::bench;
 use super::machine::Evidence;
@@ -77,9 +75,8 @@ impl<W: Write> Session<'_, W> {
         let mut executor =
             Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
         if let Task::Bench { seed, programs, max_steps } = &self.request.task {
-            let machine = evidence
-                .machine(&self.request.platform, shadow_stack, self.request.dialect)
-                .map_err(RigError)?;
+            let machine =
+                evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
             let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
             bench::bare(writer, &mut executor, &machine, *seed, *programs, *max_steps)?;
             // Actor 0 is from before the probes: another executor gives the probes one that they know.
@@ -100,8 +97,7 @@ impl<W: Write> Session<'_, W> {
             let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];
             return self.refuse(missing, evidence.lines());
         }
-        let machine =
-            evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
+        let machine = evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
         self.send(&Frame::Machine(machine.clone()))?;
         let description = observer.description().clone();
         for line in description.to_string().lines() {
@@ -162,19 +158,14 @@ impl<W: Write> Session<'_, W> {
 
     fn send(&mut self, frame: &Frame) -> Result<(), RigError> {
         match self.writer.as_mut() {
-            Some(writer) => {
-                writer.send(frame).map_err(|error| RigError::of("the trace cannot be written", &error))
-            }
+            Some(writer) => writer.send(frame).map_err(|error| RigError::of("the trace cannot be written", &error)),
             None => Err(RigError("the trace is gone".to_owned())),
         }
     }
 }
 
 /// A shadow-stack page is mapped and stored to; `Err` with what came instead.
-fn prove_shadow_stack(
-    executor: &mut Executor,
-    observer: &mut LibbpfObserver,
-) -> Result<Result<(), Outcome>, RigError> {
+fn prove_shadow_stack(executor: &mut Executor, observer: &mut LibbpfObserver) -> Result<Result<(), Outcome>, RigError> {
     let actor = ActorId::FIRST;
     let steps = [
         (Operation::MapShadowStack { range: PageRange::FIRST_PAGE, token: true }, Outcome::Succeeded),
@@ -192,10 +183,7 @@ fn prove_shadow_stack(
     Ok(Ok(()))
 }
 
-fn perform_task<O: Observer, W: Write>(
-    request: &GuestRequest,
-    runner: &mut Runner<O, W>,
-) -> Result<(), RigError> {
+fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runner<O, W>) -> Result<(), RigError> {
     let mut end = End::default();
     match &request.task {
         // The test of trust changes the observer: it has a loop of its own.

@@ -61,9 +61,8 @@ pub(super) fn run<O: Observer, W: Write>(
     programs: u32,
     options: &Options,
 ) -> (Runner<O, W>, Result<End, RigError>) {
-    let made: Vec<Program> = (0..programs.max(HONEST_PROGRAMS))
-        .map(|index| program(seed, index, &runner.machine, options))
-        .collect();
+    let made: Vec<Program> =
+        (0..programs.max(HONEST_PROGRAMS)).map(|index| program(seed, index, &runner.machine, options)).collect();
     let mut end = End::default();
     for telling in schedule(programs) {
         runner.trusts_ledger = telling.trusts_ledger;

@@ -96,7 +96,7 @@ pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
         } else {
             Err(Failure::usage(
                 format!("there is no kernel image at {kernel}"),
-                "--kernel takes a name of the cache (6.12, 7.2) or the path of a bzImage",
+                "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage",
             ))
         };
     }

@@ -148,7 +148,7 @@ impl Results {
             _ if stable => Exit::Diverge,
             Finish::Refused => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
-                if self.inconclusive.is_empty() && self.divergences.is_empty() && self.agreed > 0 =>
+                if self.inconclusive.is_empty() && self.divergences.is_empty() && self.tally.steps > 0 =>
             {
                 Exit::Agree
             }

@@ -182,12 +182,16 @@ impl Reading {
         self.digest.update(bytes);
         self.results.trace_bytes += bytes.len() as u64;
         decoder.push(bytes);
-        while self.damage.is_none() {
+        // A refusal is the guest's last word. An old Bochs with a debugger adds words of its own to the port.
+        while self.damage.is_none() && self.results.refused.is_none() {
             let offset = decoder.offset();
             match decoder.next_frame() {
                 Ok(Some(frame)) => {
                     self.frame(frame, progress);
-                    self.damage = self.damage.take().map(|what| format!("the trace is damaged: the frame at byte {offset}: {what}"));
+                    self.damage = self
+                        .damage
+                        .take()
+                        .map(|what| format!("the trace is damaged: the frame at byte {offset}: {what}"));
                 }
                 Ok(None) => break,
                 Err(error) => self.damage = Some(error.to_string()),

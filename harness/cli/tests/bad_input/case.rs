@@ -89,7 +89,7 @@ pub(crate) fn check(case: &Case) -> Result<(), Failed> {
     if case.mount.is_some() {
         let names = fs::read_to_string(&left)?;
         fs::remove_file(&left)?;
-        let expected = if case.mount == Some(Mount::Full) { "filler\n" } else { "" };
+        let expected = if case.mount == Some(Mount::Full) { "./filler\n" } else { "" };
         if names != expected {
             return Err(format!("the mount holds {names:?} afterwards").into());
         }
@@ -118,7 +118,8 @@ fn command_of(case: &Case, folder: &Path, arguments: &[OsString]) -> Command {
         }
         Mount::ReadOnly => "mount -t tmpfs -o size=1m,ro tmpfs \"$DIR/mount\"",
     };
-    let script = format!("{make}; \"$0\" \"$@\"; code=$?; ls -A \"$DIR/mount\" > \"$DIR/left\"; exit $code");
+    let script =
+        format!("{make}; \"$0\" \"$@\"; code=$?; (cd \"$DIR/mount\" && find . -type f) > \"$DIR/left\"; exit $code");
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]).arg(program).args(arguments).env("DIR", folder);
     command

@@ -74,7 +74,7 @@ pub(crate) fn cases() -> Vec<Case> {
         Case::new(
             "memory-too-small",
             |_| words([&"run", &"--platform", &"qemu", &"--memory", &"1"]),
-            &["the machine cannot be built"],
+            &["1 is not in 64..=65536"],
         ),
         Case::new("steps-of-none", |_| words([&"run", &"--steps", &"0"]), &["--steps"]),
         Case::new("steps-too-many", |_| words([&"run", &"--steps", &"257"]), &["--steps"]),

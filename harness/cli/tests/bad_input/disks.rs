@@ -18,8 +18,7 @@ pub(crate) const STAGE_WORD: &str = "--stage-an-artifact";
 pub(crate) fn stage(cache: &Path) -> ExitCode {
     let staged = Store::at(cache).stage(ArtifactKind::Kernel, "test").and_then(|staging| {
         let file = staging.path().join("vmlinuz");
-        fs::write(&file, [1; 1 << 16])
-            .map_err(|error| ptediff_vm::store::StoreError::from_io("write", &file, error))
+        fs::write(&file, [1; 1 << 16]).map_err(|error| ptediff_vm::store::StoreError::from_io("write", &file, error))
     });
     match staged {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,7 +29,12 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new(
             "entry-unknown-operation",
-            |folder| replay(folder, entry(1, &[GOOD_STEP, r#"{"actor": 0, "operation": {"mremap": {"page": 0}}}"#]).as_bytes()),
+            |folder| {
+                replay(
+                    folder,
+                    entry(1, &[GOOD_STEP, r#"{"actor": 0, "operation": {"mremap": {"page": 0}}}"#]).as_bytes(),
+                )
+            },
             &["DIR/entry.json:8:", "unknown variant `mremap`"],
         )
         .kept(),
@@ -59,20 +64,31 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "entry-slot-outside-the-arena",
-            |folder| replay(folder, entry(1, &[GOOD_STEP, r#"{"actor": 0, "operation": {"read": {"page": 32}}}"#]).as_bytes()),
+            |folder| {
+                replay(
+                    folder,
+                    entry(1, &[GOOD_STEP, r#"{"actor": 0, "operation": {"read": {"page": 32}}}"#]).as_bytes(),
+                )
+            },
             &["DIR/entry.json:8:", "32"],
         )
         .kept(),
         Case::new(
             "entry-range-past-the-arena",
             |folder| {
-                replay(folder, entry(1, &[r#"{"actor": 0, "operation": {"munmap": {"range": {"first": 30, "pages": 3}}}}"#]).as_bytes())
+                replay(
+                    folder,
+                    entry(1, &[r#"{"actor": 0, "operation": {"munmap": {"range": {"first": 30, "pages": 3}}}}"#])
+                        .as_bytes(),
+                )
             },
             &["DIR/entry.json:7:"],
         ),
         Case::new(
             "entry-actor-that-does-not-exist",
-            |folder| replay(folder, entry(1, &[GOOD_STEP, r#"{"actor": 2, "operation": {"read": {"page": 0}}}"#]).as_bytes()),
+            |folder| {
+                replay(folder, entry(1, &[GOOD_STEP, r#"{"actor": 2, "operation": {"read": {"page": 0}}}"#]).as_bytes())
+            },
             &["DIR/entry.json:8:", "actor 2"],
         )
         .kept(),
@@ -95,7 +111,12 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         Case::new(
             "entry-need-not-declared",
-            |folder| replay(folder, entry(1, &[r#"{"actor": 0, "operation": {"write-shadow-stack": {"page": 0}}}"#]).as_bytes()),
+            |folder| {
+                replay(
+                    folder,
+                    entry(1, &[r#"{"actor": 0, "operation": {"write-shadow-stack": {"page": 0}}}"#]).as_bytes(),
+                )
+            },
             &["DIR/entry.json:5:", "shadow-stack"],
         ),
         Case::new(

@@ -5,11 +5,11 @@
 //! inconclusive: they are named, counted as ignored, and never pass.
 
 mod case;
+#[path = "../support/command.rs"]
+mod command;
 mod commands;
 mod disks;
 mod entries;
-#[path = "../support/command.rs"]
-mod command;
 #[path = "../support/traces.rs"]
 mod trace_maker;
 mod traces;
