@@ -14,9 +14,9 @@ use crate::host::launch::may_run_in_place;
 pub(super) fn run() -> ExitCode {
     let path = std::env::args_os().nth(2);
     let ended = match &path {
-        Some(_) if !may_run_in_place() => {
-            Err(io::Error::other("programs are not run on this machine itself without leave (see `ptediff run --help`)"))
-        }
+        Some(_) if !may_run_in_place() => Err(io::Error::other(
+            "programs are not run on this machine itself without leave (see `ptediff run --help`)",
+        )),
         Some(path) => read(path.as_ref()).and_then(|request| {
             // The request was made for this session alone.
             std::fs::remove_file(path)?;
