@@ -54,6 +54,10 @@ pub enum Command {
     Mutants(Mutants),
     /// List the model's rules with their sources
     Rules,
+    /// Write a corpus entry as a stand-alone C program
+    Repro(Repro),
+    /// Print the divergences of a trace as texts that can be mailed
+    Report(Report),
 }
 
 /// Which machine.
@@ -222,4 +226,24 @@ pub struct Mutants {
     /// Fail (exit 1) below this share of killed mutants, in percent
     #[arg(long, default_value_t = 95.0)]
     pub at_least: f64,
+}
+
+/// Arguments of `repro`.
+#[derive(Debug, Args)]
+pub struct Repro {
+    /// Entry: a file, or a name in the corpus
+    pub entry: String,
+    /// The corpus
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Kernel whose behaviour the comments tell
+    #[arg(long, default_value_t = Dialect::Linux6_12)]
+    pub dialect: Dialect,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Trace that `run` or `replay` wrote
+    pub trace: PathBuf,
 }

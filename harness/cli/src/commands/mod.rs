@@ -6,6 +6,8 @@ mod explain;
 mod judge;
 mod mutants;
 mod replay;
+mod report;
+mod repro;
 mod request;
 mod rules;
 mod run;
@@ -61,5 +63,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Rules => rules::run(format),
+        Command::Repro(repro) => repro::run(repro),
+        Command::Report(report) => report::run(report),
     }
 }

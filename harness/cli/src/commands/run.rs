@@ -1,17 +1,22 @@
 //! `ptediff run`: a campaign.
 
+use std::path::Path;
+
 use ptediff_corpus::{Corpus, Entry, Needs, Origin};
 use ptediff_generate::Profile;
+use ptediff_reference_model::verdict::Verdict;
 
 use crate::arguments::{Format, Run};
 use crate::error::Failure;
 use crate::exit_code::Exit;
 use crate::guest::request::Task;
 use crate::host::launch::launch;
-use crate::host::results::Results;
+use crate::host::results::{Found, Results};
 use crate::host::session::{Keep, follow};
 use crate::report;
+use crate::report::mail::{self, Attached};
 use crate::report::progress::Progress;
+use crate::report::reproducer::{Subject, reproducer};
 
 use super::request::request;
 
@@ -73,9 +78,40 @@ fn save(arguments: &Run, results: &Results) -> Result<Vec<String>, Failure> {
             program: program.clone(),
         };
         match corpus.add(&entry) {
-            Ok(path) => files.push(path.display().to_string()),
+            Ok(path) => {
+                files.push(path.display().to_string());
+                files.extend(describe(&path, &entry, found, results)?);
+            }
             Err(error) => files.push(format!("not stored: {error}")),
         }
+    }
+    Ok(files)
+}
+
+/// Writes the C reproducer and the report beside the entry. Returns the files.
+fn describe(entry_path: &Path, entry: &Entry, found: &Found, results: &Results) -> Result<Vec<String>, Failure> {
+    let Some(machine) = &results.machine else { return Ok(Vec::new()) };
+    let mut files = Vec::new();
+    let mut write = |extension: &str, text: &str| {
+        let path = entry_path.with_extension(extension);
+        std::fs::write(&path, text).map_err(|source| Failure::File { path: path.clone(), source })?;
+        files.push(path.display().to_string());
+        Ok::<String, Failure>(path.display().to_string())
+    };
+    let verdict = found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict);
+    let finding = match verdict {
+        Verdict::Diverge(divergence) => mail::finding(machine, divergence),
+        _ => Vec::new(),
+    };
+    let (name, description, program) = (&entry.name, &entry.description, &entry.program);
+    let subject = Subject { name, description, machine, program, finding: &finding };
+    // A program that was judged is possible on its machine.
+    let source = reproducer(&subject).map_err(|error| Failure::rig(&error))?;
+    let source_path = write("c", &source)?;
+    let entry_path = entry_path.display().to_string();
+    let attached = Attached { entry: Some(&entry_path), reproducer: Some(&source_path) };
+    if let Some(text) = mail::mail(results, found, attached) {
+        write("txt", &text)?;
     }
     Ok(files)
 }
