@@ -58,6 +58,8 @@ pub enum Command {
     Repro(Repro),
     /// Print the divergences of a trace as texts that can be mailed
     Report(Report),
+    /// Tell where the behaviour of two kernels differs, by their snapshots
+    Diff(Diff),
 }
 
 /// Which machine.
@@ -246,4 +248,16 @@ pub struct Repro {
 pub struct Report {
     /// Trace that `run` or `replay` wrote
     pub trace: PathBuf,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Kernel, as its folder of snapshots is called
+    pub first: String,
+    /// The other kernel
+    pub second: String,
+    /// The snapshots
+    #[arg(long, default_value = "snapshots")]
+    pub snapshots: PathBuf,
 }

@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod diff;
 mod doctor;
 mod explain;
 mod judge;
@@ -65,5 +66,6 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Rules => rules::run(format),
         Command::Repro(repro) => repro::run(repro),
         Command::Report(report) => report::run(report),
+        Command::Diff(diff) => diff::run(diff, format),
     }
 }

@@ -3,6 +3,7 @@
 pub mod mail;
 pub mod progress;
 pub mod reproducer;
+pub mod snapshots;
 pub mod timeline;
 pub mod wrap;
 
