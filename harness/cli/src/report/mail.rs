@@ -4,7 +4,7 @@
 
 use ptediff_reference_model::entry::{A, BIT_NAMES, D, Entry, NX, SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
-use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::observation::{FrameName, ObservedEntry, StepRecord};
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
@@ -255,7 +255,7 @@ fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecor
     let witness = records.get(divergence.step).and_then(|record| record.witness.as_ref());
     let stability = match found.stability {
         Some((same, reruns)) if same == reruns => format!("stable: {same} of {reruns} re-runs diverged alike"),
-        Some((same, reruns)) => format!("UNSTABLE: only {same} of {reruns} re-runs diverged alike"),
+        Some((same, reruns)) => format!("UNSTABLE: {same} of {reruns} re-runs diverged alike"),
         None => "not known: the program was not run again".to_owned(),
     };
     page.field("stability", &stability);
@@ -273,7 +273,9 @@ fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecor
     page.field("CPU", &cpu_evidence(machine, divergence));
     page.field(
         "kernel",
-        if machine.is_blessed() {
+        if Dialect::of_version(machine.version) != Some(machine.dialect) {
+            "not by this: it was judged by the rules of another version"
+        } else if machine.is_blessed() {
             "possible: campaigns on this version were reviewed, and agreed with the model"
         } else {
             "cannot be told: nobody has reviewed this version"
@@ -335,7 +337,8 @@ fn cpu_evidence(machine: &Machine, divergence: &Divergence) -> String {
 
 fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, found: &Found, attached: Attached<'_>) {
     let dialect = if machine.dialect_forced { format!(" --dialect {}", machine.dialect) } else { String::new() };
-    let kernel = format!("--platform {} --kernel {}{dialect}", machine.platform, machine.dialect);
+    let KernelVersion { major, minor, .. } = machine.version;
+    let kernel = format!("--platform {} --kernel {major}.{minor}{dialect}", machine.platform);
     if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = campaign {
         let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" --profile {profile}"));
         page.paragraph("The generated program, alone:");
