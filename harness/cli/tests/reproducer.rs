@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Trial::test("host::every_entry_compiles", || compiled().map(|_| ()).map_err(Failed::from)),
         Trial::test("host::other_output_is_noticed", other_output_is_noticed),
         Trial::test("qemu::6.12", || prints_what_is_expected(BackendKind::Qemu, "6.12", Dialect::Linux6_12)),
+        Trial::test("qemu::7.2::divergences_are_described", divergences_are_described),
         Trial::test("bochs::6.12", || prints_what_is_expected(BackendKind::Bochs, "6.12", Dialect::Linux6_12)),
         Trial::test("bochs::7.2", || prints_what_is_expected(BackendKind::Bochs, "7.2", Dialect::Linux7_2)),
     ];
@@ -221,6 +222,40 @@ fn compare(program: &Program, steps: &[ExpectedStep], seen: &str) -> Result<(), 
         let (wanted, got) = (expected.get(index).map(String::as_str), seen.get(index).copied());
         if wanted != got {
             return Err(format!("line {index}: expected {wanted:?}, seen {got:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// A campaign that judges 7.2 by the rules of 6.12 finds the difference between them, and writes the report and
+/// the reproducer beside the entry.
+fn divergences_are_described() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_ptediff"))
+        .args(["run", "--platform", "qemu", "--kernel", "7.2", "--dialect", "6.12", "--seed", "3"])
+        .args(["--cases", "6000", "--stop-after", "1", "--save"])
+        .arg(folder.path())
+        .stdin(Stdio::null())
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stored: Vec<&str> = said.lines().filter_map(|line| line.strip_prefix("stored")).map(str::trim).collect();
+    let [entry, source, report] = stored.as_slice() else {
+        return Err(format!("an entry, a reproducer and a report were not stored:\n{said}").into());
+    };
+    let name = Path::new(entry).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    compile(folder.path(), &format!("{name}-again"), &fs::read_to_string(source)?)?;
+    let text = fs::read_to_string(report)?;
+    if let Some(line) = text.lines().find(|line| width(line) > WIDTH) {
+        return Err(format!("a line is too long: {line}").into());
+    }
+    for wanted in
+        ["ptediff: Linux 7.2", "rules      of Linux 6.12 (forced)", "not by this: it was judged", entry, source]
+    {
+        // A path that is longer than a line is cut there.
+        let joined: String = text.split(['\n', '\\', ' ']).collect();
+        let wanted: String = wanted.split(' ').collect();
+        if !joined.contains(&wanted) {
+            return Err(format!("the report does not say `{wanted}`:\n{text}").into());
         }
     }
     Ok(())
