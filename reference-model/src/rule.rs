@@ -57,7 +57,10 @@ pub struct RuleInfo {
     pub statement: &'static str,
 }
 
-const BOTH: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
+/// Every dialect.
+const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+/// Those with user shadow stacks.
+const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
 
 /// A rule of the model. The table [`RULES`] says what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,7 +137,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mmap.fixed",
         kind: Kind::Success,
         source: "mm/mmap.c: do_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED succeeds and gives the address asked for.",
     },
     RuleInfo {
@@ -142,7 +145,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mmap.noreplace.free",
         kind: Kind::Success,
         source: "mm/mmap.c: do_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED_NOREPLACE over a free range succeeds.",
     },
     RuleInfo {
@@ -150,7 +153,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mmap.noreplace.occupied",
         kind: Kind::Errno,
         source: "mm/mmap.c: do_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED_NOREPLACE over any mapping fails with EEXIST and changes nothing.",
     },
     RuleInfo {
@@ -158,7 +161,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "munmap",
         kind: Kind::Success,
         source: "mm/vma.c: do_vmi_munmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "munmap succeeds, holes or not.",
     },
     RuleInfo {
@@ -166,7 +169,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mprotect.mapped",
         kind: Kind::Success,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "mprotect of a range without holes succeeds.",
     },
     RuleInfo {
@@ -174,7 +177,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mprotect.hole-first",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole at the start of the range: ENOMEM, nothing changed.",
     },
     RuleInfo {
@@ -182,7 +185,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mprotect.hole-later",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole later in the range: ENOMEM, what stands before the hole is changed.",
     },
     RuleInfo {
@@ -190,7 +193,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork",
         kind: Kind::Success,
         source: "kernel/fork.c: kernel_clone",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "fork succeeds.",
     },
     RuleInfo {
@@ -198,7 +201,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "exit",
         kind: Kind::Success,
         source: "kernel/exit.c: do_exit",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The actor is gone and its mappings with it.",
     },
     RuleInfo {
@@ -206,7 +209,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "dontneed.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_DONTNEED of a range without holes succeeds.",
     },
     RuleInfo {
@@ -214,7 +217,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "dontneed.hole",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole in the range: ENOMEM, but every mapped part is discarded.",
     },
     RuleInfo {
@@ -222,7 +225,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "clear-refs",
         kind: Kind::Success,
         source: "fs/proc/task_mmu.c: clear_refs_write",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "Writing 4 to clear_refs succeeds.",
     },
     RuleInfo {
@@ -230,7 +233,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "shadow-stack.map",
         kind: Kind::Success,
         source: "arch/x86/kernel/shstk.c: map_shadow_stack",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "map_shadow_stack at a free address gives that address.",
     },
     RuleInfo {
@@ -238,7 +241,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "shadow-stack.map.occupied",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: alloc_shstk",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "The address is MAP_FIXED_NOREPLACE: EEXIST over any mapping.",
     },
     RuleInfo {
@@ -246,15 +249,15 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "shadow-stack.map.unsupported",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: map_shadow_stack",
-        dialects: BOTH,
-        statement: "Without X86_FEATURE_USER_SHSTK: EOPNOTSUPP.",
+        dialects: ALL,
+        statement: "Without X86_FEATURE_USER_SHSTK: EOPNOTSUPP; 6.1 has no such system call: ENOSYS.",
     },
     RuleInfo {
         rule: Rule::Load,
         identifier: "cpu.load",
         kind: Kind::Loaded,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "An allowed load gives the last value stored to the frame, or zero.",
     },
     RuleInfo {
@@ -262,7 +265,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "cpu.store",
         kind: Kind::Stored,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to a present writable entry retires.",
     },
     RuleInfo {
@@ -270,7 +273,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "cpu.fetch",
         kind: Kind::Executed,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A fetch through a present entry without NX is executed.",
     },
     RuleInfo {
@@ -278,7 +281,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "cpu.shadow-stack-store",
         kind: Kind::Stored,
         source: "SDM 3A 4.6 (shadow-stack accesses)",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "WRSS to a present entry with Write=0, Dirty=1 retires.",
     },
     RuleInfo {
@@ -286,7 +289,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fault.unmapped",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: bad_area_nosemaphore",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "No VMA at the address: SIGSEGV, SEGV_MAPERR.",
     },
     RuleInfo {
@@ -294,7 +297,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fault.read-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A load in a VMA without any access right: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -302,7 +305,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fault.write-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store in a VMA without VM_WRITE: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -310,7 +313,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fault.write-to-shadow-stack",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "An ordinary store to a shadow-stack VMA: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -318,7 +321,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fault.fetch-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A fetch from a VMA without any access right, or through a present NX entry: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -326,7 +329,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fault.shadow-stack-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "WRSS outside a shadow-stack VMA, or into one without VM_WRITE: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -334,7 +337,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "cpu.accessed",
         kind: Kind::EntryByCpu,
         source: "SDM 3A 4.8 (accessed and dirty flags)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "An access through an entry sets Accessed.",
     },
     RuleInfo {
@@ -342,7 +345,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "anon.zero-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A load from an empty entry maps the zero page: SPECIAL, Accessed, never writable.",
     },
     RuleInfo {
@@ -350,7 +353,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "anon.new-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to an empty entry maps a new exclusive page: dirty, soft-dirty, writable.",
     },
     RuleInfo {
@@ -358,7 +361,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "anon.new-shadow-stack-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page; arch/x86/mm/pgtable.c: pte_mkwrite",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to an empty entry: mkdirty moves Dirty to SavedDirty while Write=0, mkwrite_shstk then sets Dirty and leaves SavedDirty.",
     },
     RuleInfo {
@@ -366,7 +369,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.zero-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to the zero page maps a new exclusive page.",
     },
     RuleInfo {
@@ -374,7 +377,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.zero-page.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to the zero page maps a new exclusive shadow-stack page.",
     },
     RuleInfo {
@@ -382,7 +385,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.copy",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to a page that other entries map too: a new exclusive page with its contents.",
     },
     RuleInfo {
@@ -390,7 +393,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.copy.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_copy",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to a page that other entries map too: a new exclusive shadow-stack page.",
     },
     RuleInfo {
@@ -398,7 +401,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.reuse.exclusive",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_reuse",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to an exclusive page makes its entry dirty and writable: same frame.",
     },
     RuleInfo {
@@ -406,7 +409,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.reuse.exclusive.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_reuse",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to an exclusive page makes its entry a shadow-stack entry again: same frame.",
     },
     RuleInfo {
@@ -414,7 +417,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.reuse.last",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_can_reuse_anon_folio",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to a page that no other entry maps any more: reused and exclusive again.",
     },
     RuleInfo {
@@ -422,7 +425,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "wp.reuse.last.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_can_reuse_anon_folio",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to a page that no other entry maps any more: reused and exclusive again.",
     },
     RuleInfo {
@@ -430,15 +433,15 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork.parent.protected",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: BOTH,
-        statement: "The parent's writable entry is write-protected, Dirty moves to SavedDirty, the page is no longer exclusive.",
+        dialects: ALL,
+        statement: "The parent's writable entry is write-protected, Dirty moves to SavedDirty (6.1: stays), the page is no longer exclusive.",
     },
     RuleInfo {
         rule: Rule::ForkParentShadowStack,
         identifier: "fork.parent.shadow-stack",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes; arch/x86/include/asm/pgtable.h: pte_write",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "The parent's shadow-stack entry counts as writable: Dirty moves to SavedDirty.",
     },
     RuleInfo {
@@ -446,7 +449,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork.parent.kept",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The parent's read-only entry stays as it is.",
     },
     RuleInfo {
@@ -454,7 +457,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork.parent.skipped",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A VMA without anon_vma is not copied: the parent's zero-page entries stay.",
     },
     RuleInfo {
@@ -462,7 +465,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork.child",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child's entry is the write-protected one of the parent, Accessed clear.",
     },
     RuleInfo {
@@ -470,7 +473,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork.child.zero-page",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_present_ptes",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child shares the zero page, Accessed clear.",
     },
     RuleInfo {
@@ -478,7 +481,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "fork.child.skipped",
         kind: Kind::EntryZap,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A VMA without anon_vma is not copied: the child's entries are empty.",
     },
     RuleInfo {
@@ -486,31 +489,31 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mprotect.none",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range; arch/x86/include/asm/pgtable.h: pte_modify",
-        dialects: BOTH,
-        statement: "PROT_NONE: present only to the kernel, Dirty moves to SavedDirty in an entry that was writable.",
+        dialects: ALL,
+        statement: "PROT_NONE: present only to the kernel, Dirty moves to SavedDirty in an entry that was writable (6.1: stays Dirty).",
     },
     RuleInfo {
         rule: Rule::ProtectReadOnly,
         identifier: "mprotect.read-only",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: BOTH,
-        statement: "Without PROT_WRITE: Write clear, Dirty moves to SavedDirty in an entry that was writable.",
+        dialects: ALL,
+        statement: "Without PROT_WRITE: Write clear, Dirty moves to SavedDirty in an entry that was writable (6.1: stays Dirty).",
     },
     RuleInfo {
         rule: Rule::ProtectWritable,
         identifier: "mprotect.writable",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: BOTH,
-        statement: "With PROT_WRITE an exclusive page is writable at once, SavedDirty becomes Dirty.",
+        dialects: ALL,
+        statement: "With PROT_WRITE an exclusive page is writable at once, SavedDirty becomes Dirty. 6.1 demands that the entry is dirty.",
     },
     RuleInfo {
         rule: Rule::ProtectNotExclusive,
         identifier: "mprotect.not-exclusive",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "With PROT_WRITE the zero page and pages that are not exclusive stay read-only.",
     },
     RuleInfo {
@@ -518,7 +521,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mprotect.soft-dirty-tracked",
         kind: Kind::EntryByProtect,
         source: "mm/internal.h: pte_needs_soft_dirty_wp",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "With PROT_WRITE an entry whose soft-dirty bit is clear in a tracked VMA stays read-only.",
     },
     RuleInfo {
@@ -526,7 +529,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "mprotect.shadow-stack",
         kind: Kind::EntryByProtect,
         source: "arch/x86/include/asm/pgtable.h: pte_modify; mm/mprotect.c: change_pte_range",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "An entry of a shadow-stack VMA keeps Write=0 and its Dirty; an exclusive one becomes a shadow-stack entry again.",
     },
     RuleInfo {
@@ -534,7 +537,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "clear-refs.protected",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A present entry is write-protected and its soft-dirty bit cleared; PROT_NONE entries too.",
     },
     RuleInfo {
@@ -542,7 +545,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "clear-refs.shadow-stack",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack entry is write-protected: Dirty moves to SavedDirty.",
     },
     RuleInfo {
@@ -550,7 +553,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "zap.munmap",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "munmap empties the entry.",
     },
     RuleInfo {
@@ -558,7 +561,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "zap.replaced",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED empties the entries of what it replaces.",
     },
     RuleInfo {
@@ -566,15 +569,15 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "zap.dontneed",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_DONTNEED empties the entry.",
     },
     RuleInfo {
         rule: Rule::VmaNew,
         identifier: "vma.new",
         kind: Kind::Vma,
-        source: "mm/mmap.c: __mmap_region",
-        dialects: BOTH,
+        source: "mm/mmap.c (7.2: mm/vma.c): __mmap_region",
+        dialects: ALL,
         statement: "A new VMA is soft-dirty and has no anon_vma.",
     },
     RuleInfo {
@@ -582,23 +585,23 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "vma.merge-new",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_new_range",
-        dialects: BOTH,
-        statement: "A new mapping merges with neighbours of the same flags; the whole result is soft-dirty and keeps their anon_vma.",
+        dialects: ALL,
+        statement: "A new mapping merges with neighbours of the same flags; the whole result is soft-dirty and keeps their anon_vma. 6.1 asks the next neighbour first.",
     },
     RuleInfo {
         rule: Rule::VmaMergeProtect,
         identifier: "vma.merge-protect",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_existing_range",
-        dialects: BOTH,
-        statement: "mprotect merges with neighbours of the new flags. 6.12: the result has the soft-dirty flag of the changed part, and a target without anon_vma does not merge with a source that has one; 7.2: the flag is sticky (union), and such a target takes the source's anon_vma.",
+        dialects: ALL,
+        statement: "mprotect merges with neighbours of the new flags. 6.1 and 6.12: the result has the soft-dirty flag of the changed part, and a target without anon_vma does not merge with a source that has one; 7.2: the flag is sticky (union), and such a target takes the source's anon_vma.",
     },
     RuleInfo {
         rule: Rule::VmaClearSoftDirty,
         identifier: "vma.clear-soft-dirty",
         kind: Kind::Vma,
         source: "fs/proc/task_mmu.c: clear_refs_write",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "clear_refs clears VM_SOFTDIRTY of every VMA.",
     },
     RuleInfo {
@@ -606,7 +609,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "vma.fork",
         kind: Kind::Vma,
         source: "mm/rmap.c: anon_vma_fork",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child's VMA has the parent's flags; it has an anon_vma of its own, never merged with others, if the parent's has one.",
     },
     RuleInfo {
@@ -614,7 +617,7 @@ pub const RULES: [RuleInfo; 61] = [
         identifier: "vma.anon-prepare",
         kind: Kind::Vma,
         source: "mm/rmap.c: __anon_vma_prepare; mm/vma.c: find_mergeable_anon_vma",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The first own page gives the VMA an anon_vma, a compatible neighbour's if there is one.",
     },
 ];

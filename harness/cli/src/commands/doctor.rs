@@ -63,7 +63,11 @@ fn machine(results: &Results) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     if let Some(machine) = &results.machine {
         lines.push(("machine".to_owned(), describe(machine)));
-        let blessed = if machine.is_blessed() { "reviewed: differences are called divergences" } else { "not reviewed: differences are inconclusive" };
+        let blessed = if machine.is_blessed() {
+            "reviewed: differences are called divergences"
+        } else {
+            "not reviewed: differences are inconclusive"
+        };
         lines.push(("kernel version".to_owned(), blessed.to_owned()));
     }
     if let Some(refused) = &results.refused {
@@ -74,7 +78,7 @@ fn machine(results: &Results) -> Vec<(String, String)> {
     lines.push(("boot to the session's end".to_owned(), format!("{:.1} s", results.wall.as_secs_f64())));
     match &results.ending {
         Finish::Finished | Finish::TimeLimit | Finish::Refused => {}
-        Finish::KernelDied(what) | Finish::RigFailed(what) => {
+        Finish::KernelDied(what) | Finish::RigFailed(what) | Finish::BadTrace(what) => {
             lines.push(("ended".to_owned(), what.clone()));
             lines.extend(results.console.lines().map(|line| ("console".to_owned(), line.to_owned())));
         }

@@ -1,6 +1,8 @@
 //! `ptediff explain`: a raw entry in words.
 
-use ptediff_reference_model::entry::{A, D, Entry, EntryKind, NX, P, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, SPECIAL, US};
+use ptediff_reference_model::entry::{
+    A, D, Entry, EntryKind, NX, P, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, SPECIAL, US,
+};
 
 use crate::arguments::{Explain, Format};
 use crate::error::Failure;
@@ -32,13 +34,19 @@ pub(super) fn run(arguments: &Explain, format: Format) -> Result<Exit, Failure> 
 }
 
 fn parse(text: &str) -> Result<Entry, Failure> {
-    let digits = text.trim().trim_start_matches("0x").trim_start_matches("0X").replace('_', "");
-    u64::from_str_radix(&digits, 16).map(Entry).map_err(|error| {
+    let trimmed = text.trim();
+    let digits = trimmed.strip_prefix("0x").or_else(|| trimmed.strip_prefix("0X")).unwrap_or(trimmed).replace('_', "");
+    let refuse = |reason: &str| {
         Failure::usage(
-            format!("`{text}` is not a page-table entry: {error}"),
+            format!("`{text}` is not a page-table entry: {reason}"),
             "give the 64-bit value in hexadecimal, such as 0x8400000000000865",
         )
-    })
+    };
+    if let Some((offset, wrong)) = digits.char_indices().find(|(_, digit)| !digit.is_ascii_hexdigit()) {
+        let offset = offset + 1;
+        return Err(refuse(&format!("`{}` is no hexadecimal digit (digit {offset})", wrong.escape_default())));
+    }
+    u64::from_str_radix(&digits, 16).map(Entry).map_err(|error| refuse(&error.to_string()))
 }
 
 /// What the entry says, for a 4 KiB entry of Linux 6.6 to 7.2 on x86-64.
@@ -46,8 +54,12 @@ fn sentences(entry: Entry) -> Vec<String> {
     let mut lines: Vec<&str> = Vec::new();
     match entry.kind() {
         EntryKind::None if entry.0 == 0 => lines.push("empty: nothing is mapped"),
-        EntryKind::None => lines.push("empty to the kernel: it ignores Accessed and Dirty here (a CPU erratum sets them)"),
-        EntryKind::NonPresent => lines.push("not present, and not PROT_NONE: a swap entry, a migration entry or a marker"),
+        EntryKind::None => {
+            lines.push("empty to the kernel: it ignores Accessed and Dirty here (a CPU erratum sets them)")
+        }
+        EntryKind::NonPresent => {
+            lines.push("not present, and not PROT_NONE: a swap entry, a migration entry or a marker")
+        }
         EntryKind::ProtNone => {
             lines.push("PROT_NONE: present to the kernel, not to the CPU; the frame field is inverted against L1TF");
         }

@@ -35,6 +35,7 @@ pub(super) fn run(arguments: &Repro) -> Result<Exit, Failure> {
 /// A machine that nobody has run: what the expectations of a reproducer are told of.
 fn imagined(dialect: Dialect, shadow_stack: bool) -> Machine {
     let (major, minor) = match dialect {
+        Dialect::Linux6_1 => (6, 1),
         Dialect::Linux6_12 => (6, 12),
         Dialect::Linux7_2 => (7, 2),
     };
