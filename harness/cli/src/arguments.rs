@@ -57,14 +57,14 @@ pub enum Command {
     Mutants(Mutants),
     /// List the model's rules with their sources
     Rules,
-    /// Let the observer lie about every field in turn, and see who unmasks it
-    Trust(Trust),
     /// Write a corpus entry as a stand-alone C program
     Repro(Repro),
     /// Print the divergences of a trace as texts that can be mailed
     Report(Report),
     /// Tell where the behaviour of two kernels differs, by their snapshots
     Diff(Diff),
+    /// Let the observer lie about every field in turn, and see who unmasks it
+    Trust(Trust),
 }
 
 /// Which machine.

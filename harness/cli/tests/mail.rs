@@ -20,8 +20,8 @@ use ptediff_trace::{Campaign, WorkList};
 
 fn machine() -> Machine {
     Machine {
-        release: "6.12.107+deb13-cloud-amd64".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 107 },
+        release: "6.12.95+deb12-cloud-amd64".to_owned(),
+        version: KernelVersion { major: 6, minor: 12, patch: 95 },
         dialect: Dialect::Linux6_12,
         dialect_forced: false,
         shadow_stack: true,
@@ -85,7 +85,7 @@ fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<St
     let head = finding(&machine(), divergence);
     let subject = Subject { name, description: "", machine: &machine(), program: &program, finding: &head };
     let source = reproducer(&subject).unwrap();
-    assert!(source.contains("Found on Linux 6.12.107+deb13-cloud-amd64"), "the reproducer tells of what was found");
+    assert!(source.contains("Found on Linux 6.12.95+deb12-cloud-amd64"), "the reproducer tells of what was found");
     let found = Found { index: 4_294_967_295, program, verdict, records, stability, minimal: None };
     let results = results(found);
     let stem = "divergences/seed18446744073709551615-program4294967295-bochs";

@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod describe;
 mod diff;
 mod doctor;
 mod explain;
@@ -89,9 +90,9 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Rules => rules::run(format),
-        Command::Trust(trust) => trust::run(trust, format),
         Command::Repro(repro) => repro::run(repro),
         Command::Report(report) => report::run(report),
         Command::Diff(diff) => diff::run(diff, format),
+        Command::Trust(trust) => trust::run(trust, format),
     }
 }

@@ -4,14 +4,13 @@
 use std::path::Path;
 
 use ptediff_corpus::{Corpus, CorpusError, Entry, Needs, Origin};
-use ptediff_reference_model::verdict::Verdict;
 use ptediff_trace::WorkList;
 
 use crate::error::{Failure, complain};
 use crate::host::results::{Found, Results};
 use crate::report;
-use crate::report::mail::{self, Attached};
-use crate::report::reproducer::{Subject, reproducer};
+
+use super::describe::describe;
 
 /// Refuses, before anything is run, a folder in which nothing could be stored because it is none.
 pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
@@ -24,7 +23,8 @@ pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Stores each divergence in its smallest form. Returns a line for each: the file, or that there is none.
+/// Stores each divergence in its smallest form, with its reproducer and its report. Returns a line for each
+/// file, or that there is none.
 pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
     if results.divergences.is_empty() {
         return Vec::new();
@@ -52,7 +52,7 @@ fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> Vec<String> {
                 Ok(more) => files.extend(more),
                 Err(failure) => {
                     complain(failure);
-                    files.push(format!("not all of what goes with {}: see above", entry.name));
+                    files.push(format!("not the description of {}: see above", entry.name));
                 }
             }
             files
@@ -91,32 +91,4 @@ fn entry(found: &Found, results: &Results) -> Entry {
         needs: Needs::to_behave_alike(program),
         program: program.clone(),
     }
-}
-
-/// Writes the C reproducer and the report beside the entry. Returns the files.
-fn describe(entry_path: &Path, entry: &Entry, found: &Found, results: &Results) -> Result<Vec<String>, Failure> {
-    let Some(machine) = &results.machine else { return Ok(Vec::new()) };
-    let mut files = Vec::new();
-    let mut write = |extension: &str, text: &str| {
-        let path = entry_path.with_extension(extension);
-        std::fs::write(&path, text).map_err(|error| Failure::unwritable(&path, error))?;
-        files.push(path.display().to_string());
-        Ok::<String, Failure>(path.display().to_string())
-    };
-    let verdict = found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict);
-    let finding = match verdict {
-        Verdict::Diverge(divergence) => mail::finding(machine, divergence),
-        _ => Vec::new(),
-    };
-    let (name, description, program) = (&entry.name, &entry.description, &entry.program);
-    let subject = Subject { name, description, machine, program, finding: &finding };
-    // A program that was judged is possible on its machine.
-    let source = reproducer(&subject).map_err(|error| Failure::rig(&error))?;
-    let source_path = write("c", &source)?;
-    let entry_path = entry_path.display().to_string();
-    let attached = Attached { entry: Some(&entry_path), reproducer: Some(&source_path) };
-    if let Some(text) = mail::mail(results, found, attached) {
-        write("txt", &text)?;
-    }
-    Ok(files)
 }
