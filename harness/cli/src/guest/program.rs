@@ -73,7 +73,7 @@ pub struct Runner<O, W> {
     pub plant: Option<Plant>,
     /// Frame number of the zero page.
     pub zero_frame: u64,
-    /// Steps run so far: the witness's clock.
+    /// Steps run so far.
     pub steps: u64,
     /// Programs run so far, re-runs and shrinking included.
     pub runs: u32,
@@ -175,7 +175,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
             let alive = self.alive();
             let mut record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
             self.steps += 1;
-            if self.witness_every > 0 && self.steps.is_multiple_of(u64::from(self.witness_every)) {
+            if self.is_witness_due(index, attempt, number) {
                 record.witness = Some(self.ask(&before, &transitions, &state)?);
             }
             let mut verdict = judge.step(number, step, &record);
@@ -226,6 +226,17 @@ impl<O: Observer, W: Write> Runner<O, W> {
         self.clean_up()?;
         transitions.clear();
         self.drain(&mut transitions).map(drop)
+    }
+
+    /// Whether the witnesses are asked after this step. It depends on the program and the step alone, so
+    /// that a re-run sees what the first run saw; while shrinking they are asked always, as what only they
+    /// see must not be lost by a step more or less.
+    fn is_witness_due(&self, index: u32, attempt: Attempt, number: usize) -> bool {
+        match (self.witness_every, attempt) {
+            (0, _) => false,
+            (_, Attempt::Shrink(_)) => true,
+            (every, _) => (u64::from(index) + number as u64).is_multiple_of(u64::from(every)),
+        }
     }
 
     /// Living actors, bit `n` for actor `n`.
