@@ -117,13 +117,14 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             | Kind::EntryByFork
             | Kind::EntryByProtect
             | Kind::EntryByClearRefs
+            | Kind::EntryByAdvice
             | Kind::EntryZap
     );
     if is_entry {
         outputs.extend((0..64).filter(|bit| FRAME & (1 << bit) == 0).map(Output::EntryBit));
         outputs.push(Output::Frame);
     }
-    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryZap) {
+    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryByAdvice | Kind::EntryZap) {
         outputs.push(Output::Transition);
         outputs.push(Output::WriteFlag);
         outputs.extend([0, 1, 2, 27, 37].map(Output::VmFlag));

@@ -86,6 +86,43 @@ pub enum Placement {
     FixedNoReplace,
 }
 
+/// What `madvise` is told, apart from `MADV_DONTNEED`, which has an operation of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advice {
+    /// `MADV_COLD`: pages that nobody else maps become old.
+    Cold,
+    /// `MADV_POPULATE_READ`: fault in as loads would.
+    PopulateRead,
+    /// `MADV_POPULATE_WRITE`: fault in as stores would.
+    PopulateWrite,
+}
+
+impl Advice {
+    /// Every advice, in the order of the enumeration.
+    pub const ALL: [Self; 3] = [Self::Cold, Self::PopulateRead, Self::PopulateWrite];
+
+    /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
+    #[must_use]
+    pub fn number(self) -> i32 {
+        match self {
+            Self::Cold => 20,
+            Self::PopulateRead => 22,
+            Self::PopulateWrite => 23,
+        }
+    }
+
+    /// The constant's name behind `MADV_`.
+    #[must_use]
+    pub fn constant(self) -> &'static str {
+        match self {
+            Self::Cold => "COLD",
+            Self::PopulateRead => "POPULATE_READ",
+            Self::PopulateWrite => "POPULATE_WRITE",
+        }
+    }
+}
+
 /// One operation. The arena gives every address; see [`crate::arena`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -152,10 +189,18 @@ pub enum Operation {
         /// Page to store to.
         page: PageIndex,
     },
+    /// `madvise` with another advice.
+    Madvise {
+        /// Slots to advise on.
+        range: PageRange,
+        /// What the kernel is told.
+        advice: Advice,
+    },
 }
 
-/// The operations' names, as in stored programs, in the order of [`Operation::kind`].
-pub const OPERATION_NAMES: [&str; 12] = [
+/// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
+/// of `madvise` counts as an operation of its own.
+pub const OPERATION_NAMES: [&str; 15] = [
     "mmap",
     "munmap",
     "read",
@@ -168,6 +213,9 @@ pub const OPERATION_NAMES: [&str; 12] = [
     "clear-soft-dirty",
     "map-shadow-stack",
     "write-shadow-stack",
+    "madvise-cold",
+    "madvise-populate-read",
+    "madvise-populate-write",
 ];
 
 impl Operation {
@@ -187,6 +235,7 @@ impl Operation {
             Self::ClearSoftDirty => 9,
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
+            Self::Madvise { advice, .. } => 12 + *advice as usize,
         }
     }
 
@@ -271,6 +320,7 @@ impl fmt::Display for Operation {
                 write!(formatter, "map_shadow_stack {}{}", slots(range), if *token { " with token" } else { "" })
             }
             Self::WriteShadowStack { page } => write!(formatter, "wrss page {}", page.index()),
+            Self::Madvise { range, advice } => write!(formatter, "madvise({}) {}", advice.constant(), slots(range)),
         }
     }
 }

@@ -34,6 +34,8 @@ pub enum Kind {
     EntryByProtect,
     /// An entry and a write-protection transition of clear_refs.
     EntryByClearRefs,
+    /// An entry, changed or kept by advice, without a transition.
+    EntryByAdvice,
     /// An entry that is emptied or stays empty.
     EntryZap,
     /// Flags and anon_vma of a VMA.
@@ -125,10 +127,17 @@ pub enum Rule {
     VmaClearSoftDirty,
     VmaFork,
     VmaAnonPrepare,
+    AdviceTaken,
+    AdviceHole,
+    ColdOld,
+    ColdKept,
+    Populated,
+    PopulateHole,
+    PopulateDenied,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 61] = [
+pub const RULES: [RuleInfo; 68] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -616,6 +625,62 @@ pub const RULES: [RuleInfo; 61] = [
         source: "mm/rmap.c: __anon_vma_prepare; mm/vma.c: find_mergeable_anon_vma",
         dialects: BOTH,
         statement: "The first own page gives the VMA an anon_vma, a compatible neighbour's if there is one.",
+    },
+    RuleInfo {
+        rule: Rule::AdviceTaken,
+        identifier: "madvise.mapped",
+        kind: Kind::Success,
+        source: "mm/madvise.c: madvise_walk_vmas",
+        dialects: BOTH,
+        statement: "Advice on a range without holes is taken.",
+    },
+    RuleInfo {
+        rule: Rule::AdviceHole,
+        identifier: "madvise.hole",
+        kind: Kind::Errno,
+        source: "mm/madvise.c: madvise_walk_vmas",
+        dialects: BOTH,
+        statement: "A hole in the range: ENOMEM, but the advice is taken on every mapped part.",
+    },
+    RuleInfo {
+        rule: Rule::ColdOld,
+        identifier: "cold.old",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
+        dialects: BOTH,
+        statement: "MADV_COLD clears Accessed of a page that no other entry maps; PROT_NONE entries too.",
+    },
+    RuleInfo {
+        rule: Rule::ColdKept,
+        identifier: "cold.kept",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
+        dialects: BOTH,
+        statement: "MADV_COLD leaves the zero page and pages that other entries map too.",
+    },
+    RuleInfo {
+        rule: Rule::Populated,
+        identifier: "populate.mapped",
+        kind: Kind::Success,
+        source: "mm/madvise.c: madvise_populate",
+        dialects: BOTH,
+        statement: "MADV_POPULATE_* of a range that allows the access succeeds; each page that lacks it takes a fault.",
+    },
+    RuleInfo {
+        rule: Rule::PopulateHole,
+        identifier: "populate.hole",
+        kind: Kind::Errno,
+        source: "mm/gup.c: __get_user_pages (FOLL_MADV_POPULATE)",
+        dialects: BOTH,
+        statement: "MADV_POPULATE_* stops at a hole with ENOMEM; what stands before it is populated.",
+    },
+    RuleInfo {
+        rule: Rule::PopulateDenied,
+        identifier: "populate.denied",
+        kind: Kind::Errno,
+        source: "mm/gup.c: check_vma_flags",
+        dialects: BOTH,
+        statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack.",
     },
 ];
 

@@ -37,10 +37,9 @@ pub fn ideal_records(machine: &Machine, program: &Program) -> Vec<StepRecord> {
             .collect();
         let mut changes = Vec::new();
         for actor in ActorId::all() {
-            for slot in 0..ARENA_PAGES {
+            for (slot, known) in entries[actor.index()].iter_mut().enumerate() {
                 let page = PageIndex::new(slot).expect("a slot of the arena");
                 let entry = observed(&model.entry(actor, page));
-                let known = &mut entries[actor.index()][slot];
                 if *known != entry {
                     *known = entry;
                     if model.is_alive(actor) {

@@ -123,6 +123,11 @@ impl Executor {
         }
         let answer = self.receive(actor, pid)?;
         let outcome = self.classify(step, &answer)?;
+        if leaves_batched_references(&step.operation) {
+            self.mailbox
+                .drain_page_batches()
+                .map_err(|source| ExecuteError::Harness { doing: "draining the per-CPU batches of pages", source })?;
+        }
         if let (Operation::Fork { child }, Outcome::Succeeded) = (step.operation, outcome) {
             self.welcome(child, answer.value)?;
         }
@@ -255,6 +260,14 @@ impl Drop for Executor {
         // Nobody is left to tell of a failure; the nursery is killed by its own drop.
         _ = self.kill_all_but_healthy_first();
     }
+}
+
+/// Whether the operation leaves pages in a per-CPU batch that still count as on their list
+/// (`mm/swap.c: folio_batch_add_and_move` in 6.12: `folio_deactivate`, `folio_mark_lazyfree`). Such a batch
+/// holds a reference that `wp_can_reuse_anon_folio` counts and does not drain, so whether a page is reused or
+/// copied would depend on how full the batch happens to be.
+fn leaves_batched_references(operation: &Operation) -> bool {
+    matches!(operation, Operation::Madvise { .. })
 }
 
 fn name(actor: ActorId) -> String {

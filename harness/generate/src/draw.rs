@@ -6,7 +6,7 @@ use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::expectation::ExpectedFrame;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Mapping, Model};
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 
 use crate::dice::Dice;
 use crate::profile::{Profile, Weights};
@@ -32,6 +32,9 @@ const MMAP_PROTECTIONS: [(&str, u32); 7] =
 /// Protections of mprotect with their weights.
 const MPROTECT_PROTECTIONS: [(&str, u32); 7] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3)];
+
+/// Kinds of advice with their weights.
+const ADVICE: [(Advice, u32); 3] = [(Advice::Cold, 10), (Advice::PopulateRead, 10), (Advice::PopulateWrite, 10)];
 
 /// Draws one program.
 pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) -> Program {
@@ -105,6 +108,7 @@ impl<R: Rng> Draft<'_, R> {
         let range = match step.operation {
             Operation::Munmap { range }
             | Operation::MadviseDontneed { range }
+            | Operation::Madvise { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
             | Operation::Mprotect { range, .. } => range,
             Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
@@ -178,7 +182,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(9) {
+        match self.dice.below(10) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -187,6 +191,7 @@ impl<R: Rng> Draft<'_, R> {
             5 => self.mprotect(range),
             6 => Operation::MadviseDontneed { range },
             7 => Operation::MapShadowStack { range, token: self.dice.percent(50) },
+            8 => self.madvise(range),
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -196,11 +201,11 @@ impl<R: Rng> Draft<'_, R> {
         let scene = self.look_at(actor);
         let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_alive(other)).collect();
         let mut weights = self.weights;
-        let [mmap, munmap, read, write, execute, mprotect, fork, exit, dontneed, clear, map_stack, store_stack] =
+        let [mmap, munmap, read, write, execute, mprotect, fork, exit, dontneed, clear, map_stack, store_stack, advise] =
             &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
-            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear] {
+            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise] {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
@@ -262,6 +267,14 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(35) },
+            12 => {
+                let range = if self.dice.percent(50) && !scene.populated.is_empty() {
+                    self.range_of(&scene.populated)
+                } else {
+                    self.range_of(&scene.mapped)
+                };
+                self.madvise(range)
+            }
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -375,6 +388,11 @@ impl<R: Rng> Draft<'_, R> {
 
     fn mprotect(&mut self, range: PageRange) -> Operation {
         Operation::Mprotect { range, protection: self.protection(&MPROTECT_PROTECTIONS) }
+    }
+
+    fn madvise(&mut self, range: PageRange) -> Operation {
+        let weights = ADVICE.map(|(_, weight)| weight);
+        Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 
     fn protection(&mut self, choices: &[(&str, u32); 7]) -> Protection {

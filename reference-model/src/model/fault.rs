@@ -138,7 +138,7 @@ impl Model {
     }
 
     /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
-    fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    pub(super) fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };

@@ -3,6 +3,7 @@
 //! The state is what the kernel keeps: VMAs, entries, frames. Each operation follows the kernel function
 //! that it names; each thing written is written by a [`Rule`]. Read in 6.12.95 and 7.2.13.
 
+mod advise;
 mod fault;
 mod fork;
 mod map;
@@ -127,6 +128,7 @@ impl Model {
             Operation::ClearSoftDirty => self.clear_soft_dirty(actor),
             Operation::MapShadowStack { range, token } => self.map_shadow_stack(actor, range, token),
             Operation::WriteShadowStack { page } => self.access(index, actor, page, fault::Access::ShadowStackWrite),
+            Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));

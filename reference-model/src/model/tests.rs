@@ -5,7 +5,7 @@ use super::*;
 use crate::arena::PageRange;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};
 use crate::machine::KernelVersion;
-use crate::program::Placement;
+use crate::program::{Advice, Placement};
 
 fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
     Machine {
@@ -100,6 +100,29 @@ fn entries_are_those_seen_live() {
         &[(0, PROTECTED & !SOFT_DIRTY)],
     );
     check("a fork without anon_vma copies nothing", &[(0, mmap(3)), (0, READ), (0, FORK)], &[(0, ZERO_PAGE), (1, 0)]);
+}
+
+#[test]
+fn advice_does_what_was_seen_live() {
+    let advise = |advice| Operation::Madvise { range: ONE, advice };
+    let (cold, read, write) = (advise(Advice::Cold), advise(Advice::PopulateRead), advise(Advice::PopulateWrite));
+    check("cold", &[(0, mmap(3)), (0, WRITE), (0, cold)], &[(0, WRITTEN & !A)]);
+    check("cold, read again", &[(0, mmap(3)), (0, WRITE), (0, cold), (0, READ)], &[(0, WRITTEN)]);
+    check("cold leaves the zero page", &[(0, mmap(3)), (0, READ), (0, cold)], &[(0, ZERO_PAGE)]);
+    check("cold leaves shared pages", &[(0, mmap(3)), (0, WRITE), (0, FORK), (0, cold)], &[(0, PROTECTED)]);
+    check("cold PROT_NONE", &[(0, mmap(3)), (0, WRITE), (0, mprotect(0)), (0, cold)], &[(0, 0x0400_0000_0000_0900)]);
+    check("cold shadow stack", &[(0, SHADOW_STACK), (0, cold)], &[(0, SHADOW & !A)]);
+    check("populate read", &[(0, mmap(3)), (0, read)], &[(0, ZERO_PAGE)]);
+    check("populate write", &[(0, mmap(3)), (0, write)], &[(0, WRITTEN)]);
+    check("populate write over the zero page", &[(0, mmap(3)), (0, READ), (0, write)], &[(0, WRITTEN)]);
+    check("populate write of a shared page", &[(0, mmap(3)), (0, WRITE), (0, FORK), (1, write)], &[(1, WRITTEN)]);
+    check("populate read without the right", &[(0, mmap(2)), (0, read)], &[(0, 0)]);
+    check("populate write without the right", &[(0, mmap(1)), (0, write)], &[(0, 0)]);
+    check(
+        "populate write of a shadow stack",
+        &[(0, SHADOW_STACK), (0, CLEAR), (0, write)],
+        &[(0, PROTECTED & !SOFT_DIRTY)],
+    );
 }
 
 #[test]

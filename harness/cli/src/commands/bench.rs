@@ -22,8 +22,7 @@ use super::request::request;
 const MODEL_PROGRAMS: u32 = 2000;
 
 pub(super) fn run(arguments: &Bench, format: Format) -> Result<Exit, Failure> {
-    let task =
-        Task::Bench { seed: arguments.seed, programs: arguments.cases, max_steps: arguments.steps };
+    let task = Task::Bench { seed: arguments.seed, programs: arguments.cases, max_steps: arguments.steps };
     let request = request(&arguments.machine, task)?;
     let mut channel = launch(&request, &arguments.machine.launch_options(None))?;
     let results = follow(&mut channel, &mut Keep::default(), &mut Progress::new("programs"))?;
@@ -82,8 +81,7 @@ fn figures(results: &Results, machine: &Machine) -> Result<Vec<(String, f64)>, F
 
 /// Steps a second of the model alone, on this host.
 fn model_speed(machine: &Machine) -> f64 {
-    let programs: Vec<_> =
-        (0..MODEL_PROGRAMS).map(|index| program(1, index, machine, &Options::default())).collect();
+    let programs: Vec<_> = (0..MODEL_PROGRAMS).map(|index| program(1, index, machine, &Options::default())).collect();
     let steps: usize = programs.iter().map(|program| program.steps.len()).sum();
     let start = Instant::now();
     for program in &programs {

@@ -63,7 +63,11 @@ fn machine(results: &Results) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     if let Some(machine) = &results.machine {
         lines.push(("machine".to_owned(), describe(machine)));
-        let blessed = if machine.is_blessed() { "reviewed: differences are called divergences" } else { "not reviewed: differences are inconclusive" };
+        let blessed = if machine.is_blessed() {
+            "reviewed: differences are called divergences"
+        } else {
+            "not reviewed: differences are inconclusive"
+        };
         lines.push(("kernel version".to_owned(), blessed.to_owned()));
     }
     if let Some(refused) = &results.refused {

@@ -1,6 +1,8 @@
 //! `ptediff explain`: a raw entry in words.
 
-use ptediff_reference_model::entry::{A, D, Entry, EntryKind, NX, P, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, SPECIAL, US};
+use ptediff_reference_model::entry::{
+    A, D, Entry, EntryKind, NX, P, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, SPECIAL, US,
+};
 
 use crate::arguments::{Explain, Format};
 use crate::error::Failure;
@@ -46,8 +48,12 @@ fn sentences(entry: Entry) -> Vec<String> {
     let mut lines: Vec<&str> = Vec::new();
     match entry.kind() {
         EntryKind::None if entry.0 == 0 => lines.push("empty: nothing is mapped"),
-        EntryKind::None => lines.push("empty to the kernel: it ignores Accessed and Dirty here (a CPU erratum sets them)"),
-        EntryKind::NonPresent => lines.push("not present, and not PROT_NONE: a swap entry, a migration entry or a marker"),
+        EntryKind::None => {
+            lines.push("empty to the kernel: it ignores Accessed and Dirty here (a CPU erratum sets them)")
+        }
+        EntryKind::NonPresent => {
+            lines.push("not present, and not PROT_NONE: a swap entry, a migration entry or a marker")
+        }
         EntryKind::ProtNone => {
             lines.push("PROT_NONE: present to the kernel, not to the CPU; the frame field is inverted against L1TF");
         }

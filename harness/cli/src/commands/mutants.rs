@@ -31,7 +31,10 @@ pub(super) fn run(arguments: &Mutants, format: Format) -> Result<Exit, Failure> 
         read(path, &mut machines, &mut recorded)?;
     }
     if recorded.is_empty() {
-        return Err(Failure::usage("the traces hold no program that agreed", "record some with `ptediff run --trace FILE`"));
+        return Err(Failure::usage(
+            "the traces hold no program that agreed",
+            "record some with `ptediff run --trace FILE`",
+        ));
     }
     let mutants = mutation::all();
     let survivors: Vec<Mutation> =

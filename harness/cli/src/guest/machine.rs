@@ -95,19 +95,12 @@ impl Evidence {
     ///
     /// # Errors
     /// A sentence: the kernel's version is none that the model has a dialect for, and none was named.
-    pub fn machine(
-        &self,
-        platform: &str,
-        shadow_stack: bool,
-        dialect: Option<Dialect>,
-    ) -> Result<Machine, String> {
+    pub fn machine(&self, platform: &str, shadow_stack: bool, dialect: Option<Dialect>) -> Result<Machine, String> {
         let version = KernelVersion::of_release(&self.release).map_err(|error| error.to_string())?;
         let expected = Dialect::of_version(version);
         let dialect_forced = dialect.is_some();
         let dialect = dialect.or(expected).ok_or_else(|| {
-            format!(
-                "no rules were read for kernel {version}; `--dialect 6.12` or `--dialect 7.2` judges it by those"
-            )
+            format!("no rules were read for kernel {version}; `--dialect 6.12` or `--dialect 7.2` judges it by those")
         })?;
         Ok(Machine {
             release: self.release.clone(),

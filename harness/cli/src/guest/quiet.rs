@@ -33,17 +33,9 @@ const KNOBS: &[Knob] = &[
         value: "N",
         why: "DAMON clears Accessed of all memory (7.2)",
     },
-    Knob {
-        path: "/proc/sys/kernel/numa_balancing",
-        value: "0",
-        why: "NUMA hinting makes entries PROT_NONE",
-    },
+    Knob { path: "/proc/sys/kernel/numa_balancing", value: "0", why: "NUMA hinting makes entries PROT_NONE" },
     Knob { path: "/proc/sys/vm/swappiness", value: "0", why: "reclaim swaps pages out" },
-    Knob {
-        path: "/proc/sys/vm/compaction_proactiveness",
-        value: "0",
-        why: "compaction migrates pages",
-    },
+    Knob { path: "/proc/sys/vm/compaction_proactiveness", value: "0", why: "compaction migrates pages" },
     Knob {
         path: "/sys/kernel/debug/fault_around_bytes",
         value: "4096",

@@ -12,9 +12,7 @@ use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
 use ptediff_reference_model::verdict::Verdict;
-use ptediff_trace::{
-    Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer,
-};
+use ptediff_trace::{Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
 
 use super::machine::Evidence;
 use super::plant::Plant;
@@ -81,8 +79,7 @@ impl<W: Write> Session<'_, W> {
             let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];
             return self.refuse(missing, evidence.lines());
         }
-        let machine =
-            evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
+        let machine = evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
         self.send(&Frame::Machine(machine.clone()))?;
         let description = observer.description().clone();
         for line in description.to_string().lines() {
@@ -134,19 +131,14 @@ impl<W: Write> Session<'_, W> {
 
     fn send(&mut self, frame: &Frame) -> Result<(), RigError> {
         match self.writer.as_mut() {
-            Some(writer) => {
-                writer.send(frame).map_err(|error| RigError::of("the trace cannot be written", &error))
-            }
+            Some(writer) => writer.send(frame).map_err(|error| RigError::of("the trace cannot be written", &error)),
             None => Err(RigError("the trace is gone".to_owned())),
         }
     }
 }
 
 /// A shadow-stack page is mapped and stored to; `Err` with what came instead.
-fn prove_shadow_stack(
-    executor: &mut Executor,
-    observer: &mut LibbpfObserver,
-) -> Result<Result<(), Outcome>, RigError> {
+fn prove_shadow_stack(executor: &mut Executor, observer: &mut LibbpfObserver) -> Result<Result<(), Outcome>, RigError> {
     let actor = ActorId::FIRST;
     let steps = [
         (Operation::MapShadowStack { range: PageRange::FIRST_PAGE, token: true }, Outcome::Succeeded),
@@ -164,10 +156,7 @@ fn prove_shadow_stack(
     Ok(Ok(()))
 }
 
-fn perform_task<O: Observer, W: Write>(
-    request: &GuestRequest,
-    runner: &mut Runner<O, W>,
-) -> Result<(), RigError> {
+fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runner<O, W>) -> Result<(), RigError> {
     let mut end = End::default();
     match &request.task {
         Task::Doctor => {}
@@ -312,8 +301,7 @@ fn bench<O: Observer, W: Write>(
 ) -> Result<(), RigError> {
     let options = generation(&request.task)?;
     // The first program is what "power-on to the first comparison" is measured to.
-    let made: Vec<Program> =
-        (0..programs).map(|index| program(seed, index, &runner.machine, &options)).collect();
+    let made: Vec<Program> = (0..programs).map(|index| program(seed, index, &runner.machine, &options)).collect();
     let steps: usize = made.iter().map(|program| program.steps.len()).sum();
     for (index, program) in made.iter().take(20).enumerate() {
         runner.run(index as u32, Attempt::First, program)?;

@@ -36,11 +36,7 @@ fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
     let Some(machine) = &results.machine else { return "no machine" };
     let needs_shadow_stack = info.identifier.contains("shadow-stack") || info.identifier.contains("shadow_stack");
     if info.identifier == "shadow-stack.map.unsupported" {
-        return if machine.shadow_stack {
-            "the machine has user shadow stacks"
-        } else {
-            "too few programs"
-        };
+        return if machine.shadow_stack { "the machine has user shadow stacks" } else { "too few programs" };
     }
     if needs_shadow_stack && !machine.shadow_stack {
         return "the machine has no user shadow stacks";
@@ -225,7 +221,9 @@ fn divergence(found: &Found) {
         for line in difference_lines(divergence) {
             println!("  {line}");
         }
-        println!("  blame: kernel, CPU or model. Not the probe: the page walk through /proc/kcore and pagemap agree with it");
+        println!(
+            "  blame: kernel, CPU or model. Not the probe: the page walk through /proc/kcore and pagemap agree with it"
+        );
     }
 }
 

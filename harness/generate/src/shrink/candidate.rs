@@ -1,7 +1,7 @@
 //! Candidates that are simpler than a program, in passes from coarse to fine.
 
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::validity::repaired;
 
 /// Programs of more steps are not searched for pairs to drop: there would be too many.
@@ -146,6 +146,7 @@ fn rank(operation: &Operation) -> usize {
         Operation::Execute { .. } => 2,
         Operation::WriteShadowStack { .. } => 3,
         Operation::MapShadowStack { token, .. } => usize::from(token),
+        Operation::Madvise { advice, .. } => advice as usize,
         _ => 0,
     }
 }
@@ -171,6 +172,10 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         }
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
+        }
+        Operation::Madvise { range, advice } => {
+            let simpler = Advice::ALL.get(choice).filter(|&&simpler| (simpler as usize) < advice as usize);
+            simpler.map(|&advice| Operation::Madvise { range, advice })
         }
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
@@ -232,6 +237,7 @@ fn range_of(operation: &Operation) -> Option<PageRange> {
         | Operation::Munmap { range }
         | Operation::Mprotect { range, .. }
         | Operation::MadviseDontneed { range }
+        | Operation::Madvise { range, .. }
         | Operation::MapShadowStack { range, .. } => Some(range),
         _ => None,
     }
@@ -261,6 +267,7 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Munmap { .. } => Operation::Munmap { range: new },
         Operation::Mprotect { protection, .. } => Operation::Mprotect { range: new, protection },
         Operation::MadviseDontneed { .. } => Operation::MadviseDontneed { range: new },
+        Operation::Madvise { advice, .. } => Operation::Madvise { range: new, advice },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
         other => other,
     }

@@ -1,0 +1,90 @@
+//! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
+
+use super::fault::Access;
+use super::vma::Vma;
+use super::{Model, Slot};
+use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::entry::{D, RW};
+use crate::expectation::ExpectedFrame;
+use crate::outcome::Outcome;
+use crate::program::{Advice, Protection};
+use crate::rule::Rule;
+
+const ENOMEM: i32 = 12;
+const EINVAL: i32 = 22;
+
+impl Model {
+    pub(super) fn madvise(&mut self, actor: ActorId, range: PageRange, advice: Advice) -> (Rule, Outcome) {
+        match advice {
+            Advice::Cold => self.for_each_part(actor, range, Self::cold),
+            Advice::PopulateRead => self.populate(actor, range, Access::Read),
+            Advice::PopulateWrite => self.populate(actor, range, Access::Write),
+        }
+    }
+
+    /// `madvise_walk_vmas` for advice that changes no VMA: `visit` gets each mapped part of the range; a
+    /// hole is passed over and gives ENOMEM in the end.
+    fn for_each_part(
+        &mut self,
+        actor: ActorId,
+        range: PageRange,
+        visit: fn(&mut Self, ActorId, PageIndex),
+    ) -> (Rule, Outcome) {
+        let mut holes = false;
+        for page in range.slots() {
+            if self.memory(actor).vmas.find(page).is_some() {
+                visit(self, actor, page);
+            } else {
+                holes = true;
+            }
+        }
+        if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::AdviceTaken, Outcome::Succeeded) }
+    }
+
+    /// `madvise_cold_or_pageout_pte_range`, one entry. `folio_test_lru` holds: per-CPU batches are drained
+    /// first, and every anonymous page of an arena is on a list then.
+    fn cold(&mut self, actor: ActorId, page: PageIndex) {
+        let Slot { bits, frame, .. } = self.slot(actor, page);
+        if !bits.is_present() {
+            return;
+        }
+        match frame {
+            ExpectedFrame::Frame(number) if self.frames[number as usize].mapcount == 1 => {
+                self.write(Rule::ColdOld, actor, page, bits.make_old(), frame);
+            }
+            _ => self.write(Rule::ColdKept, actor, page, bits, frame),
+        }
+    }
+
+    /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing.
+    fn populate(&mut self, actor: ActorId, range: PageRange, access: Access) -> (Rule, Outcome) {
+        for page in range.slots() {
+            let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
+                return (Rule::PopulateHole, Outcome::Failed(ENOMEM));
+            };
+            if !may_populate(&vma, access) {
+                return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
+            }
+            self.populate_page(actor, page, access, vma.shadow_stack);
+        }
+        (Rule::Populated, Outcome::Succeeded)
+    }
+
+    /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault.
+    fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+        let bits = self.slot(actor, page).bits;
+        let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
+        let is_enough = bits.is_present() && (access == Access::Read || writable);
+        if !is_enough {
+            self.handle_mm_fault(actor, page, access, shadow_stack);
+        }
+    }
+}
+
+/// `mm/gup.c: check_vma_flags` without FOLL_FORCE.
+fn may_populate(vma: &Vma, access: Access) -> bool {
+    match access {
+        Access::Write => vma.protection.contains(Protection::WRITE) && !vma.shadow_stack,
+        _ => vma.protection.contains(Protection::READ),
+    }
+}
