@@ -108,6 +108,9 @@ pub fn all() -> Vec<Mutation> {
     mutants
 }
 
+/// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
+pub(crate) const VM_FLAG_BITS: [u8; 7] = [0, 1, 2, 17, 25, 27, 37];
+
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();
     let is_entry = matches!(
@@ -127,7 +130,7 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryByAdvice | Kind::EntryZap) {
         outputs.push(Output::Transition);
         outputs.push(Output::WriteFlag);
-        outputs.extend([0, 1, 2, 27, 37].map(Output::VmFlag));
+        outputs.extend(VM_FLAG_BITS.map(Output::VmFlag));
         outputs.push(Output::Mapcount);
         outputs.push(Output::Exclusive);
     }

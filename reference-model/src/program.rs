@@ -96,11 +96,27 @@ pub enum Advice {
     PopulateRead,
     /// `MADV_POPULATE_WRITE`: fault in as stores would.
     PopulateWrite,
+    /// `MADV_WIPEONFORK`: a forked child finds the range empty.
+    WipeOnFork,
+    /// `MADV_KEEPONFORK`: the reverse.
+    KeepOnFork,
+    /// `MADV_DONTFORK`: a forked child does not have the range at all.
+    DontFork,
+    /// `MADV_DOFORK`: the reverse.
+    DoFork,
 }
 
 impl Advice {
     /// Every advice, in the order of the enumeration.
-    pub const ALL: [Self; 3] = [Self::Cold, Self::PopulateRead, Self::PopulateWrite];
+    pub const ALL: [Self; 7] = [
+        Self::Cold,
+        Self::PopulateRead,
+        Self::PopulateWrite,
+        Self::WipeOnFork,
+        Self::KeepOnFork,
+        Self::DontFork,
+        Self::DoFork,
+    ];
 
     /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
     #[must_use]
@@ -109,6 +125,10 @@ impl Advice {
             Self::Cold => 20,
             Self::PopulateRead => 22,
             Self::PopulateWrite => 23,
+            Self::WipeOnFork => 18,
+            Self::KeepOnFork => 19,
+            Self::DontFork => 10,
+            Self::DoFork => 11,
         }
     }
 
@@ -119,6 +139,10 @@ impl Advice {
             Self::Cold => "COLD",
             Self::PopulateRead => "POPULATE_READ",
             Self::PopulateWrite => "POPULATE_WRITE",
+            Self::WipeOnFork => "WIPEONFORK",
+            Self::KeepOnFork => "KEEPONFORK",
+            Self::DontFork => "DONTFORK",
+            Self::DoFork => "DOFORK",
         }
     }
 }
@@ -200,7 +224,7 @@ pub enum Operation {
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 15] = [
+pub const OPERATION_NAMES: [&str; 19] = [
     "mmap",
     "munmap",
     "read",
@@ -216,6 +240,10 @@ pub const OPERATION_NAMES: [&str; 15] = [
     "madvise-cold",
     "madvise-populate-read",
     "madvise-populate-write",
+    "madvise-wipe-on-fork",
+    "madvise-keep-on-fork",
+    "madvise-dont-fork",
+    "madvise-do-fork",
 ];
 
 impl Operation {

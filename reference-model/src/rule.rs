@@ -134,10 +134,13 @@ pub enum Rule {
     Populated,
     PopulateHole,
     PopulateDenied,
+    VmaMergeAdvice,
+    ForkChildWiped,
+    ForkChildAbsent,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 68] = [
+pub const RULES: [RuleInfo; 71] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -681,6 +684,30 @@ pub const RULES: [RuleInfo; 68] = [
         source: "mm/gup.c: check_vma_flags",
         dialects: BOTH,
         statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack.",
+    },
+    RuleInfo {
+        rule: Rule::VmaMergeAdvice,
+        identifier: "vma.merge-advice",
+        kind: Kind::Vma,
+        source: "mm/madvise.c: madvise_update_vma; mm/vma.c: vma_merge_existing_range",
+        dialects: BOTH,
+        statement: "Advice that changes VM_DONTCOPY or VM_WIPEONFORK merges as mprotect does.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildWiped,
+        identifier: "fork.child.wiped",
+        kind: Kind::EntryZap,
+        source: "kernel/fork.c: dup_mmap (VM_WIPEONFORK); 7.2: mm/mmap.c: dup_mmap",
+        dialects: BOTH,
+        statement: "The child has the VM_WIPEONFORK VMA, without anon_vma and without entries; the parent's entries are not touched.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildAbsent,
+        identifier: "fork.child.absent",
+        kind: Kind::EntryZap,
+        source: "kernel/fork.c: dup_mmap (VM_DONTCOPY); 7.2: mm/mmap.c: dup_mmap",
+        dialects: BOTH,
+        statement: "The child does not have the VM_DONTCOPY VMA; the parent's entries are not touched.",
     },
 ];
 

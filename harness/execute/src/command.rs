@@ -135,6 +135,10 @@ mod tests {
             (Advice::Cold, libc::MADV_COLD),
             (Advice::PopulateRead, libc::MADV_POPULATE_READ),
             (Advice::PopulateWrite, libc::MADV_POPULATE_WRITE),
+            (Advice::WipeOnFork, libc::MADV_WIPEONFORK),
+            (Advice::KeepOnFork, libc::MADV_KEEPONFORK),
+            (Advice::DontFork, libc::MADV_DONTFORK),
+            (Advice::DoFork, libc::MADV_DOFORK),
         ] {
             check(Operation::Madvise { range, advice }, call, &[28, start, bytes, number as u64]);
         }

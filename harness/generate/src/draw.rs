@@ -34,7 +34,15 @@ const MPROTECT_PROTECTIONS: [(&str, u32); 7] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3)];
 
 /// Kinds of advice with their weights.
-const ADVICE: [(Advice, u32); 3] = [(Advice::Cold, 10), (Advice::PopulateRead, 10), (Advice::PopulateWrite, 10)];
+const ADVICE: [(Advice, u32); 7] = [
+    (Advice::Cold, 10),
+    (Advice::PopulateRead, 9),
+    (Advice::PopulateWrite, 11),
+    (Advice::WipeOnFork, 8),
+    (Advice::KeepOnFork, 8),
+    (Advice::DontFork, 8),
+    (Advice::DoFork, 8),
+];
 
 /// Draws one program.
 pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) -> Program {

@@ -124,9 +124,17 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &alone_by([step(0, write), step(1, write)]),
             &alone_by([step(1, write), step(0, write)]),
             &alone_by([step(1, Operation::Exit), step(0, write)]),
+            &alone_by([step(0, Operation::Exit), step(1, write)]),
         ],
     );
-    check(fires(Rule::WpCopyShadowStack), &[step(0, map_stack), step(0, fork), step(0, store)]);
+    let map_without_token = Operation::MapShadowStack { range: one, token: false };
+    check_one_of(
+        fires(Rule::WpCopyShadowStack),
+        &[
+            &[step(0, map_stack), step(0, fork), step(0, store)],
+            &[step(0, map_without_token), step(0, store), step(0, fork), step(0, store)],
+        ],
+    );
     check(
         fires(Rule::ClearRefsProtected),
         &[step(0, map), step(0, Operation::Read { page: page(0) }), step(0, Operation::ClearSoftDirty)],

@@ -1,7 +1,7 @@
 //! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
 
 use super::fault::Access;
-use super::vma::Vma;
+use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, RW};
@@ -19,6 +19,10 @@ impl Model {
             Advice::Cold => self.for_each_part(actor, range, Self::cold),
             Advice::PopulateRead => self.populate(actor, range, Access::Read),
             Advice::PopulateWrite => self.populate(actor, range, Access::Write),
+            Advice::WipeOnFork => self.mark(actor, range, VM_WIPEONFORK, 0),
+            Advice::KeepOnFork => self.mark(actor, range, 0, VM_WIPEONFORK),
+            Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
+            Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
         }
     }
 
@@ -39,6 +43,39 @@ impl Model {
             }
         }
         if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::AdviceTaken, Outcome::Succeeded) }
+    }
+
+    /// `madvise_walk_vmas` with `madvise_update_vma`: VMAs split and merge as their flags change.
+    fn mark(&mut self, actor: ActorId, range: PageRange, set: u64, clear: u64) -> (Rule, Outcome) {
+        let mut holes = false;
+        let (mut start, end) = (range.first() as u8, range.end() as u8);
+        while start < end {
+            let page = PageIndex::new(usize::from(start)).expect("a slot of the range");
+            let Some(index) = self.memory(actor).vmas.find(page) else {
+                holes = true;
+                start += 1;
+                continue;
+            };
+            let old = self.memory(actor).vmas.list[index];
+            let marks = (old.marks | set) & !clear;
+            start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);
+        }
+        if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::AdviceTaken, Outcome::Succeeded) }
+    }
+
+    /// `vma_modify_flags` of slots `start..end` of one VMA. Returns where the next VMA is looked for: the end
+    /// of the VMA that resulted.
+    pub(super) fn mark_vma(&mut self, actor: ActorId, index: usize, start: u8, end: u8, marks: u64, rule: Rule) -> u8 {
+        let old = self.memory(actor).vmas.list[index];
+        if old.marks == marks {
+            return old.end;
+        }
+        let dialect = self.dialect;
+        let (target, merged) = self.memory(actor).vmas.modify(dialect, index, start, end, Vma { marks, ..old });
+        if merged {
+            self.vma_rule(rule, actor, target);
+        }
+        self.memory(actor).vmas.list[target].end
     }
 
     /// `madvise_cold_or_pageout_pte_range`, one entry. `folio_test_lru` holds: per-CPU batches are drained

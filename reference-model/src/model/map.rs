@@ -48,6 +48,7 @@ impl Model {
             shadow_stack,
             account: protection.contains(Protection::WRITE),
             soft_dirty: true,
+            marks: 0,
             anon: None,
         };
         let (index, merged) = self.memory(actor).vmas.insert(dialect, vma);

@@ -14,14 +14,14 @@ use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
 use crate::entry::{A, Entry, NX, P, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
-use crate::mutation::{Mutation, Output};
+use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
 use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SOFTDIRTY, SHADOW_STACK.
-pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK;
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
+pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
 /// What is mapped at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,7 +278,7 @@ impl Model {
         let Some(memory) = &self.actors[actor.index()] else { return };
         let after = self.expect(&memory.slots[page.index()]);
         let mut vm_flags = memory.vmas.at(page).map_or(0, Vma::vm_flags);
-        for bit in [0, 1, 2, 27, 37] {
+        for bit in mutation::VM_FLAG_BITS {
             if self.is_mutated(rule, Output::VmFlag(bit)) {
                 vm_flags ^= 1 << bit;
             }

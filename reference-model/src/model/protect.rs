@@ -44,7 +44,8 @@ impl Model {
             old.account && old.anon.is_some()
         };
         let dialect = self.dialect;
-        let (target, merged) = self.memory(actor).vmas.modify(dialect, index, start, end, protection, account);
+        let (target, merged) =
+            self.memory(actor).vmas.modify(dialect, index, start, end, Vma { protection, account, ..old });
         if merged {
             self.vma_rule(Rule::VmaMergeProtect, actor, target);
         }

@@ -126,6 +126,30 @@ fn advice_does_what_was_seen_live() {
 }
 
 #[test]
+fn forks_heed_advice() {
+    let advise = |advice| Operation::Madvise { range: ONE, advice };
+    let (wipe, keep) = (advise(Advice::WipeOnFork), advise(Advice::KeepOnFork));
+    let (dont, fork_again) = (advise(Advice::DontFork), advise(Advice::DoFork));
+    check("wiped", &[(0, mmap(3)), (0, WRITE), (0, wipe), (0, FORK)], &[(0, WRITTEN), (1, 0)]);
+    check(
+        "wiped, written",
+        &[(0, mmap(3)), (0, WRITE), (0, wipe), (0, FORK), (1, WRITE)],
+        &[(0, WRITTEN), (1, WRITTEN)],
+    );
+    check("kept", &[(0, mmap(3)), (0, WRITE), (0, wipe), (0, keep), (0, FORK)], &[(0, PROTECTED), (1, PROTECTED_OLD)]);
+    check("absent", &[(0, mmap(3)), (0, WRITE), (0, dont), (0, FORK), (1, READ)], &[(0, WRITTEN), (1, 0)]);
+    check(
+        "not absent",
+        &[(0, mmap(3)), (0, WRITE), (0, dont), (0, fork_again), (0, FORK)],
+        &[(0, PROTECTED), (1, PROTECTED_OLD)],
+    );
+    // The child's VMA has no anon_vma after a wipe, so its own child gets no entries of the zero page.
+    let grandchild = Operation::Fork { child: actor(2) };
+    let wiped_twice = [(0, mmap(3)), (0, WRITE), (0, wipe), (0, FORK), (1, keep), (1, READ), (1, grandchild)];
+    check("wiped, grandchild", &wiped_twice, &[(1, ZERO_PAGE), (2, 0)]);
+}
+
+#[test]
 fn shadow_stack_entries_are_those_seen_live() {
     check("token", &[(0, SHADOW_STACK)], &[(0, SHADOW)]);
     check("fork", &[(0, SHADOW_STACK), (0, FORK)], &[(0, PROTECTED), (1, PROTECTED_OLD)]);

@@ -146,7 +146,7 @@ fn rank(operation: &Operation) -> usize {
         Operation::Execute { .. } => 2,
         Operation::WriteShadowStack { .. } => 3,
         Operation::MapShadowStack { token, .. } => usize::from(token),
-        Operation::Madvise { advice, .. } => advice as usize,
+        Operation::Madvise { advice, .. } => 2 + advice as usize,
         _ => 0,
     }
 }
@@ -173,9 +173,15 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
         }
-        Operation::Madvise { range, advice } => {
-            let simpler = Advice::ALL.get(choice).filter(|&&simpler| (simpler as usize) < advice as usize);
-            simpler.map(|&advice| Operation::Madvise { range, advice })
+        Operation::Madvise { range, .. } => {
+            let page = range.slots().next().filter(|_| range.pages() == 1);
+            match (choice, page) {
+                (0, Some(page)) => Some(Operation::Read { page }),
+                (1, Some(page)) => Some(Operation::Write { page }),
+                (2, _) => Some(Operation::MadviseDontneed { range }),
+                (3, _) => Some(Operation::Madvise { range, advice: Advice::Cold }),
+                _ => None,
+            }
         }
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
