@@ -104,11 +104,13 @@ pub enum Advice {
     DontFork,
     /// `MADV_DOFORK`: the reverse.
     DoFork,
+    /// `MADV_FREE`: pages become clean; the kernel may take them instead of swapping them out.
+    Free,
 }
 
 impl Advice {
     /// Every advice, in the order of the enumeration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cold,
         Self::PopulateRead,
         Self::PopulateWrite,
@@ -116,6 +118,7 @@ impl Advice {
         Self::KeepOnFork,
         Self::DontFork,
         Self::DoFork,
+        Self::Free,
     ];
 
     /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
@@ -129,6 +132,7 @@ impl Advice {
             Self::KeepOnFork => 19,
             Self::DontFork => 10,
             Self::DoFork => 11,
+            Self::Free => 8,
         }
     }
 
@@ -143,6 +147,7 @@ impl Advice {
             Self::KeepOnFork => "KEEPONFORK",
             Self::DontFork => "DONTFORK",
             Self::DoFork => "DOFORK",
+            Self::Free => "FREE",
         }
     }
 }
@@ -220,11 +225,21 @@ pub enum Operation {
         /// What the kernel is told.
         advice: Advice,
     },
+    /// `mlock`.
+    Mlock {
+        /// Slots to lock and fault in.
+        range: PageRange,
+    },
+    /// `munlock`.
+    Munlock {
+        /// Slots to unlock.
+        range: PageRange,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 19] = [
+pub const OPERATION_NAMES: [&str; 22] = [
     "mmap",
     "munmap",
     "read",
@@ -244,6 +259,9 @@ pub const OPERATION_NAMES: [&str; 19] = [
     "madvise-keep-on-fork",
     "madvise-dont-fork",
     "madvise-do-fork",
+    "madvise-free",
+    "mlock",
+    "munlock",
 ];
 
 impl Operation {
@@ -264,6 +282,8 @@ impl Operation {
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
             Self::Madvise { advice, .. } => 12 + *advice as usize,
+            Self::Mlock { .. } => 12 + Advice::ALL.len(),
+            Self::Munlock { .. } => 13 + Advice::ALL.len(),
         }
     }
 
@@ -349,6 +369,8 @@ impl fmt::Display for Operation {
             }
             Self::WriteShadowStack { page } => write!(formatter, "wrss page {}", page.index()),
             Self::Madvise { range, advice } => write!(formatter, "madvise({}) {}", advice.constant(), slots(range)),
+            Self::Mlock { range } => write!(formatter, "mlock {}", slots(range)),
+            Self::Munlock { range } => write!(formatter, "munlock {}", slots(range)),
         }
     }
 }

@@ -281,7 +281,9 @@ impl Judge {
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
             );
-            if transition.write != (transition.cause == Cause::Fault && stores) {
+            // mlock faults in by loads or stores, as the VMA has it; so does mprotect of a locked VMA.
+            let either = matches!(step.operation, Operation::Mlock { .. } | Operation::Mprotect { .. });
+            if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));
             }

@@ -63,6 +63,8 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::Mprotect { .. }
         | Operation::MadviseDontneed { .. }
         | Operation::Madvise { .. }
+        | Operation::Mlock { .. }
+        | Operation::Munlock { .. }
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),
@@ -154,6 +156,8 @@ mod tests {
             Operation::Mprotect { range: range(), protection: Protection::NONE },
             Operation::MadviseDontneed { range: range() },
             Operation::Madvise { range: range(), advice: Advice::Cold },
+            Operation::Mlock { range: range() },
+            Operation::Munlock { range: range() },
         ] {
             check(operation, returns(0), Ok(Outcome::Succeeded));
             check(operation, returns(-12), Ok(Outcome::Failed(12)));

@@ -93,6 +93,8 @@ impl Command {
                 let arguments = [range.address(), range.bytes(), advice.number() as u64];
                 Self::system_call(libc::SYS_madvise, &arguments)
             }
+            Operation::Mlock { range } => Self::system_call(libc::SYS_mlock, &[range.address(), range.bytes()]),
+            Operation::Munlock { range } => Self::system_call(libc::SYS_munlock, &[range.address(), range.bytes()]),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -139,9 +141,12 @@ mod tests {
             (Advice::KeepOnFork, libc::MADV_KEEPONFORK),
             (Advice::DontFork, libc::MADV_DONTFORK),
             (Advice::DoFork, libc::MADV_DOFORK),
+            (Advice::Free, libc::MADV_FREE),
         ] {
             check(Operation::Madvise { range, advice }, call, &[28, start, bytes, number as u64]);
         }
+        check(Operation::Mlock { range }, call, &[149, start, bytes]);
+        check(Operation::Munlock { range }, call, &[150, start, bytes]);
         check(Operation::ClearSoftDirty, kind::CLEAR_SOFT_DIRTY, &[]);
         check(Operation::MapShadowStack { range, token: true }, call, &[453, start, bytes, 1]);
         check(Operation::MapShadowStack { range, token: false }, call, &[453, start, bytes]);

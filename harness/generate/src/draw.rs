@@ -34,7 +34,7 @@ const MPROTECT_PROTECTIONS: [(&str, u32); 7] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3)];
 
 /// Kinds of advice with their weights.
-const ADVICE: [(Advice, u32); 7] = [
+const ADVICE: [(Advice, u32); 8] = [
     (Advice::Cold, 10),
     (Advice::PopulateRead, 9),
     (Advice::PopulateWrite, 11),
@@ -42,6 +42,7 @@ const ADVICE: [(Advice, u32); 7] = [
     (Advice::KeepOnFork, 8),
     (Advice::DontFork, 8),
     (Advice::DoFork, 8),
+    (Advice::Free, 12),
 ];
 
 /// Draws one program.
@@ -95,6 +96,7 @@ struct Scene {
     writable: Vec<PageIndex>,
     executable: Vec<PageIndex>,
     shadow_stack: Vec<PageIndex>,
+    locked: Vec<PageIndex>,
     populated: Vec<PageIndex>,
     /// Ordinary pages whose frame another entry maps too.
     shared: Vec<PageIndex>,
@@ -190,7 +192,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(10) {
+        match self.dice.below(12) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -200,6 +202,8 @@ impl<R: Rng> Draft<'_, R> {
             6 => Operation::MadviseDontneed { range },
             7 => Operation::MapShadowStack { range, token: self.dice.percent(50) },
             8 => self.madvise(range),
+            9 => Operation::Mlock { range },
+            10 => Operation::Munlock { range },
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -209,11 +213,26 @@ impl<R: Rng> Draft<'_, R> {
         let scene = self.look_at(actor);
         let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_alive(other)).collect();
         let mut weights = self.weights;
-        let [mmap, munmap, read, write, execute, mprotect, fork, exit, dontneed, clear, map_stack, store_stack, advise] =
-            &mut weights;
+        let [
+            mmap,
+            munmap,
+            read,
+            write,
+            execute,
+            mprotect,
+            fork,
+            exit,
+            dontneed,
+            clear,
+            map_stack,
+            store_stack,
+            advise,
+            lock,
+            unlock,
+        ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
-            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise] {
+            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
@@ -283,6 +302,11 @@ impl<R: Rng> Draft<'_, R> {
                 };
                 self.madvise(range)
             }
+            13 => Operation::Mlock { range: self.range_of(&scene.mapped) },
+            14 => {
+                let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
+                Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
+            }
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -297,16 +321,20 @@ impl<R: Rng> Draft<'_, R> {
             writable: Vec::new(),
             executable: Vec::new(),
             shadow_stack: Vec::new(),
+            locked: Vec::new(),
             populated: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, .. }) = self.model.mapping(actor, page) else {
+            let Some(Mapping { protection, shadow_stack, locked, .. }) = self.model.mapping(actor, page) else {
                 scene.holes.push(page);
                 continue;
             };
             scene.mapped.push(page);
+            if locked {
+                scene.locked.push(page);
+            }
             if shadow_stack {
                 scene.shadow_stack.push(page);
             } else if protection.contains(Protection::WRITE) {

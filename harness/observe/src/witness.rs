@@ -1,7 +1,7 @@
 //! The witnesses together: what they say about a step's snapshot and about its events.
 
 use ptediff_reference_model::arena::{ACTORS, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, P, RW};
+use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY};
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
 use ptediff_reference_model::program::{Advice, Operation};
 
@@ -27,11 +27,13 @@ pub struct ProbedStep<'a> {
 /// Bits of entries that an operation clears at a place without a hook.
 ///
 /// `madvise_cold_or_pageout_pte_range` is static and inlined into nothing that has a hook: MADV_COLD clears
-/// Accessed (`mm/madvise.c`).
+/// Accessed (`mm/madvise.c`). `madvise_free_pte_range` has a symbol but works on many entries at once: MADV_FREE
+/// clears Accessed, Dirty and SavedDirty.
 #[must_use]
 pub fn cleared_unseen(operation: &Operation) -> u64 {
     match operation {
         Operation::Madvise { advice: Advice::Cold, .. } => A,
+        Operation::Madvise { advice: Advice::Free, .. } => A | D | SAVED_DIRTY,
         _ => 0,
     }
 }

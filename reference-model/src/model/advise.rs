@@ -23,11 +23,12 @@ impl Model {
             Advice::KeepOnFork => self.mark(actor, range, 0, VM_WIPEONFORK),
             Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
             Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
+            Advice::Free => self.for_each_part(actor, range, Self::free),
         }
     }
 
     /// `madvise_walk_vmas` for advice that changes no VMA: `visit` gets each mapped part of the range; a
-    /// hole is passed over and gives ENOMEM in the end.
+    /// hole is passed over and gives ENOMEM in the end, a locked VMA ends it with EINVAL.
     fn for_each_part(
         &mut self,
         actor: ActorId,
@@ -36,10 +37,10 @@ impl Model {
     ) -> (Rule, Outcome) {
         let mut holes = false;
         for page in range.slots() {
-            if self.memory(actor).vmas.find(page).is_some() {
-                visit(self, actor, page);
-            } else {
-                holes = true;
+            match self.memory(actor).vmas.at(page) {
+                None => holes = true,
+                Some(vma) if vma.is_locked() => return (Rule::AdviceLocked, Outcome::Failed(EINVAL)),
+                Some(_) => visit(self, actor, page),
             }
         }
         if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::AdviceTaken, Outcome::Succeeded) }
@@ -93,6 +94,25 @@ impl Model {
         }
     }
 
+    /// `madvise_free_pte_range`, one entry. A folio that is dirty itself is cleaned only where nobody else
+    /// maps it, and its entry with it.
+    fn free(&mut self, actor: ActorId, page: PageIndex) {
+        let Slot { bits, frame, .. } = self.slot(actor, page);
+        if !bits.is_present() {
+            return;
+        }
+        let ExpectedFrame::Frame(number) = frame else {
+            self.write(Rule::FreeKept, actor, page, bits, frame);
+            return;
+        };
+        let folio = &mut self.frames[number as usize];
+        if folio.dirty && folio.mapcount != 1 {
+            return;
+        }
+        folio.dirty = false;
+        self.write(Rule::FreeClean, actor, page, bits.make_old().make_clean(), frame);
+    }
+
     /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing.
     fn populate(&mut self, actor: ActorId, range: PageRange, access: Access) -> (Rule, Outcome) {
         for page in range.slots() {
@@ -107,13 +127,19 @@ impl Model {
         (Rule::Populated, Outcome::Succeeded)
     }
 
-    /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault.
-    fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store
+    /// through a clean entry marks the folio dirty, not the entry.
+    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
         let bits = self.slot(actor, page).bits;
         let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
         let is_enough = bits.is_present() && (access == Access::Read || writable);
         if !is_enough {
             self.handle_mm_fault(actor, page, access, shadow_stack);
+        } else if access == Access::Write
+            && !bits.is_dirty()
+            && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
+        {
+            self.frames[number as usize].dirty = true;
         }
     }
 }

@@ -90,10 +90,12 @@ impl Model {
             let slot = self.slot(actor, page);
             match access.check(slot.bits.0) {
                 Ok(()) => {
-                    // Dirty is set already wherever an entry of this model is writable: by mkdirty.
                     let touched = slot.bits.0 | A | if access == Access::Write { D } else { 0 };
                     if touched != slot.bits.0 {
-                        self.write(Rule::CpuAccessed, actor, page, Entry(touched), slot.frame);
+                        // An entry that a fault made writable is dirty, by mkdirty: only MADV_FREE makes a clean one.
+                        let dirties = touched & !slot.bits.0 & D != 0;
+                        let rule = if dirties { Rule::CpuDirty } else { Rule::CpuAccessed };
+                        self.write(rule, actor, page, Entry(touched), slot.frame);
                     }
                     return Ok(());
                 }

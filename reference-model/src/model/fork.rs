@@ -9,7 +9,7 @@ use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
 
-use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
+use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_WIPEONFORK, Vma};
 use crate::arena::PageIndex;
 
 impl Model {
@@ -55,6 +55,7 @@ impl Model {
             anon,
             soft_dirty: vma.soft_dirty ^ self.is_mutated(rule, Output::SoftDirtyFlag),
             account: vma.account ^ self.is_mutated(rule, Output::Account),
+            marks: vma.marks & !VM_LOCKED,
             ..*vma
         }
     }

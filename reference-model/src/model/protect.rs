@@ -53,6 +53,10 @@ impl Model {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
             self.change_entry(actor, page);
         }
+        let becomes_writable = !old.protection.contains(Protection::WRITE) && protection.contains(Protection::WRITE);
+        if becomes_writable && old.is_locked() {
+            self.populate_locked(actor, start, end);
+        }
         self.memory(actor).vmas.list[target].end
     }
 

@@ -150,6 +150,50 @@ fn forks_heed_advice() {
 }
 
 #[test]
+fn freed_pages_are_clean_and_writable() {
+    let (free, write) = (
+        Operation::Madvise { range: ONE, advice: Advice::Free },
+        Operation::Madvise { range: ONE, advice: Advice::PopulateWrite },
+    );
+    const FREED: u64 = WRITTEN & !(A | D);
+    check("free", &[(0, mmap(3)), (0, WRITE), (0, free)], &[(0, FREED)]);
+    check("free, read", &[(0, mmap(3)), (0, WRITE), (0, free), (0, READ)], &[(0, FREED | A)]);
+    check("free, written", &[(0, mmap(3)), (0, WRITE), (0, free), (0, WRITE)], &[(0, WRITTEN)]);
+    check(
+        "free of a shared page",
+        &[(0, mmap(3)), (0, WRITE), (0, FORK), (0, free)],
+        &[(0, FREED & !RW), (1, PROTECTED_OLD)],
+    );
+    check("free leaves the zero page", &[(0, mmap(3)), (0, READ), (0, free)], &[(0, ZERO_PAGE)]);
+    check("free, fork", &[(0, mmap(3)), (0, WRITE), (0, free), (0, FORK)], &[(0, FREED & !RW), (1, FREED & !RW)]);
+    check(
+        "a clean exclusive page is writable again at once",
+        &[(0, mmap(3)), (0, WRITE), (0, mprotect(1)), (0, free), (0, mprotect(3))],
+        &[(0, FREED)],
+    );
+    let shadow = 0x8000_0000_0000_0805;
+    check("free of a shadow stack", &[(0, SHADOW_STACK), (0, free)], &[(0, shadow)]);
+    check("free of a shadow stack, WRSS", &[(0, SHADOW_STACK), (0, free), (0, WRSS)], &[(0, SHADOW)]);
+    // Populating marks the folio dirty, not its entry; with a second mapping it is then left alone.
+    let dirty_folio = [(0, mmap(3)), (0, WRITE), (0, free), (0, write), (0, READ), (0, FORK), (0, free)];
+    check("free of a dirty folio that is shared", &dirty_folio, &[(0, FREED & !RW | A)]);
+}
+
+#[test]
+fn locked_memory_is_there() {
+    let (lock, unlock) = (Operation::Mlock { range: ONE }, Operation::Munlock { range: ONE });
+    let dontneed = Operation::MadviseDontneed { range: ONE };
+    check("writable", &[(0, mmap(3)), (0, lock)], &[(0, WRITTEN)]);
+    check("read-only", &[(0, mmap(1)), (0, lock)], &[(0, ZERO_PAGE)]);
+    check("made writable", &[(0, mmap(1)), (0, lock), (0, mprotect(3))], &[(0, WRITTEN)]);
+    check("no access", &[(0, mmap(0)), (0, lock)], &[(0, 0)]);
+    check("not discarded", &[(0, mmap(3)), (0, lock), (0, dontneed)], &[(0, WRITTEN)]);
+    check("discarded", &[(0, mmap(3)), (0, lock), (0, unlock), (0, dontneed)], &[(0, 0)]);
+    check("the child's is not locked", &[(0, mmap(3)), (0, lock), (0, FORK), (1, dontneed)], &[(0, PROTECTED), (1, 0)]);
+    check("shadow stack", &[(0, SHADOW_STACK), (0, dontneed), (0, lock)], &[(0, 0)]);
+}
+
+#[test]
 fn shadow_stack_entries_are_those_seen_live() {
     check("token", &[(0, SHADOW_STACK)], &[(0, SHADOW)]);
     check("fork", &[(0, SHADOW_STACK), (0, FORK)], &[(0, PROTECTED), (1, PROTECTED_OLD)]);

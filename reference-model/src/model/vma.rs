@@ -17,8 +17,10 @@ pub(super) const VM_SHADOW_STACK: u64 = 1 << 37;
 pub(super) const VM_DONTCOPY: u64 = 1 << 17;
 /// `VM_WIPEONFORK` in `vm_flags`.
 pub(super) const VM_WIPEONFORK: u64 = 1 << 25;
+/// `VM_LOCKED` in `vm_flags`.
+pub(super) const VM_LOCKED: u64 = 1 << 13;
 /// What [`Vma::marks`] may hold.
-pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK;
+pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED;
 
 /// A VMA's anon_vma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,11 @@ impl Vma {
     /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs (`mm/vma.c: anon_vma_compatible`).
     fn differs_by_access_only(&self, other: &Self) -> bool {
         self.shadow_stack == other.shadow_stack && self.account == other.account && self.marks == other.marks
+    }
+
+    /// `VM_LOCKED`.
+    pub(super) fn is_locked(&self) -> bool {
+        self.marks & VM_LOCKED != 0
     }
 
     /// `vm_flags` under the compared mask.

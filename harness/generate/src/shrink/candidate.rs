@@ -147,6 +147,8 @@ fn rank(operation: &Operation) -> usize {
         Operation::WriteShadowStack { .. } => 3,
         Operation::MapShadowStack { token, .. } => usize::from(token),
         Operation::Madvise { advice, .. } => 2 + advice as usize,
+        Operation::Mlock { .. } => 12,
+        Operation::Munlock { .. } => 13,
         _ => 0,
     }
 }
@@ -173,7 +175,7 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
         }
-        Operation::Madvise { range, .. } => {
+        Operation::Madvise { range, .. } | Operation::Mlock { range } | Operation::Munlock { range } => {
             let page = range.slots().next().filter(|_| range.pages() == 1);
             match (choice, page) {
                 (0, Some(page)) => Some(Operation::Read { page }),
@@ -244,6 +246,8 @@ fn range_of(operation: &Operation) -> Option<PageRange> {
         | Operation::Mprotect { range, .. }
         | Operation::MadviseDontneed { range }
         | Operation::Madvise { range, .. }
+        | Operation::Mlock { range }
+        | Operation::Munlock { range }
         | Operation::MapShadowStack { range, .. } => Some(range),
         _ => None,
     }
@@ -274,6 +278,8 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Mprotect { protection, .. } => Operation::Mprotect { range: new, protection },
         Operation::MadviseDontneed { .. } => Operation::MadviseDontneed { range: new },
         Operation::Madvise { advice, .. } => Operation::Madvise { range: new, advice },
+        Operation::Mlock { .. } => Operation::Mlock { range: new },
+        Operation::Munlock { .. } => Operation::Munlock { range: new },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
         other => other,
     }
