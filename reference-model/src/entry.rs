@@ -212,11 +212,61 @@ impl Entry {
     /// the *old* entry was writable.
     #[must_use]
     pub fn modify(self, protection: u64) -> Self {
-        const KEPT: u64 = PCD | PWT | SPECIAL | A | D | SOFT_DIRTY | UFFD_WP | SAVED_DIRTY | PAT;
-        let changed = Self(self.0 & KEPT | protection & !KEPT);
+        let changed = Self(self.0 & KEPT_BY_MODIFY | protection & !KEPT_BY_MODIFY);
         if self.0 & RW != 0 { changed.shift_dirty_to_saved() } else { changed.shift_saved_to_dirty() }
     }
 }
+
+/// Where a kernel keeps the dirty state of a read-only entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyDesign {
+    /// In Dirty itself: up to 6.5. A dirty read-only entry looks like a shadow stack, which those kernels
+    /// do not know.
+    InPlace,
+    /// In SavedDirty: 6.6 and later, on every CPU.
+    Saved,
+}
+
+impl DirtyDesign {
+    /// `pte_wrprotect`.
+    #[must_use]
+    pub fn write_protect(self, entry: Entry) -> Entry {
+        match self {
+            Self::InPlace => Entry(entry.0 & !RW),
+            Self::Saved => entry.write_protect(),
+        }
+    }
+
+    /// `pte_mkdirty`.
+    #[must_use]
+    pub fn make_dirty(self, entry: Entry) -> Entry {
+        match self {
+            Self::InPlace => Entry(entry.0 | D | SOFT_DIRTY),
+            Self::Saved => entry.make_dirty(),
+        }
+    }
+
+    /// `pte_mkwrite` in an ordinary VMA.
+    #[must_use]
+    pub fn make_writable(self, entry: Entry) -> Entry {
+        match self {
+            Self::InPlace => Entry(entry.0 | RW),
+            Self::Saved => entry.make_writable(),
+        }
+    }
+
+    /// `pte_modify`; see [`Entry::modify`].
+    #[must_use]
+    pub fn modify(self, entry: Entry, protection: u64) -> Entry {
+        match self {
+            Self::InPlace => Entry(entry.0 & KEPT_BY_MODIFY | protection & !KEPT_BY_MODIFY),
+            Self::Saved => entry.modify(protection),
+        }
+    }
+}
+
+/// `_PAGE_CHG_MASK` without the frame field. Bit 58 is in it in every version, whatever it means there.
+const KEPT_BY_MODIFY: u64 = PCD | PWT | SPECIAL | A | D | SOFT_DIRTY | UFFD_WP | SAVED_DIRTY | PAT;
 
 impl fmt::Display for Entry {
     /// The set bits by name, `none`, or the raw value of a non-present entry; the frame field is left out.

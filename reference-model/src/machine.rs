@@ -37,6 +37,26 @@ impl KernelVersion {
     }
 }
 
+impl KernelVersion {
+    /// The version of a running kernel, from `uname -r` and `uname -v`.
+    ///
+    /// Debian's 6.1 says `6.1.0-50-cloud-amd64` in the first and `Debian 6.1.176-1` in the second: where the
+    /// second names a version of the same series, that is the kernel's.
+    ///
+    /// # Errors
+    /// [`NotAKernelRelease`] when the release does not begin with two numbers.
+    pub fn of_uname(release: &str, build: &str) -> Result<Self, NotAKernelRelease> {
+        let named = Self::of_release(release)?;
+        let of_distribution = build
+            .split_whitespace()
+            .skip_while(|word| *word != "Debian")
+            .nth(1)
+            .and_then(|word| Self::of_release(word).ok())
+            .filter(|version| (version.major, version.minor) == (named.major, named.minor));
+        Ok(of_distribution.unwrap_or(named))
+    }
+}
+
 impl fmt::Display for KernelVersion {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}.{}", self.major, self.minor, self.patch)
@@ -52,6 +72,9 @@ pub enum Dialect {
     /// Linux 7.2.
     #[serde(rename = "7.2")]
     Linux7_2,
+    /// Linux 6.1: before shadow stacks and before SavedDirty.
+    #[serde(rename = "6.1")]
+    Linux6_1,
 }
 
 impl Dialect {
@@ -59,6 +82,7 @@ impl Dialect {
     #[must_use]
     pub fn of_version(version: KernelVersion) -> Option<Self> {
         match (version.major, version.minor) {
+            (6, 1) => Some(Self::Linux6_1),
             (6, 12) => Some(Self::Linux6_12),
             (7, 2) => Some(Self::Linux7_2),
             _ => None,
@@ -69,6 +93,7 @@ impl Dialect {
 impl fmt::Display for Dialect {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::Linux6_1 => "6.1",
             Self::Linux6_12 => "6.12",
             Self::Linux7_2 => "7.2",
         })
@@ -77,13 +102,14 @@ impl fmt::Display for Dialect {
 
 /// A name that is not a dialect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("`{0}` is not a dialect: the model speaks 6.12 and 7.2")]
+#[error("`{0}` is not a dialect: the model speaks 6.1, 6.12 and 7.2")]
 pub struct UnknownDialect(String);
 
 impl FromStr for Dialect {
     type Err = UnknownDialect;
     fn from_str(name: &str) -> Result<Self, UnknownDialect> {
         match name {
+            "6.1" => Ok(Self::Linux6_1),
             "6.12" => Ok(Self::Linux6_12),
             "7.2" => Ok(Self::Linux7_2),
             _ => Err(UnknownDialect(name.to_owned())),
@@ -95,8 +121,8 @@ impl FromStr for Dialect {
 ///
 /// "6.12" is not one kernel: distributions ship many stable releases of it.
 pub const BLESSED: [KernelVersion; 3] = [
+    KernelVersion { major: 6, minor: 1, patch: 176 },
     KernelVersion { major: 6, minor: 12, patch: 95 },
-    KernelVersion { major: 6, minor: 12, patch: 107 },
     KernelVersion { major: 7, minor: 2, patch: 13 },
 ];
 
@@ -136,6 +162,19 @@ impl Machine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_distribution_knows_the_point_release() {
+        for (release, build, patch) in [
+            ("6.1.0-50-cloud-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-10-01)", 176),
+            ("6.12.95+deb12-cloud-amd64", "#1 SMP Debian 6.12.95-1~bpo12+1 (2026-09-01)", 95),
+            ("6.12.3", "#2 SMP my own", 3),
+            ("6.12.3", "#2 Debian 5.10.1-1", 3),
+            ("6.12.3", "#2 Debian", 3),
+        ] {
+            assert_eq!(KernelVersion::of_uname(release, build).unwrap().patch, patch, "{release} {build}");
+        }
+    }
 
     #[test]
     fn release_strings_are_read_from_the_head() {

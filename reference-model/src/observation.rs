@@ -261,10 +261,14 @@ impl Normaliser {
                 }
             }
         }
+        if !changes.is_empty()
+            || self.previous.actors.iter().zip(&state.actors).any(|(then, now)| then.is_some() != now.is_some())
+        {
+            let mapped = state.actors.iter().flatten().flatten().filter(|&&raw| raw != 0);
+            let mapped: Vec<u64> = mapped.filter_map(|&raw| Entry(raw).frame_number()).collect();
+            self.names.retain(|(number, _)| mapped.contains(number));
+        }
         self.previous.clone_from(state);
-        self.names.retain(|(number, _)| {
-            state.actors.iter().flatten().flatten().any(|&raw| Entry(raw).frame_number() == Some(*number))
-        });
         (transitions, changes)
     }
 }

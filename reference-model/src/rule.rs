@@ -59,7 +59,10 @@ pub struct RuleInfo {
     pub statement: &'static str,
 }
 
-const BOTH: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
+/// Every dialect.
+const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+/// Those with user shadow stacks; 6.12 and later.
+const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
 
 /// A rule of the model. The table [`RULES`] says what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,7 +158,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mmap.fixed",
         kind: Kind::Success,
         source: "mm/mmap.c: do_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED succeeds and gives the address asked for.",
     },
     RuleInfo {
@@ -163,7 +166,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mmap.noreplace.free",
         kind: Kind::Success,
         source: "mm/mmap.c: do_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED_NOREPLACE over a free range succeeds.",
     },
     RuleInfo {
@@ -171,7 +174,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mmap.noreplace.occupied",
         kind: Kind::Errno,
         source: "mm/mmap.c: do_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED_NOREPLACE over any mapping fails with EEXIST and changes nothing.",
     },
     RuleInfo {
@@ -179,7 +182,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "munmap",
         kind: Kind::Success,
         source: "mm/vma.c: do_vmi_munmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "munmap succeeds, holes or not.",
     },
     RuleInfo {
@@ -187,7 +190,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mprotect.mapped",
         kind: Kind::Success,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "mprotect of a range without holes succeeds.",
     },
     RuleInfo {
@@ -195,7 +198,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mprotect.hole-first",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole at the start of the range: ENOMEM, nothing changed.",
     },
     RuleInfo {
@@ -203,7 +206,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mprotect.hole-later",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole later in the range: ENOMEM, what stands before the hole is changed.",
     },
     RuleInfo {
@@ -211,7 +214,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork",
         kind: Kind::Success,
         source: "kernel/fork.c: kernel_clone",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "fork succeeds.",
     },
     RuleInfo {
@@ -219,7 +222,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "exit",
         kind: Kind::Success,
         source: "kernel/exit.c: do_exit",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The actor is gone and its mappings with it.",
     },
     RuleInfo {
@@ -227,7 +230,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "dontneed.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_DONTNEED of a range without holes succeeds.",
     },
     RuleInfo {
@@ -235,7 +238,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "dontneed.hole",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole in the range: ENOMEM, but every mapped part is discarded.",
     },
     RuleInfo {
@@ -243,7 +246,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "clear-refs",
         kind: Kind::Success,
         source: "fs/proc/task_mmu.c: clear_refs_write",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "Writing 4 to clear_refs succeeds.",
     },
     RuleInfo {
@@ -251,7 +254,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "shadow-stack.map",
         kind: Kind::Success,
         source: "arch/x86/kernel/shstk.c: map_shadow_stack",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "map_shadow_stack at a free address gives that address.",
     },
     RuleInfo {
@@ -259,7 +262,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "shadow-stack.map.occupied",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: alloc_shstk",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "The address is MAP_FIXED_NOREPLACE: EEXIST over any mapping.",
     },
     RuleInfo {
@@ -267,15 +270,15 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "shadow-stack.map.unsupported",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: map_shadow_stack",
-        dialects: BOTH,
-        statement: "Without X86_FEATURE_USER_SHSTK: EOPNOTSUPP.",
+        dialects: ALL,
+        statement: "Without X86_FEATURE_USER_SHSTK: EOPNOTSUPP; 6.1 has no such system call: ENOSYS.",
     },
     RuleInfo {
         rule: Rule::Load,
         identifier: "cpu.load",
         kind: Kind::Loaded,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "An allowed load gives the last value stored to the frame, or zero.",
     },
     RuleInfo {
@@ -283,7 +286,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cpu.store",
         kind: Kind::Stored,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to a present writable entry retires.",
     },
     RuleInfo {
@@ -291,7 +294,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cpu.fetch",
         kind: Kind::Executed,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A fetch through a present entry without NX is executed.",
     },
     RuleInfo {
@@ -299,7 +302,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cpu.shadow-stack-store",
         kind: Kind::Stored,
         source: "SDM 3A 4.6 (shadow-stack accesses)",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "WRSS to a present entry with Write=0, Dirty=1 retires.",
     },
     RuleInfo {
@@ -307,7 +310,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fault.unmapped",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: bad_area_nosemaphore",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "No VMA at the address: SIGSEGV, SEGV_MAPERR.",
     },
     RuleInfo {
@@ -315,7 +318,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fault.read-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A load in a VMA without any access right: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -323,7 +326,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fault.write-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store in a VMA without VM_WRITE: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -331,7 +334,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fault.write-to-shadow-stack",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "An ordinary store to a shadow-stack VMA: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -339,7 +342,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fault.fetch-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A fetch from a VMA without any access right, or through a present NX entry: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -347,7 +350,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fault.shadow-stack-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "WRSS outside a shadow-stack VMA, or into one without VM_WRITE: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -355,7 +358,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cpu.accessed",
         kind: Kind::EntryByCpu,
         source: "SDM 3A 4.8 (accessed and dirty flags)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "An access through an entry sets Accessed.",
     },
     RuleInfo {
@@ -363,7 +366,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "anon.zero-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A load from an empty entry maps the zero page: SPECIAL, Accessed, never writable.",
     },
     RuleInfo {
@@ -371,7 +374,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "anon.new-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to an empty entry maps a new exclusive page: dirty, soft-dirty, writable.",
     },
     RuleInfo {
@@ -379,7 +382,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "anon.new-shadow-stack-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page; arch/x86/mm/pgtable.c: pte_mkwrite",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to an empty entry: mkdirty moves Dirty to SavedDirty while Write=0, mkwrite_shstk then sets Dirty and leaves SavedDirty.",
     },
     RuleInfo {
@@ -387,7 +390,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.zero-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to the zero page maps a new exclusive page.",
     },
     RuleInfo {
@@ -395,7 +398,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.zero-page.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to the zero page maps a new exclusive shadow-stack page.",
     },
     RuleInfo {
@@ -403,7 +406,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.copy",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to a page that other entries map too: a new exclusive page with its contents.",
     },
     RuleInfo {
@@ -411,7 +414,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.copy.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_copy",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to a page that other entries map too: a new exclusive shadow-stack page.",
     },
     RuleInfo {
@@ -419,7 +422,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.reuse.exclusive",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_reuse",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to an exclusive page makes its entry dirty and writable: same frame.",
     },
     RuleInfo {
@@ -427,7 +430,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.reuse.exclusive.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_reuse",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to an exclusive page makes its entry a shadow-stack entry again: same frame.",
     },
     RuleInfo {
@@ -435,7 +438,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.reuse.last",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_can_reuse_anon_folio",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store to a page that no other entry maps any more: reused and exclusive again.",
     },
     RuleInfo {
@@ -443,7 +446,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "wp.reuse.last.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_can_reuse_anon_folio",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack store to a page that no other entry maps any more: reused and exclusive again.",
     },
     RuleInfo {
@@ -451,15 +454,15 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.parent.protected",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: BOTH,
-        statement: "The parent's writable entry is write-protected, Dirty moves to SavedDirty, the page is no longer exclusive.",
+        dialects: ALL,
+        statement: "The parent's writable entry is write-protected, Dirty moves to SavedDirty (6.1: stays), the page is no longer exclusive.",
     },
     RuleInfo {
         rule: Rule::ForkParentShadowStack,
         identifier: "fork.parent.shadow-stack",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes; arch/x86/include/asm/pgtable.h: pte_write",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "The parent's shadow-stack entry counts as writable: Dirty moves to SavedDirty.",
     },
     RuleInfo {
@@ -467,7 +470,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.parent.kept",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The parent's read-only entry stays as it is.",
     },
     RuleInfo {
@@ -475,7 +478,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.parent.skipped",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A VMA without anon_vma is not copied: the parent's zero-page entries stay.",
     },
     RuleInfo {
@@ -483,7 +486,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.child",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child's entry is the write-protected one of the parent, Accessed clear.",
     },
     RuleInfo {
@@ -491,7 +494,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.child.zero-page",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_present_ptes",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child shares the zero page, Accessed clear.",
     },
     RuleInfo {
@@ -499,7 +502,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.child.skipped",
         kind: Kind::EntryZap,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A VMA without anon_vma is not copied: the child's entries are empty.",
     },
     RuleInfo {
@@ -507,31 +510,31 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mprotect.none",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range; arch/x86/include/asm/pgtable.h: pte_modify",
-        dialects: BOTH,
-        statement: "PROT_NONE: present only to the kernel, Dirty moves to SavedDirty in an entry that was writable.",
+        dialects: ALL,
+        statement: "PROT_NONE: present only to the kernel, Dirty moves to SavedDirty in an entry that was writable (6.1: stays Dirty).",
     },
     RuleInfo {
         rule: Rule::ProtectReadOnly,
         identifier: "mprotect.read-only",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: BOTH,
-        statement: "Without PROT_WRITE: Write clear, Dirty moves to SavedDirty in an entry that was writable.",
+        dialects: ALL,
+        statement: "Without PROT_WRITE: Write clear, Dirty moves to SavedDirty in an entry that was writable (6.1: stays Dirty).",
     },
     RuleInfo {
         rule: Rule::ProtectWritable,
         identifier: "mprotect.writable",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: BOTH,
-        statement: "With PROT_WRITE an exclusive page is writable at once, SavedDirty becomes Dirty.",
+        dialects: ALL,
+        statement: "With PROT_WRITE an exclusive page is writable at once, SavedDirty becomes Dirty. 6.1 demands that the entry is dirty.",
     },
     RuleInfo {
         rule: Rule::ProtectNotExclusive,
         identifier: "mprotect.not-exclusive",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "With PROT_WRITE the zero page and pages that are not exclusive stay read-only.",
     },
     RuleInfo {
@@ -539,7 +542,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mprotect.soft-dirty-tracked",
         kind: Kind::EntryByProtect,
         source: "mm/internal.h: pte_needs_soft_dirty_wp",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "With PROT_WRITE an entry whose soft-dirty bit is clear in a tracked VMA stays read-only.",
     },
     RuleInfo {
@@ -547,7 +550,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mprotect.shadow-stack",
         kind: Kind::EntryByProtect,
         source: "arch/x86/include/asm/pgtable.h: pte_modify; mm/mprotect.c: change_pte_range",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "An entry of a shadow-stack VMA keeps Write=0 and its Dirty; an exclusive one becomes a shadow-stack entry again.",
     },
     RuleInfo {
@@ -555,7 +558,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "clear-refs.protected",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A present entry is write-protected and its soft-dirty bit cleared; PROT_NONE entries too.",
     },
     RuleInfo {
@@ -563,7 +566,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "clear-refs.shadow-stack",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: BOTH,
+        dialects: SHADOW_STACK,
         statement: "A shadow-stack entry is write-protected: Dirty moves to SavedDirty.",
     },
     RuleInfo {
@@ -571,7 +574,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "zap.munmap",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "munmap empties the entry.",
     },
     RuleInfo {
@@ -579,7 +582,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "zap.replaced",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MAP_FIXED empties the entries of what it replaces.",
     },
     RuleInfo {
@@ -587,15 +590,15 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "zap.dontneed",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_DONTNEED empties the entry.",
     },
     RuleInfo {
         rule: Rule::VmaNew,
         identifier: "vma.new",
         kind: Kind::Vma,
-        source: "mm/mmap.c: __mmap_region",
-        dialects: BOTH,
+        source: "mm/mmap.c (7.2: mm/vma.c): __mmap_region",
+        dialects: ALL,
         statement: "A new VMA is soft-dirty and has no anon_vma.",
     },
     RuleInfo {
@@ -603,23 +606,23 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "vma.merge-new",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_new_range",
-        dialects: BOTH,
-        statement: "A new mapping merges with neighbours of the same flags; the whole result is soft-dirty and keeps their anon_vma.",
+        dialects: ALL,
+        statement: "A new mapping merges with neighbours of the same flags; the whole result is soft-dirty and keeps their anon_vma. 6.1 asks the next neighbour first.",
     },
     RuleInfo {
         rule: Rule::VmaMergeProtect,
         identifier: "vma.merge-protect",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_existing_range",
-        dialects: BOTH,
-        statement: "mprotect merges with neighbours of the new flags. 6.12: the result has the soft-dirty flag of the changed part, and a target without anon_vma does not merge with a source that has one; 7.2: the flag is sticky (union), and such a target takes the source's anon_vma.",
+        dialects: ALL,
+        statement: "mprotect merges with neighbours of the new flags. 6.1 and 6.12: the result has the soft-dirty flag of the changed part, and a target without anon_vma does not merge with a source that has one; 7.2: the flag is sticky (union), and such a target takes the source's anon_vma.",
     },
     RuleInfo {
         rule: Rule::VmaClearSoftDirty,
         identifier: "vma.clear-soft-dirty",
         kind: Kind::Vma,
         source: "fs/proc/task_mmu.c: clear_refs_write",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "clear_refs clears VM_SOFTDIRTY of every VMA.",
     },
     RuleInfo {
@@ -627,7 +630,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "vma.fork",
         kind: Kind::Vma,
         source: "mm/rmap.c: anon_vma_fork",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child's VMA has the parent's flags; it has an anon_vma of its own, never merged with others, if the parent's has one.",
     },
     RuleInfo {
@@ -635,7 +638,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "vma.anon-prepare",
         kind: Kind::Vma,
         source: "mm/rmap.c: __anon_vma_prepare; mm/vma.c: find_mergeable_anon_vma",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The first own page gives the VMA an anon_vma, a compatible neighbour's if there is one.",
     },
     RuleInfo {
@@ -643,7 +646,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "madvise.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "Advice on a range without holes is taken.",
     },
     RuleInfo {
@@ -651,7 +654,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "madvise.hole",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A hole in the range: ENOMEM, but the advice is taken on every mapped part.",
     },
     RuleInfo {
@@ -659,7 +662,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cold.old",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_COLD clears Accessed of a page that no other entry maps; PROT_NONE entries too.",
     },
     RuleInfo {
@@ -667,7 +670,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cold.kept",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_COLD leaves the zero page and pages that other entries map too.",
     },
     RuleInfo {
@@ -675,7 +678,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "populate.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_populate",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_POPULATE_* of a range that allows the access succeeds; each page that lacks it takes a fault.",
     },
     RuleInfo {
@@ -683,15 +686,15 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "populate.hole",
         kind: Kind::Errno,
         source: "mm/gup.c: __get_user_pages (FOLL_MADV_POPULATE)",
-        dialects: BOTH,
-        statement: "MADV_POPULATE_* stops at a hole with ENOMEM; what stands before it is populated.",
+        dialects: SHADOW_STACK,
+        statement: "MADV_POPULATE_* stops at a hole with ENOMEM; what stands before it is populated. (6.1 passes over holes: madvise.hole.)",
     },
     RuleInfo {
         rule: Rule::PopulateDenied,
         identifier: "populate.denied",
         kind: Kind::Errno,
         source: "mm/gup.c: check_vma_flags",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack.",
     },
     RuleInfo {
@@ -699,7 +702,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "vma.merge-advice",
         kind: Kind::Vma,
         source: "mm/madvise.c: madvise_update_vma; mm/vma.c: vma_merge_existing_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "Advice that changes VM_DONTCOPY or VM_WIPEONFORK merges as mprotect does.",
     },
     RuleInfo {
@@ -707,7 +710,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.child.wiped",
         kind: Kind::EntryZap,
         source: "kernel/fork.c: dup_mmap (VM_WIPEONFORK); 7.2: mm/mmap.c: dup_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child has the VM_WIPEONFORK VMA, without anon_vma and without entries; the parent's entries are not touched.",
     },
     RuleInfo {
@@ -715,7 +718,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "fork.child.absent",
         kind: Kind::EntryZap,
         source: "kernel/fork.c: dup_mmap (VM_DONTCOPY); 7.2: mm/mmap.c: dup_mmap",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "The child does not have the VM_DONTCOPY VMA; the parent's entries are not touched.",
     },
     RuleInfo {
@@ -723,7 +726,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "cpu.dirty",
         kind: Kind::EntryByCpu,
         source: "SDM 3A 4.8 (accessed and dirty flags)",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "A store through a writable entry that is clean sets Dirty and Accessed.",
     },
     RuleInfo {
@@ -731,7 +734,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "free.clean",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_free_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_FREE clears Accessed, Dirty and SavedDirty, in shared and PROT_NONE entries too; Write and soft-dirty stay.",
     },
     RuleInfo {
@@ -739,7 +742,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "free.kept",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_free_pte_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_FREE leaves the zero page.",
     },
     RuleInfo {
@@ -747,7 +750,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "madvise.locked",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_dontneed_free_valid_vma, can_madv_lru_vma",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "MADV_DONTNEED, FREE and COLD stop with EINVAL at a VM_LOCKED VMA; what stands before it is done.",
     },
     RuleInfo {
@@ -755,7 +758,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mlock.mapped",
         kind: Kind::Success,
         source: "mm/mlock.c: do_mlock; mm/gup.c: __mm_populate",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "mlock sets VM_LOCKED and faults in: for a store where VM_WRITE is set, else for a load.",
     },
     RuleInfo {
@@ -763,7 +766,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mlock.hole",
         kind: Kind::Errno,
         source: "mm/mlock.c: apply_vma_lock_flags",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "mlock and munlock stop at a hole with ENOMEM: what stands before it has its flag changed, and nothing is faulted in.",
     },
     RuleInfo {
@@ -771,7 +774,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "mlock.not-populated",
         kind: Kind::Errno,
         source: "mm/gup.c: populate_vma_page_range, check_vma_flags; mm/mlock.c: __mlock_posix_error_return",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "mlock locks everything, but stops faulting in with ENOMEM at a VMA without access rights and at a writable shadow stack.",
     },
     RuleInfo {
@@ -779,7 +782,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "munlock.mapped",
         kind: Kind::Success,
         source: "mm/mlock.c: apply_vma_lock_flags",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "munlock clears VM_LOCKED and touches no entry.",
     },
     RuleInfo {
@@ -787,7 +790,7 @@ pub const RULES: [RuleInfo; 80] = [
         identifier: "vma.merge-lock",
         kind: Kind::Vma,
         source: "mm/mlock.c: mlock_fixup; mm/vma.c: vma_merge_existing_range",
-        dialects: BOTH,
+        dialects: ALL,
         statement: "mlock and munlock merge as mprotect does.",
     },
 ];

@@ -26,6 +26,9 @@ pub struct Arguments {
 const EXIT_CODES: &str = "Exit codes: 0 agree, 1 diverge, 2 the kernel died, 125 cannot tell, \
 129 usage or input error, 130 the rig failed, 131 internal error. They suit `git bisect run`.";
 
+/// Steps that a program may have.
+const MOST_STEPS: i64 = ptediff_reference_model::program::MAX_STEPS as i64;
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -54,6 +57,8 @@ pub enum Command {
     Mutants(Mutants),
     /// List the model's rules with their sources
     Rules,
+    /// Let the observer lie about every field in turn, and see who unmasks it
+    Trust(Trust),
 }
 
 /// Which machine.
@@ -62,7 +67,7 @@ pub struct MachineArguments {
     /// What runs the guest
     #[arg(long, value_enum, default_value_t = Platform::Bochs)]
     pub platform: Platform,
-    /// Kernel: a name in the cache (6.12, 7.2) or the path of a bzImage
+    /// Kernel: a name in the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage
     #[arg(long, default_value = "6.12")]
     pub kernel: String,
     /// Judge by the rules of this version, whatever the kernel calls itself
@@ -78,17 +83,17 @@ pub struct MachineArguments {
     #[arg(long)]
     pub cpu_model: Option<String>,
     /// Guest memory in MiB
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     pub memory: u32,
     /// Seconds of silence after which the guest counts as hung
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     pub silence: u64,
     /// Bytes of the probes' ring buffer: a power of two
     #[arg(long, default_value_t = 1 << 20)]
     pub ring_bytes: u32,
-    /// Ask the witnesses after every Nth step; 0 for only at divergences
-    #[arg(long, default_value_t = 16)]
-    pub witness_every: u16,
+    /// Ask the witnesses after every Nth step; 0 for only at divergences [default: 64; replay: 1]
+    #[arg(long)]
+    pub witness_every: Option<u16>,
     /// Plant a failure, to test the rig
     #[arg(long, hide = true)]
     pub plant: Option<Plant>,
@@ -120,13 +125,13 @@ pub struct Run {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Number of programs
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub cases: u32,
     /// Index of the first program
     #[arg(long, default_value_t = 0)]
     pub first: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
     /// Stop after so many seconds
     #[arg(long)]
@@ -176,6 +181,26 @@ pub struct Replay {
 pub struct Judge {
     /// Trace that `run` or `replay` wrote
     pub trace: PathBuf,
+    /// Folder for the corpus entries of divergences; none are stored without it
+    #[arg(long)]
+    pub save: Option<PathBuf>,
+}
+
+/// Arguments of `trust`.
+#[derive(Debug, Args)]
+pub struct Trust {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Seed of the programs
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Programs under a lie after which it counts as believed
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
 }
 
 /// Arguments of `doctor`.
@@ -206,10 +231,10 @@ pub struct Bench {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Number of programs
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     pub cases: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
 }
 

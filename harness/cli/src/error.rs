@@ -1,7 +1,7 @@
 //! What goes wrong outside a verdict, for people: one paragraph, the place where there is one, what to do,
 //! and the exit code.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use thiserror::Error;
@@ -12,12 +12,18 @@ use ptediff_vm::store::StoreError;
 
 use crate::exit_code::Exit;
 
+/// What helps against any wrong entry.
+const ENTRY_HELP: &str = "the format is described in docs/corpus.md; `ptediff replay` takes files of schema 1";
+
+/// Bytes of a line that is still shown with the place in it.
+const LONGEST_LINE: usize = 400;
+
 /// A command failed.
 #[derive(Debug, Error, Diagnostic)]
 pub enum Failure {
     /// A corpus entry cannot be used.
     #[error("{message}")]
-    #[diagnostic(help("the format is described in docs/corpus.md; `ptediff replay` takes files of schema 1"))]
+    #[diagnostic(help("{ENTRY_HELP}"))]
     Entry {
         /// What is wrong with it.
         message: String,
@@ -81,11 +87,26 @@ impl Failure {
         Self::Rig { message: with_causes(error), help: None }
     }
 
+    /// A file or folder of the user's that cannot be written.
+    #[must_use]
+    pub fn unwritable(path: &Path, error: std::io::Error) -> Self {
+        Self::Rig {
+            message: format!("cannot write {}: {error}", path.display()),
+            help: Some("make room, or choose another folder".to_owned()),
+        }
+    }
+
     /// A usage failure.
     #[must_use]
     pub fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
         Self::Usage { message: message.into(), help: Some(help.into()) }
     }
+}
+
+/// Whether the lines around the place are short enough to be shown.
+fn is_worth_showing(text: &str, offset: usize) -> bool {
+    let line = text.as_bytes()[..offset.min(text.len())].iter().filter(|&&byte| byte == b'\n').count();
+    text.lines().skip(line.saturating_sub(1)).take(3).all(|line| line.len() <= LONGEST_LINE)
 }
 
 /// An error and its causes, on one line.
@@ -104,9 +125,28 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
     message
 }
 
+/// Prints a failure on standard error: its paragraph, and the place where there is one.
+pub fn complain(failure: Failure) {
+    eprintln!("{:?}", miette::Report::new(failure));
+}
+
 impl From<VmError> for Failure {
     fn from(error: VmError) -> Self {
-        Self::rig(&error)
+        match error {
+            VmError::Store(error) => error.into(),
+            VmError::Kernel { .. } => {
+                Self::usage(error.to_string(), "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage")
+            }
+            VmError::Spec(_) => Self::usage(error.to_string(), "see `ptediff run --help`"),
+            VmError::NotStatic(_) => Self::Rig {
+                message: error.to_string(),
+                help: Some(
+                    "build with the flags of .cargo/config.toml: RUSTFLAGS in the environment takes their place, so add `-C target-feature=+crt-static` to it"
+                        .to_owned(),
+                ),
+            },
+            _ => Self::rig(&error),
+        }
     }
 }
 
@@ -120,12 +160,12 @@ impl From<CorpusError> for Failure {
     fn from(error: CorpusError) -> Self {
         let message = with_causes(&error);
         match (error.place(), error.path()) {
-            (Some((text, span)), Some(path)) => Self::Entry {
+            (Some((text, span)), Some(path)) if is_worth_showing(text, span.offset) => Self::Entry {
                 message,
                 text: NamedSource::new(path.display().to_string(), text.to_owned()),
                 place: Some(SourceSpan::new(span.offset.into(), span.length)),
             },
-            _ if error.is_bad_input() => Self::Usage { message, help: None },
+            (place, _) if error.is_bad_input() => Self::Usage { message, help: place.map(|_| ENTRY_HELP.to_owned()) },
             _ => Self::Rig { message, help: Some("make room, or choose another folder".to_owned()) },
         }
     }

@@ -1,5 +1,8 @@
 //! Exit codes. They suit `git bisect run`: 125 skips a commit, 128 and above stop the bisection, so that no
 //! innocent commit is blamed for a failure of the rig.
+//!
+//! Code 2 needs a machine that dies, so a live run gives it; a recorded trace knows verdicts and whether it is
+//! whole, and `ptediff judge` of the trace of a machine that died says 130, a trace that was cut.
 
 use std::process::ExitCode;
 
@@ -20,7 +23,8 @@ pub enum Exit {
     Usage = 129,
     /// 130: our rig failed: emulator, probes, cache, stream, or guest and host disagree.
     Rig = 130,
-    /// 131: a bug in ptediff itself (a panic).
+    /// 131: a bug in ptediff itself (a panic). `PTEDIFF_PLANT_PANIC=1` in the environment plants one, for the
+    /// tests of this code.
     Internal = 131,
 }
 

@@ -6,6 +6,7 @@ use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, RW};
 use crate::expectation::ExpectedFrame;
+use crate::machine::Dialect;
 use crate::outcome::Outcome;
 use crate::program::{Advice, Protection};
 use crate::rule::Rule;
@@ -113,10 +114,16 @@ impl Model {
         self.write(Rule::FreeClean, actor, page, bits.make_old().make_clean(), frame);
     }
 
-    /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing.
+    /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing. 6.1 calls it from
+    /// `madvise_walk_vmas`, which passes over holes.
     fn populate(&mut self, actor: ActorId, range: PageRange, access: Access) -> (Rule, Outcome) {
+        let mut holes = false;
         for page in range.slots() {
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
+                if self.dialect == Dialect::Linux6_1 {
+                    holes = true;
+                    continue;
+                }
                 return (Rule::PopulateHole, Outcome::Failed(ENOMEM));
             };
             if !may_populate(&vma, access) {
@@ -124,7 +131,7 @@ impl Model {
             }
             self.populate_page(actor, page, access, vma.shadow_stack);
         }
-        (Rule::Populated, Outcome::Succeeded)
+        if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::Populated, Outcome::Succeeded) }
     }
 
     /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store

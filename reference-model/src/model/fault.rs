@@ -171,9 +171,10 @@ impl Model {
         let slot = self.slot(actor, page);
         let protection = self.memory(actor).vmas.at(page).map_or(Protection::NONE, |vma| vma.protection);
         let fresh = page_protection(protection);
+        let design = self.design;
         let writable = |entry: Entry| {
-            let dirty = entry.make_dirty();
-            if shadow_stack { dirty.make_writable_shadow_stack() } else { dirty.make_writable() }
+            let dirty = design.make_dirty(entry);
+            if shadow_stack { dirty.make_writable_shadow_stack() } else { design.make_writable(dirty) }
         };
         match rule {
             Rule::ZeroPage => {

@@ -97,7 +97,7 @@ impl Model {
         };
         let entry = match parent_rule {
             Rule::ForkParentKept => parent.bits,
-            _ => parent.bits.write_protect(),
+            _ => self.design.write_protect(parent.bits),
         };
         if let ExpectedFrame::Frame(number) = parent.frame {
             let frame = &mut self.frames[number as usize];

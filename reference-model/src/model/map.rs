@@ -6,6 +6,7 @@ use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::Entry;
 use crate::expectation::ExpectedFrame;
+use crate::machine::Dialect;
 use crate::outcome::Outcome;
 use crate::program::{Placement, Protection};
 use crate::rule::Rule;
@@ -13,6 +14,7 @@ use crate::rule::Rule;
 const ENOMEM: i32 = 12;
 const EEXIST: i32 = 17;
 const EINVAL: i32 = 22;
+const ENOSYS: i32 = 38;
 const EOPNOTSUPP: i32 = 95;
 
 impl Model {
@@ -90,7 +92,9 @@ impl Model {
     /// written with WRUSS to the last eight bytes, which faults the last page in.
     pub(super) fn map_shadow_stack(&mut self, actor: ActorId, range: PageRange, token: bool) -> (Rule, Outcome) {
         if !self.shadow_stack {
-            return (Rule::ShadowStackUnsupported, Outcome::Failed(EOPNOTSUPP));
+            // 6.1 has no such system call.
+            let errno = if self.dialect == Dialect::Linux6_1 { ENOSYS } else { EOPNOTSUPP };
+            return (Rule::ShadowStackUnsupported, Outcome::Failed(errno));
         }
         if self.memory(actor).vmas.overlaps(range) {
             return (Rule::ShadowStackOccupied, Outcome::Failed(EEXIST));

@@ -1,7 +1,7 @@
 //! The kernel's memory model for private anonymous memory and shadow stacks.
 //!
 //! The state is what the kernel keeps: VMAs, entries, frames. Each operation follows the kernel function
-//! that it names; each thing written is written by a [`Rule`]. Read in 6.12.95 and 7.2.13.
+//! that it names; each thing written is written by a [`Rule`]. Read in 6.1.192, 6.12.95 and 7.2.13.
 
 mod advise;
 mod fault;
@@ -12,7 +12,7 @@ mod protect;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use crate::entry::{A, Entry, NX, P, PROTNONE, RW, US};
+use crate::entry::{A, DirtyDesign, Entry, NX, P, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
@@ -79,6 +79,7 @@ impl ActorMemory {
 #[derive(Debug, Clone)]
 pub struct Model {
     dialect: Dialect,
+    design: DirtyDesign,
     shadow_stack: bool,
     protection_keys: bool,
     exact_accessed: bool,
@@ -95,6 +96,10 @@ impl Model {
     pub fn new(machine: &Machine) -> Self {
         Self {
             dialect: machine.dialect,
+            design: match machine.dialect {
+                Dialect::Linux6_1 => DirtyDesign::InPlace,
+                Dialect::Linux6_12 | Dialect::Linux7_2 => DirtyDesign::Saved,
+            },
             shadow_stack: machine.shadow_stack,
             protection_keys: machine.protection_keys,
             exact_accessed: machine.exact_accessed,

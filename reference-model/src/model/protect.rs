@@ -4,6 +4,7 @@ use super::{Model, Slot, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, EntryKind, RW, SOFT_DIRTY};
 use crate::expectation::ExpectedFrame;
+use crate::machine::Dialect;
 use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
@@ -41,7 +42,8 @@ impl Model {
         let account = if protection.contains(Protection::WRITE) {
             old.account || !old.protection.contains(Protection::WRITE)
         } else {
-            old.account && old.anon.is_some()
+            // 6.1 never gives back what it charged; later kernels do while there is no anon_vma.
+            old.account && (old.anon.is_some() || self.dialect == Dialect::Linux6_1)
         };
         let dialect = self.dialect;
         let (target, merged) =
@@ -83,7 +85,7 @@ impl Model {
         }
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
         let before = self.expect(&slot);
-        let modified = slot.bits.modify(page_protection(vma.protection).0);
+        let modified = self.design.modify(slot.bits, page_protection(vma.protection).0);
         // pte_write(): a shadow-stack entry counts, on a CPU that has them.
         let already_writable = modified.has(RW) || (self.shadow_stack && modified.is_shadow_stack());
         let upgrade = vma.protection.contains(Protection::WRITE) && !already_writable;
@@ -98,8 +100,8 @@ impl Model {
             (modified, Rule::ProtectReadOnly)
         } else if tracked {
             (modified, Rule::ProtectSoftDirty)
-        } else if exclusive {
-            (modified.make_writable(), Rule::ProtectWritable)
+        } else if exclusive && (modified.is_dirty() || self.dialect != Dialect::Linux6_1) {
+            (self.design.make_writable(modified), Rule::ProtectWritable)
         } else {
             (modified, Rule::ProtectNotExclusive)
         };
@@ -136,7 +138,7 @@ impl Model {
                 } else {
                     Rule::ClearRefsProtected
                 };
-                self.write(rule, actor, page, slot.bits.write_protect().clear_soft_dirty(), slot.frame);
+                self.write(rule, actor, page, self.design.write_protect(slot.bits).clear_soft_dirty(), slot.frame);
                 self.transition(Cause::ClearRefs, rule, actor, page, before, false);
             }
         }

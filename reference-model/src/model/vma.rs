@@ -85,9 +85,9 @@ impl Vma {
 fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
     let source_anon = source.and_then(|vma| vma.anon);
     match dialect {
-        // 6.12 looks at the target's chain only, and an empty chain is not singular: a target without
+        // 6.1 and 6.12 look at the target's chain only, and an empty chain is not singular: a target without
         // anon_vma refuses a source that has one.
-        Dialect::Linux6_12 => {
+        Dialect::Linux6_1 | Dialect::Linux6_12 => {
             let either_missing = source_anon.is_none() || target.anon.is_none();
             (either_missing && target.anon.is_some_and(|anon| anon.singular))
                 || source_anon.map(|anon| anon.id) == target.anon_id()
@@ -156,12 +156,21 @@ impl VmaList {
         });
         let right = Some(at).filter(|&index| {
             self.list.get(index).is_some_and(|next| {
-                next.first == new.end
-                    && next.merges_with_flags_of(&new)
-                    && anon_mergeable(dialect, None, next)
-                    && left.is_none_or(|left| anon_compatible(&self.list[left], next))
+                next.first == new.end && next.merges_with_flags_of(&new) && anon_mergeable(dialect, None, next)
             })
         });
+        // 6.1 asks the next neighbour first, and lets the previous one join only if it could take over the
+        // next one's anon_vma; later kernels ask the previous one first.
+        let (left, right) = match dialect {
+            Dialect::Linux6_1 => {
+                let next = right.map(|right| self.list[right]);
+                (left.filter(|&left| anon_mergeable(dialect, next.as_ref(), &self.list[left])), right)
+            }
+            Dialect::Linux6_12 | Dialect::Linux7_2 => {
+                let joins = |left: usize, right: usize| anon_compatible(&self.list[left], &self.list[right]);
+                (left, right.filter(|&right| left.is_none_or(|left| joins(left, right))))
+            }
+        };
         match (left, right) {
             (Some(left), Some(right)) => {
                 let next = self.list.remove(right);
@@ -189,7 +198,8 @@ impl VmaList {
     }
 
     /// `vma_modify_flags` on slots `start..end` of the VMA at `index`: merge with neighbours or split, then
-    /// give the result the flags of `flags`, a changed copy of that VMA. Returns the index of the VMA that covers `start`, and whether it merged.
+    /// give the result the flags of `flags`, a changed copy of that VMA. Returns the index of the VMA that covers
+    /// `start`, and whether it merged.
     pub(super) fn modify(&mut self, dialect: Dialect, index: usize, start: u8, end: u8, flags: Vma) -> (usize, bool) {
         let middle = self.list[index];
         let changed = Vma { first: start, end, ..flags };
@@ -212,7 +222,7 @@ impl VmaList {
                 })
         });
         let sticky = |neighbours: &[&Vma]| match dialect {
-            Dialect::Linux6_12 => middle.soft_dirty,
+            Dialect::Linux6_1 | Dialect::Linux6_12 => middle.soft_dirty,
             Dialect::Linux7_2 => middle.soft_dirty || neighbours.iter().any(|vma| vma.soft_dirty),
         };
         match (left, right) {

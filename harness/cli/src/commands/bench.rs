@@ -1,6 +1,6 @@
 //! `ptediff bench`: figures of the loop, all from one run on one machine.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ptediff_generate::{Options, program};
 use ptediff_reference_model::machine::Machine;
@@ -31,7 +31,8 @@ pub(super) fn run(arguments: &Bench, format: Format) -> Result<Exit, Failure> {
         report::campaign(&results, &[], format);
         return Ok(exit);
     };
-    let figures = figures(&results, machine)?;
+    let mut figures = figures(&results, machine)?;
+    figures.insert(0, ("seconds from power-on to the first comparison".to_owned(), time_to_first(arguments)?));
     match format {
         Format::Human => {
             println!("{}", describe(machine));
@@ -48,6 +49,25 @@ pub(super) fn run(arguments: &Bench, format: Format) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
+/// From power-on to the first compared step, in a machine of its own that does nothing else.
+fn time_to_first(arguments: &Bench) -> Result<f64, Failure> {
+    let task = Task::Campaign {
+        seed: arguments.seed,
+        first: 0,
+        programs: 1,
+        min_steps: 8,
+        max_steps: arguments.steps,
+        profile: None,
+    };
+    let request = request(&arguments.machine, task)?;
+    let mut channel = launch(&request, &arguments.machine.launch_options(None))?;
+    let results = follow(&mut channel, &mut Keep::default(), &mut Progress::silent())?;
+    results
+        .first_comparison
+        .map(|time| time.as_secs_f64())
+        .ok_or_else(|| Failure::Rig { message: "the machine compared nothing".to_owned(), help: None })
+}
+
 fn figures(results: &Results, machine: &Machine) -> Result<Vec<(String, f64)>, Failure> {
     let mark = |name: &str| {
         results
@@ -61,20 +81,28 @@ fn figures(results: &Results, machine: &Machine) -> Result<Vec<(String, f64)>, F
         let (begin, end) = (mark(&format!("{phase} begins"))?.2, mark(&format!("{phase} ends"))?.2);
         Ok((end - begin).as_secs_f64())
     };
-    let (generated, bare, observed) = (between("generate")?, between("bare")?, between("observed")?);
-    let first = results.first_comparison.unwrap_or(Duration::ZERO).as_secs_f64();
+    let (generated, bare, whole) = (between("generate")?, between("bare")?, between("whole")?);
     let mut figures = vec![
-        ("seconds from power-on to the first comparison".to_owned(), first),
         ("programs".to_owned(), programs),
         ("steps a program".to_owned(), steps / programs),
-        ("programs/s, generated, observed, compared, streamed".to_owned(), programs / (observed + generated)),
-        ("steps/s, observed, compared, streamed".to_owned(), steps / observed),
-        ("programs/s, bare (handshake included)".to_owned(), programs / bare),
+        ("programs/s: generated, observed, compared, streamed".to_owned(), programs / (whole + generated)),
+        ("programs/s: bare, handshake included".to_owned(), programs / bare),
+        ("ratio whole / bare".to_owned(), whole / bare),
         ("generation, us a program".to_owned(), generated / programs * 1e6),
-        ("observation, comparison and stream, us a step".to_owned(), (observed - bare) / steps * 1e6),
         ("bare, us a step".to_owned(), bare / steps * 1e6),
-        ("ratio observed / bare".to_owned(), observed / bare),
     ];
+    let mut before = bare;
+    for (name, what) in [
+        ("attached", "+ probes attached, us a step"),
+        ("snapshots", "+ events drained, snapshot taken, us a step"),
+        ("judged", "+ normalised and judged, us a step"),
+        ("whole", "+ witnesses and stream, us a step"),
+    ] {
+        let now = between(name)?;
+        figures.push((what.to_owned(), (now - before) / steps * 1e6));
+        before = now;
+    }
+    figures.push(("observation and comparison in all, us a step".to_owned(), (whole - bare) / steps * 1e6));
     figures.push(("model alone on this host, steps/s".to_owned(), model_speed(machine)));
     Ok(figures)
 }

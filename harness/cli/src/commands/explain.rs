@@ -34,13 +34,19 @@ pub(super) fn run(arguments: &Explain, format: Format) -> Result<Exit, Failure> 
 }
 
 fn parse(text: &str) -> Result<Entry, Failure> {
-    let digits = text.trim().trim_start_matches("0x").trim_start_matches("0X").replace('_', "");
-    u64::from_str_radix(&digits, 16).map(Entry).map_err(|error| {
+    let trimmed = text.trim();
+    let digits = trimmed.strip_prefix("0x").or_else(|| trimmed.strip_prefix("0X")).unwrap_or(trimmed).replace('_', "");
+    let refuse = |reason: &str| {
         Failure::usage(
-            format!("`{text}` is not a page-table entry: {error}"),
+            format!("`{text}` is not a page-table entry: {reason}"),
             "give the 64-bit value in hexadecimal, such as 0x8400000000000865",
         )
-    })
+    };
+    if let Some((offset, wrong)) = digits.char_indices().find(|(_, digit)| !digit.is_ascii_hexdigit()) {
+        let offset = offset + 1;
+        return Err(refuse(&format!("`{}` is no hexadecimal digit (digit {offset})", wrong.escape_default())));
+    }
+    u64::from_str_radix(&digits, 16).map(Entry).map_err(|error| refuse(&error.to_string()))
 }
 
 /// What the entry says, for a 4 KiB entry of Linux 6.6 to 7.2 on x86-64.

@@ -7,13 +7,22 @@ use crate::host::results::Finish;
 use crate::host::session::judge_bytes;
 use crate::report;
 
+use super::save::{check_folder, save};
+
 pub(super) fn run(arguments: &Judge, format: Format) -> Result<Exit, Failure> {
+    if let Some(folder) = &arguments.save {
+        check_folder(folder)?;
+    }
     let path = &arguments.trace;
     let bytes = std::fs::read(path).map_err(|source| Failure::File { path: path.clone(), source })?;
     let results = judge_bytes(&bytes);
-    if let (Finish::RigFailed(message), 0) = (&results.ending, results.programs) {
+    let saved = arguments.save.as_deref().map_or_else(Vec::new, |folder| save(folder, &results));
+    if let Finish::BadTrace(message) = &results.ending {
+        if results.programs > 0 {
+            report::campaign(&results, &saved, format);
+        }
         return Err(Failure::Trace { path: path.clone(), message: message.clone() });
     }
-    report::campaign(&results, &[], format);
+    report::campaign(&results, &saved, format);
     Ok(results.exit())
 }

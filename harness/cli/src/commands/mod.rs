@@ -9,8 +9,12 @@ mod replay;
 mod request;
 mod rules;
 mod run;
+mod save;
 mod session;
+mod trust;
 
+use std::any::Any;
+use std::io::IsTerminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -18,8 +22,11 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::arguments::{Arguments, Command};
-use crate::error::Failure;
+use crate::error::{Failure, complain};
 use crate::exit_code::Exit;
+
+/// Set to 1 it plants a panic; see [`Exit::Internal`].
+const PLANTED_PANIC: &str = "PTEDIFF_PLANT_PANIC";
 
 /// Parses the command line, runs the command, and turns whatever happens into an exit code.
 #[must_use]
@@ -36,13 +43,21 @@ pub fn main() -> ExitCode {
             return if asked_for { Exit::Agree } else { Exit::Usage }.into();
         }
     };
+    // Lines of a log are not wrapped: a path and its place stay in one piece.
+    let hook = miette::set_hook(Box::new(|_| {
+        let wrap = std::io::stderr().is_terminal();
+        Box::new(miette::MietteHandlerOpts::new().wrap_lines(wrap).break_words(wrap).build())
+    }));
+    drop(hook);
     match catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(failure)) => {
             let exit = failure.exit();
-            eprintln!("{:?}", miette::Report::new(failure));
+            complain(failure);
             exit.into()
         }
+        // Whoever read our output went away: not our failure. As a shell has it for SIGPIPE.
+        Err(panic) if is_broken_pipe(panic.as_ref()) => ExitCode::from(CLOSED_PIPE),
         Err(_) => {
             eprintln!("ptediff: this is a bug in ptediff itself, not in the kernel (exit 131)");
             Exit::Internal.into()
@@ -50,7 +65,17 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Exit code of a program that SIGPIPE kills, in a shell. Above 127, so that `git bisect run` stops.
+const CLOSED_PIPE: u8 = 141;
+
+/// Whether the panic is `println!` meeting a closed standard output.
+fn is_broken_pipe(panic: &(dyn Any + Send)) -> bool {
+    let message = panic.downcast_ref::<String>().map_or("", String::as_str);
+    message.starts_with("failed printing to stdout") && message.contains("Broken pipe")
+}
+
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
+    assert!(std::env::var_os(PLANTED_PANIC).is_none_or(|value| value != "1"), "{PLANTED_PANIC}=1");
     let format = arguments.format;
     match &arguments.command {
         Command::Run(run) => run::run(run, format),
@@ -61,5 +86,6 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Rules => rules::run(format),
+        Command::Trust(trust) => trust::run(trust, format),
     }
 }

@@ -103,7 +103,7 @@ fn read(path: &Path, machines: &mut Vec<Machine>, recorded: &mut Vec<Recorded>) 
             _ => {}
         }
     }
-    Ok(())
+    decoder.finish().map_err(|error| failed(error.to_string()))
 }
 
 /// A mutant is killed by a program on which it does not agree. Only programs in which the rule fires can.

@@ -18,21 +18,29 @@ use super::request::request;
 pub(super) fn run(arguments: &Replay, format: Format) -> Result<Exit, Failure> {
     let entries = entries(arguments)?;
     let programs = entries.iter().map(|stored| stored.entry.program.clone()).collect();
-    let request = request(&arguments.machine, Task::Replay { programs, repeat: 1 })?;
-    let mut keep = Keep::at(arguments.trace.as_deref())?;
+    let needs = entries.iter().map(|stored| stored.entry.needs.clone()).collect();
+    let request = request(&arguments.machine, Task::Replay { programs, needs, repeat: 1 })?;
     let mut progress = Progress::new("entries");
     let mut channel = launch(&request, &arguments.machine.launch_options(None))?;
+    // Only now: a machine that cannot be started must not cost an older trace.
+    let mut keep = Keep::at(arguments.trace.as_deref())?;
     let results = follow(&mut channel, &mut keep, &mut progress)?;
     progress.finish();
     let names: Vec<&str> = entries.iter().map(|stored| stored.entry.name.as_str()).collect();
     report::replay(&results, &entries, &names, arguments.timeline, format);
-    Ok(results.exit())
+    keep.finish(results.exit())
 }
 
 /// The entries asked for: files by their path, others by name in the corpus.
 fn entries(arguments: &Replay) -> Result<Vec<StoredEntry>, Failure> {
     if arguments.all {
         let corpus = Corpus::open(&arguments.corpus)?;
+        if corpus.names().is_empty() {
+            return Err(Failure::usage(
+                format!("the corpus {} has no entry", corpus.folder().display()),
+                "--corpus names a folder of .json files",
+            ));
+        }
         return corpus.entries().map(|entry| entry.map_err(Failure::from)).collect();
     }
     let mut entries = Vec::new();

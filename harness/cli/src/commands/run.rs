@@ -1,6 +1,5 @@
 //! `ptediff run`: a campaign.
 
-use ptediff_corpus::{Corpus, Entry, Needs, Origin};
 use ptediff_generate::Profile;
 
 use crate::arguments::{Format, Run};
@@ -8,12 +7,12 @@ use crate::error::Failure;
 use crate::exit_code::Exit;
 use crate::guest::request::Task;
 use crate::host::launch::launch;
-use crate::host::results::Results;
 use crate::host::session::{Keep, follow};
 use crate::report;
 use crate::report::progress::Progress;
 
 use super::request::request;
+use super::save::{check_folder, save};
 
 /// Fewest steps of a generated program.
 const MIN_STEPS: u16 = 8;
@@ -22,6 +21,7 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     if let Some(profile) = &arguments.profile {
         profile.parse::<Profile>().map_err(|error| Failure::usage(error.to_string(), "see `ptediff run --help`"))?;
     }
+    check_folder(&arguments.save)?;
     let task = Task::Campaign {
         seed: arguments.seed,
         first: arguments.first,
@@ -33,8 +33,8 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     let mut request = request(&arguments.machine, task)?;
     request.shrink_budget = arguments.shrink;
     request.stop_after = arguments.stop_after;
-    let mut keep = Keep::at(arguments.trace.as_deref())?;
     let mut progress = Progress::new("programs");
+    let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
     progress.note(&format!(
         "booting {} on {} (seed {}, {} programs of up to {} steps)",
         arguments.machine.kernel,
@@ -43,39 +43,11 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
         arguments.cases,
         arguments.steps
     ));
-    let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
+    // Only now: a machine that cannot be started must not cost an older trace.
+    let mut keep = Keep::at(arguments.trace.as_deref())?;
     let results = follow(&mut channel, &mut keep, &mut progress)?;
     progress.finish();
-    let saved = save(arguments, &results)?;
+    let saved = save(&arguments.save, &results);
     report::campaign(&results, &saved, format);
-    Ok(results.exit())
-}
-
-/// Stores each divergence as a corpus entry, in its smallest form. Returns the files.
-fn save(arguments: &Run, results: &Results) -> Result<Vec<String>, Failure> {
-    let mut files = Vec::new();
-    if results.divergences.is_empty() {
-        return Ok(files);
-    }
-    let folder = &arguments.save;
-    std::fs::create_dir_all(folder).map_err(|source| Failure::File { path: folder.clone(), source })?;
-    let mut corpus = Corpus::open(folder)?;
-    for found in &results.divergences {
-        let release = results.machine.as_ref().map_or("", |machine| machine.release.as_str());
-        let platform = arguments.machine.platform.name();
-        let program = found.minimal.as_ref().map_or(&found.program, |minimal| &minimal.program);
-        let stability = if found.is_stable() { "" } else { "unstable-" };
-        let entry = Entry {
-            name: format!("{stability}seed{}-program{}-{platform}", arguments.seed, found.index),
-            description: report::divergence_headline(found),
-            origin: Origin::campaign(arguments.seed, found.index, release, platform),
-            needs: Needs::to_behave_alike(program),
-            program: program.clone(),
-        };
-        match corpus.add(&entry) {
-            Ok(path) => files.push(path.display().to_string()),
-            Err(error) => files.push(format!("not stored: {error}")),
-        }
-    }
-    Ok(files)
+    keep.finish(results.exit())
 }

@@ -7,12 +7,16 @@ use ptediff_trace::Writer;
 use ptediff_vm::guest::E9Port;
 
 use crate::guest::{GuestRequest, REQUEST_PATH, session};
+use crate::host::launch::may_run_in_place;
 
 /// Runs the session of the request file named by the second argument, onto standard output; without one,
 /// the guest's own request, onto port 0xE9, where init has written the head.
 pub(super) fn run() -> ExitCode {
     let path = std::env::args_os().nth(2);
     let ended = match &path {
+        Some(_) if !may_run_in_place() => Err(io::Error::other(
+            "programs are not run on this machine itself without leave (see `ptediff run --help`)",
+        )),
         Some(path) => read(path.as_ref()).and_then(|request| {
             // The request was made for this session alone.
             std::fs::remove_file(path)?;

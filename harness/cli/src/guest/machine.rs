@@ -9,6 +9,8 @@ use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 pub struct Evidence {
     /// `uname -r`.
     pub release: String,
+    /// `uname -v`.
+    pub build: String,
     /// The CPU's model name.
     pub cpu_model: String,
     /// The CPU's flags in /proc/cpuinfo.
@@ -24,6 +26,7 @@ impl Evidence {
     /// /proc is not readable.
     pub fn gather() -> std::io::Result<Self> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+        let build = fs::read_to_string("/proc/sys/kernel/version")?.trim().to_owned();
         let cpu = fs::read_to_string("/proc/cpuinfo")?;
         let field = |name: &str| {
             cpu.lines()
@@ -34,9 +37,14 @@ impl Evidence {
         };
         Ok(Self {
             release,
+            build,
             cpu_model: field("model name"),
             flags: field("flags").split_whitespace().map(str::to_owned).collect(),
-            xsave_complaint: kernel_log().lines().find(|line| is_xsave_complaint(line)).map(str::to_owned),
+            // A record of /dev/kmsg is `prefix;text`.
+            xsave_complaint: kernel_log()
+                .lines()
+                .find(|line| is_xsave_complaint(line))
+                .map(|line| line.split_once(';').map_or(line, |(_, text)| text).to_owned()),
         })
     }
 
@@ -96,11 +104,11 @@ impl Evidence {
     /// # Errors
     /// A sentence: the kernel's version is none that the model has a dialect for, and none was named.
     pub fn machine(&self, platform: &str, shadow_stack: bool, dialect: Option<Dialect>) -> Result<Machine, String> {
-        let version = KernelVersion::of_release(&self.release).map_err(|error| error.to_string())?;
+        let version = KernelVersion::of_uname(&self.release, &self.build).map_err(|error| error.to_string())?;
         let expected = Dialect::of_version(version);
         let dialect_forced = dialect.is_some();
         let dialect = dialect.or(expected).ok_or_else(|| {
-            format!("no rules were read for kernel {version}; `--dialect 6.12` or `--dialect 7.2` judges it by those")
+            format!("no rules were read for kernel {version}; `--dialect 6.1`, `6.12` or `7.2` judges it by those")
         })?;
         Ok(Machine {
             release: self.release.clone(),

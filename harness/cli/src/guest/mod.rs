@@ -1,5 +1,6 @@
 //! The guest half: init, then the campaign loop. The same loop runs natively, behind the flag.
 
+pub mod bench;
 pub mod init;
 pub mod machine;
 pub mod plant;
@@ -7,5 +8,6 @@ pub mod program;
 pub mod quiet;
 pub mod request;
 pub mod session;
+pub mod trust;
 
 pub use request::{GuestRequest, REQUEST_PATH};

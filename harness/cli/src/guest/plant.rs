@@ -6,6 +6,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::Operation;
+use ptediff_trace::Attempt;
+
+use ptediff_observe::Lie;
+
 /// A failure to be planted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -20,6 +26,11 @@ pub enum Plant {
     TripleFault(u32),
     /// The guest's process aborts in the middle of the program with this index.
     Abort(u32),
+    /// mprotect fails with EINVAL where it must fail with ENOMEM: a change of the kernel, as far as anyone
+    /// behind the executor can see.
+    Errno,
+    /// The same, but only when a program runs for the first time: a divergence that is not stable.
+    ErrnoOnce,
     /// The observer lies about a field; the name is one of `ptediff_observe`'s lies.
     Lie(String),
     /// The guest's verdict on the program with this index is swapped, so that host and guest disagree.
@@ -29,7 +40,7 @@ pub enum Plant {
 /// A plant that has no such name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program) or lie:NAME"
+    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program), errno, errno-once or lie:NAME, such as lie:entry.RW"
 )]
 pub struct UnknownPlant(String);
 
@@ -38,7 +49,12 @@ impl FromStr for Plant {
     fn from_str(text: &str) -> Result<Self, UnknownPlant> {
         let unknown = || UnknownPlant(text.to_owned());
         if let Some(lie) = text.strip_prefix("lie:") {
-            return Ok(Self::Lie(lie.to_owned()));
+            return lie.parse::<Lie>().map(|lie| Self::Lie(lie.to_string())).map_err(|_| unknown());
+        }
+        match text {
+            "errno" => return Ok(Self::Errno),
+            "errno-once" => return Ok(Self::ErrnoOnce),
+            _ => {}
         }
         let (name, index) = text.split_once('@').ok_or_else(unknown)?;
         let index = index.parse().map_err(|_| unknown())?;
@@ -63,6 +79,8 @@ impl fmt::Display for Plant {
             Self::TripleFault(index) => write!(formatter, "triple-fault@{index}"),
             Self::Abort(index) => write!(formatter, "abort@{index}"),
             Self::Verdict(index) => write!(formatter, "verdict@{index}"),
+            Self::Errno => write!(formatter, "errno"),
+            Self::ErrnoOnce => write!(formatter, "errno-once"),
             Self::Lie(name) => write!(formatter, "lie:{name}"),
         }
     }
@@ -82,6 +100,22 @@ impl From<Plant> for String {
 }
 
 impl Plant {
+    /// The outcome of a step as the planted kernel gives it.
+    #[must_use]
+    pub fn distort(&self, attempt: Attempt, operation: &Operation, outcome: Outcome) -> Outcome {
+        const ENOMEM: i32 = 12;
+        const EINVAL: i32 = 22;
+        let due = match self {
+            Self::Errno => true,
+            Self::ErrnoOnce => attempt == Attempt::First,
+            _ => false,
+        };
+        match (operation, outcome) {
+            (Operation::Mprotect { .. }, Outcome::Failed(ENOMEM)) if due => Outcome::Failed(EINVAL),
+            _ => outcome,
+        }
+    }
+
     /// Carries the failure out if it is due in this program. Called in the middle of each program, and only
     /// inside a virtual machine.
     ///

@@ -28,6 +28,29 @@ impl RigError {
     }
 }
 
+/// How far [`Runner::run_to`] goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The probes are attached; nobody reads them.
+    Attached,
+    /// Events are drained and a snapshot is taken after each step.
+    Observed,
+    /// And judged.
+    Judged,
+}
+
+/// Performs a program with nothing but the executor, for measuring.
+///
+/// # Errors
+/// The rig failed.
+pub fn run_bare(executor: &mut Executor, program: &Program) -> Result<(), RigError> {
+    executor.begin(&mut |_| {}).map_err(|error| RigError::of("an actor cannot be started", &error))?;
+    for (number, step) in program.steps.iter().enumerate() {
+        executor.perform(number, step).map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
+    }
+    executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))
+}
+
 /// Everything that one program needs, kept over all programs of a session.
 pub struct Runner<O, W> {
     /// What the machine is.
@@ -40,6 +63,8 @@ pub struct Runner<O, W> {
     pub witnesses: Witnesses,
     /// Checks that events arrive as the probes sent them.
     pub ledger: EventLedger,
+    /// Whether it is asked. Only the test of trust does without, to see what the other witnesses catch.
+    pub trusts_ledger: bool,
     /// Takes the trace.
     pub writer: Writer<W>,
     /// The witnesses are asked after every this-many-th step; 0 for never but at divergences.
@@ -52,6 +77,26 @@ pub struct Runner<O, W> {
     pub steps: u64,
     /// Programs run so far, re-runs and shrinking included.
     pub runs: u32,
+}
+
+impl<O, W> Runner<O, W> {
+    /// The same, with another observer made of the one so far.
+    pub fn observed_by<Other>(self, make: impl FnOnce(O) -> Other) -> Runner<Other, W> {
+        Runner {
+            machine: self.machine,
+            executor: self.executor,
+            observer: make(self.observer),
+            witnesses: self.witnesses,
+            ledger: self.ledger,
+            trusts_ledger: self.trusts_ledger,
+            writer: self.writer,
+            witness_every: self.witness_every,
+            plant: self.plant,
+            zero_frame: self.zero_frame,
+            steps: self.steps,
+            runs: self.runs,
+        }
+    }
 }
 
 impl<O: Observer, W: Write> Runner<O, W> {
@@ -76,15 +121,19 @@ impl<O: Observer, W: Write> Runner<O, W> {
             verdict = Verdict::Inconclusive(Inconclusive::Rig { message: "planted".to_owned() });
         }
         self.send(&Frame::ProgramEnd { index, verdict: verdict.clone() })?;
-        for actor in ActorId::all() {
-            if actor != ActorId::FIRST && self.executor.pid(actor).is_some() {
-                self.observer.forget(actor);
-            }
-        }
-        self.executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))?;
-        if self.executor.pid(ActorId::FIRST).is_none() {
-            self.observer.forget(ActorId::FIRST);
-        }
+        self.clean_up()?;
+        Ok(verdict)
+    }
+
+    /// Streams a program that cannot run here, with what the machine lacks as its verdict.
+    ///
+    /// # Errors
+    /// The channel failed.
+    pub fn pass_over(&mut self, index: u32, program: &Program, feature: String) -> Result<Verdict, RigError> {
+        self.runs += 1;
+        self.send(&Frame::ProgramBegin { index, attempt: Attempt::First, program: program.clone() })?;
+        let verdict = Verdict::Inconclusive(Inconclusive::MissingFeature { feature });
+        self.send(&Frame::ProgramEnd { index, verdict: verdict.clone() })?;
         Ok(verdict)
     }
 
@@ -106,7 +155,10 @@ impl<O: Observer, W: Write> Runner<O, W> {
                 return Ok(Verdict::Inconclusive(Inconclusive::MissingFeature { feature }));
             }
             let outcome = match self.perform(number, step) {
-                Ok(outcome) => outcome,
+                Ok(outcome) => match &self.plant {
+                    Some(plant) => plant.distort(attempt, &step.operation, outcome),
+                    None => outcome,
+                },
                 Err(error) if error.suspect() == Suspect::Rig => {
                     return Err(RigError::of(&format!("step {number} ({step})"), &error));
                 }
@@ -120,9 +172,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
             std::mem::swap(&mut before, &mut state);
             self.observer.snapshot(&mut state).map_err(|error| RigError::of("no snapshot", &error))?;
             let (named, changes) = normaliser.step(&state, &transitions);
-            let alive = ActorId::all()
-                .filter(|&actor| self.executor.pid(actor).is_some())
-                .fold(0, |mask, actor| mask | 1 << actor.index());
+            let alive = self.alive();
             let mut record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
             self.steps += 1;
             if self.witness_every > 0 && self.steps.is_multiple_of(u64::from(self.witness_every)) {
@@ -144,21 +194,59 @@ impl<O: Observer, W: Write> Runner<O, W> {
         Ok(Verdict::Agree)
     }
 
-    /// Performs a program without looking: for measuring.
+    /// Performs a program and goes only so far in looking at it: for measuring.
     ///
     /// # Errors
     /// The rig failed.
-    pub fn run_bare(&mut self, program: &Program) -> Result<(), RigError> {
+    pub fn run_to(&mut self, program: &Program, depth: Depth) -> Result<(), RigError> {
         let observer = &mut self.observer;
         self.executor
             .begin(&mut |actor| observer.expect_child(actor))
             .map_err(|error| RigError::of("an actor cannot be started", &error))?;
+        let mut judge = Judge::new(&self.machine);
+        let mut normaliser = Normaliser::new(self.zero_frame);
+        let mut state = RawState::default();
+        let mut transitions = Vec::with_capacity(64);
         for (number, step) in program.steps.iter().enumerate() {
-            self.executor
-                .perform(number, step)
-                .map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
+            let outcome =
+                self.perform(number, step).map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
+            if depth == Depth::Attached {
+                continue;
+            }
+            transitions.clear();
+            let lost = self.drain(&mut transitions)?;
+            self.observer.snapshot(&mut state).map_err(|error| RigError::of("no snapshot", &error))?;
+            if depth == Depth::Judged {
+                let (named, changes) = normaliser.step(&state, &transitions);
+                let alive = self.alive();
+                let record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
+                std::hint::black_box(judge.step(number, step, &record));
+            }
         }
-        self.executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))
+        self.clean_up()?;
+        transitions.clear();
+        self.drain(&mut transitions).map(drop)
+    }
+
+    /// Living actors, bit `n` for actor `n`.
+    fn alive(&self) -> u8 {
+        ActorId::all()
+            .filter(|&actor| self.executor.pid(actor).is_some())
+            .fold(0, |mask, actor| mask | 1 << actor.index())
+    }
+
+    /// Ends all actors but a healthy first one.
+    fn clean_up(&mut self) -> Result<(), RigError> {
+        for actor in ActorId::all() {
+            if actor != ActorId::FIRST && self.executor.pid(actor).is_some() {
+                self.observer.forget(actor);
+            }
+        }
+        self.executor.end().map_err(|error| RigError::of("the actors cannot be cleaned up", &error))?;
+        if self.executor.pid(ActorId::FIRST).is_none() {
+            self.observer.forget(ActorId::FIRST);
+        }
+        Ok(())
     }
 
     fn perform(&mut self, number: usize, step: &Step) -> Result<Outcome, ExecuteError> {
@@ -193,7 +281,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
         let lost =
             self.observer.drain(transitions).map_err(|error| RigError::of("the events cannot be read", &error))?;
         let differs = self.ledger.enter(transitions, self.observer.event_digest()).is_err();
-        Ok(lost + u32::from(differs))
+        Ok(lost + u32::from(differs && self.trusts_ledger))
     }
 
     /// Streams a frame at once.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use ptediff_corpus::Needs;
 use ptediff_reference_model::machine::Dialect;
 use ptediff_reference_model::program::Program;
 
@@ -59,6 +60,8 @@ pub enum Task {
     Replay {
         /// The programs, in order.
         programs: Vec<Program>,
+        /// What a machine must have for each of them.
+        needs: Vec<Needs>,
         /// Times that each is run.
         repeat: u16,
     },
@@ -69,6 +72,15 @@ pub enum Task {
         /// Seed of the programs.
         seed: u64,
         /// Number of programs.
+        programs: u32,
+        /// Most steps of a program.
+        max_steps: u16,
+    },
+    /// Run generated programs while the observer tells every lie in turn.
+    Trust {
+        /// Seed of the programs.
+        seed: u64,
+        /// Programs under one lie at most.
         programs: u32,
         /// Most steps of a program.
         max_steps: u16,

@@ -4,21 +4,24 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
-use ptediff_observe::{EventLedger, LibbpfObserver, LyingObserver, Observer, ObserverOptions, Witnesses};
+use ptediff_observe::{EventLedger, LibbpfObserver, LyingObserver, ObserveError, Observer, ObserverOptions, Witnesses};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
 use ptediff_reference_model::verdict::Verdict;
-use ptediff_trace::{Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
+use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
 
+use super::bench;
 use super::machine::Evidence;
 use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;
 use super::request::{GuestRequest, Task};
+use super::trust;
 
 /// How often a diverging program is run again before it counts as stable.
 pub const RERUNS: u16 = 3;
@@ -71,9 +74,24 @@ impl<W: Write> Session<'_, W> {
         let options = ExecutorOptions { shadow_stack, executable, step_timeout: STEP_TIMEOUT };
         let mut executor =
             Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
+        if let Task::Bench { seed, programs, max_steps } = &self.request.task {
+            let machine =
+                evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
+            let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
+            bench::bare(writer, &mut executor, &machine, *seed, *programs, *max_steps)?;
+            // Actor 0 is from before the probes: another executor gives the probes one that they know.
+            executor =
+                Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
+        }
         let options = ObserverOptions { ring_bytes: self.request.ring_bytes, ..ObserverOptions::default() };
-        let mut observer =
-            LibbpfObserver::open(&options).map_err(|error| RigError::of("the probes cannot be attached", &error))?;
+        let mut observer = match LibbpfObserver::open(&options) {
+            Ok(observer) => observer,
+            // The kernel lacks what the probes need: that is no failure of ours, and no verdict either.
+            Err(error @ (ObserveError::NoBtf(_) | ObserveError::MissingHook { .. })) => {
+                return self.refuse(vec![error.to_string()], evidence.lines());
+            }
+            Err(error) => return Err(RigError::of("the probes cannot be attached", &error)),
+        };
         observer.set_nursery(executor.nursery_pid());
         if shadow_stack && let Err(outcome) = prove_shadow_stack(&mut executor, &mut observer)? {
             let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];
@@ -113,6 +131,7 @@ impl<W: Write> Session<'_, W> {
             observer,
             witnesses,
             ledger: EventLedger::new(),
+            trusts_ledger: true,
             writer,
             witness_every: self.request.witness_every,
             plant: self.request.plant.clone(),
@@ -120,7 +139,15 @@ impl<W: Write> Session<'_, W> {
             steps: 0,
             runs: 0,
         };
-        let worked = perform_task(self.request, &mut runner);
+        let worked = match self.request.task {
+            Task::Trust { seed, programs, .. } => {
+                let options = generation(&self.request.task)?;
+                let ended;
+                (runner, ended) = trust::run(runner, seed, programs, &options);
+                ended.and_then(|end| send_end(&mut runner, end))
+            }
+            _ => perform_task(self.request, &mut runner),
+        };
         self.writer = Some(runner.writer);
         worked
     }
@@ -159,9 +186,17 @@ fn prove_shadow_stack(executor: &mut Executor, observer: &mut LibbpfObserver) ->
 fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runner<O, W>) -> Result<(), RigError> {
     let mut end = End::default();
     match &request.task {
-        Task::Doctor => {}
-        Task::Replay { programs, repeat } => {
+        // The test of trust changes the observer: it has a loop of its own.
+        Task::Doctor | Task::Trust { .. } => {}
+        Task::Replay { programs, needs, repeat } => {
             for (index, program) in programs.iter().enumerate() {
+                let missing = needs.get(index).map(|needs| missing(needs, program, &runner.machine));
+                if let Some(missing) = missing.filter(|missing| !missing.is_empty()) {
+                    let verdict = runner.pass_over(index as u32, program, missing.join(", "))?;
+                    count(&mut end.verdicts, &verdict);
+                    end.programs += 1;
+                    continue;
+                }
                 let first = runner.run(index as u32, Attempt::First, program)?;
                 count(&mut end.verdicts, &first);
                 end.programs += 1;
@@ -186,14 +221,30 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
                 }
             }
         }
-        Task::Bench { seed, programs, .. } => bench(request, runner, *seed, *programs)?,
+        Task::Bench { seed, programs, max_steps } => bench::observed(runner, *seed, *programs, *max_steps)?,
     }
+    send_end(runner, end)
+}
+
+fn send_end<O: Observer, W: Write>(runner: &mut Runner<O, W>, mut end: End) -> Result<(), RigError> {
     end.runs = runner.runs;
     end.steps = runner.steps;
     runner.send(&Frame::End(end))
 }
 
-fn count(verdicts: &mut Verdicts, verdict: &Verdict) {
+/// What the machine lacks for an entry of the corpus, by name.
+fn missing(needs: &Needs, program: &Program, machine: &Machine) -> Vec<String> {
+    let entry = Entry {
+        name: String::new(),
+        description: String::new(),
+        origin: Origin::hand(),
+        needs: needs.clone(),
+        program: program.clone(),
+    };
+    entry.missing(machine)
+}
+
+pub(super) fn count(verdicts: &mut Verdicts, verdict: &Verdict) {
     match verdict {
         Verdict::Agree => verdicts.agree += 1,
         Verdict::Diverge(_) => verdicts.diverge += 1,
@@ -210,8 +261,8 @@ fn generation(task: &Task) -> Result<Options, RigError> {
             };
             (usize::from(*min_steps)..=usize::from(*max_steps), profile)
         }
-        Task::Bench { max_steps, .. } => (8..=usize::from(*max_steps), None),
-        Task::Replay { .. } | Task::Doctor => return Ok(Options::default()),
+        Task::Trust { max_steps, .. } => (8.min(usize::from(*max_steps))..=usize::from(*max_steps), None),
+        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor => return Ok(Options::default()),
     };
     Ok(Options { steps, profile })
 }
@@ -288,45 +339,6 @@ fn same_divergence(left: &Verdict, right: &Verdict) -> bool {
     }
 }
 
-/// Marks on the wire between the phases of a bench; the host takes the times, as guest clocks are fiction.
-fn mark<O: Observer, W: Write>(runner: &mut Runner<O, W>, name: &str, value: f64) -> Result<(), RigError> {
-    runner.send(&Frame::Figures(vec![Figure { name: name.to_owned(), value }]))
-}
-
-fn bench<O: Observer, W: Write>(
-    request: &GuestRequest,
-    runner: &mut Runner<O, W>,
-    seed: u64,
-    programs: u32,
-) -> Result<(), RigError> {
-    let options = generation(&request.task)?;
-    // The first program is what "power-on to the first comparison" is measured to.
-    let made: Vec<Program> = (0..programs).map(|index| program(seed, index, &runner.machine, &options)).collect();
-    let steps: usize = made.iter().map(|program| program.steps.len()).sum();
-    for (index, program) in made.iter().take(20).enumerate() {
-        runner.run(index as u32, Attempt::First, program)?;
-        runner.run_bare(program)?;
-    }
-    mark(runner, "programs", f64::from(programs))?;
-    mark(runner, "steps", steps as f64)?;
-    mark(runner, "generate begins", 0.0)?;
-    let mut again = 0;
-    for index in 0..programs {
-        again += program(seed, index, &runner.machine, &options).steps.len();
-    }
-    mark(runner, "generate ends", again as f64)?;
-    mark(runner, "bare begins", 0.0)?;
-    for program in &made {
-        runner.run_bare(program)?;
-    }
-    mark(runner, "bare ends", 0.0)?;
-    mark(runner, "observed begins", 0.0)?;
-    for (index, program) in made.iter().enumerate() {
-        runner.run(index as u32, Attempt::First, program)?;
-    }
-    mark(runner, "observed ends", 0.0)
-}
-
 fn campaign_of(request: &GuestRequest) -> Campaign {
     let work = match &request.task {
         Task::Campaign { seed, first, programs, min_steps, max_steps, profile } => WorkList::Generated {
@@ -336,6 +348,15 @@ fn campaign_of(request: &GuestRequest) -> Campaign {
             min_steps: *min_steps,
             max_steps: *max_steps,
             profile: profile.clone(),
+        },
+        Task::Trust { seed, programs, max_steps } => WorkList::Generated {
+            seed: *seed,
+            first: 0,
+            // Every lie is told until it is unmasked, so that this is the most there can be.
+            programs: trust::schedule(*programs).map(|telling| telling.programs).sum(),
+            min_steps: 8.min(*max_steps),
+            max_steps: *max_steps,
+            profile: None,
         },
         Task::Bench { seed, programs, max_steps } => WorkList::Generated {
             seed: *seed,

@@ -96,7 +96,7 @@ pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
         } else {
             Err(Failure::usage(
                 format!("there is no kernel image at {kernel}"),
-                "--kernel takes a name of the cache (6.12, 7.2) or the path of a bzImage",
+                "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage",
             ))
         };
     }
@@ -115,6 +115,14 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
     }
     let executable = own_executable()?;
     let kernel = kernel_image(&options.kernel)?;
+    if let Some(emulator) = &options.emulator
+        && !emulator.is_file()
+    {
+        return Err(Failure::usage(
+            format!("there is no emulator at {}", emulator.display()),
+            "leave --emulator out to use the one of the cache",
+        ));
+    }
     let mut initramfs = Initramfs::with_init(without_sections(&executable));
     initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text);
     let backend = if options.platform == Platform::Bochs { BackendKind::Bochs } else { BackendKind::Qemu };

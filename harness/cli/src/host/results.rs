@@ -68,6 +68,8 @@ pub enum Finish {
     KernelDied(String),
     /// The rig failed.
     RigFailed(String),
+    /// The trace's file is damaged or cut; what was whole before stays.
+    BadTrace(String),
 }
 
 /// The program that was running when the machine ended.
@@ -100,6 +102,8 @@ pub struct Results {
     pub divergences: Vec<Found>,
     /// Programs without a verdict: by reason, how many and the first.
     pub inconclusive: BTreeMap<String, (u32, u32)>,
+    /// Each program without a verdict: its index, and why.
+    pub undecided: Vec<(u32, Inconclusive)>,
     /// Programs about which guest and host disagree.
     pub disagreements: Vec<String>,
     /// Lines that the guest wrote for people.
@@ -138,12 +142,13 @@ impl Results {
         let stable = self.divergences.iter().any(Found::is_stable);
         match &self.ending {
             Finish::RigFailed(_) => Exit::Rig,
+            Finish::BadTrace(_) => Exit::Usage,
             Finish::KernelDied(_) => Exit::KernelDied,
             _ if self.probe_is_contradicted() => Exit::Rig,
             _ if stable => Exit::Diverge,
             Finish::Refused => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
-                if self.inconclusive.is_empty() && self.divergences.is_empty() && self.agreed > 0 =>
+                if self.inconclusive.is_empty() && self.divergences.is_empty() && self.tally.steps > 0 =>
             {
                 Exit::Agree
             }

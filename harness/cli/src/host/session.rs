@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -16,7 +16,8 @@ use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Attempt, Decoder, Frame, WorkList};
 use ptediff_vm::{Activity, Ending};
 
-use crate::error::Failure;
+use crate::error::{Failure, complain};
+use crate::exit_code::Exit;
 use crate::report::progress::Progress;
 
 use super::channel::Channel;
@@ -28,7 +29,8 @@ const CONSOLE_LINES: usize = 25;
 /// Where the trace is kept besides.
 #[derive(Debug, Default)]
 pub struct Keep {
-    file: Option<File>,
+    file: Option<(PathBuf, File)>,
+    failure: Option<Failure>,
 }
 
 impl Keep {
@@ -39,19 +41,48 @@ impl Keep {
     pub fn at(path: Option<&Path>) -> Result<Self, Failure> {
         let file = match path {
             Some(path) => {
-                let failed = |source| Failure::File { path: path.to_owned(), source };
-                Some(File::create(path).map_err(failed)?)
+                let file = File::create(path).map_err(|error| Failure::unwritable(path, error))?;
+                Some((path.to_owned(), file))
             }
             None => None,
         };
-        Ok(Self { file })
+        Ok(Self { file, failure: None })
+    }
+
+    /// Keeps these bytes. Where that fails the campaign goes on without: its verdicts are worth more.
+    fn write(&mut self, bytes: &[u8]) {
+        let Some((path, file)) = &mut self.file else { return };
+        if let Err(error) = file.write_all(bytes) {
+            self.failure = Some(Failure::unwritable(path, error));
+            // Half a trace is none. Only a file is taken away: the path may name a device or a pipe.
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) && std::fs::remove_file(&*path).is_err() {
+                eprintln!("{} holds half a trace and could not be removed", path.display());
+            }
+            self.file = None;
+        }
+    }
+
+    /// The exit code, now that the campaign itself ended with this one. A bad verdict stands; an agreement of
+    /// which the trace was asked for and is not there is a failure of the rig.
+    ///
+    /// # Errors
+    /// The trace could not be kept.
+    pub fn finish(self, exit: Exit) -> Result<Exit, Failure> {
+        match self.failure {
+            None => Ok(exit),
+            Some(failure) if matches!(exit, Exit::Agree | Exit::CannotTell) => Err(failure),
+            Some(failure) => {
+                complain(failure);
+                Ok(exit)
+            }
+        }
     }
 }
 
 /// Reads the channel to its end.
 ///
 /// # Errors
-/// The rig failed in a way that leaves no results: the trace file cannot be written.
+/// The rig failed in a way that leaves no results.
 pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -> Result<Results, Failure> {
     let mut reading = Reading::new();
     let mut decoder = Decoder::new();
@@ -61,10 +92,12 @@ pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -
         match channel.read(&mut buffer)? {
             Activity::Ended(ending) => break ending,
             Activity::Bytes(_) => {
-                if let Some(file) = &mut keep.file {
-                    file.write_all(&buffer).map_err(|error| Failure::rig(&error))?;
-                }
+                keep.write(&buffer);
                 reading.take(&mut decoder, &buffer, progress);
+                // The guest has said all it has to say. Not every kernel can power itself off.
+                if reading.is_over() {
+                    channel.kill();
+                }
             }
         }
     };
@@ -96,6 +129,8 @@ struct Reading {
     digest: Sha256,
     results: Results,
     current: Option<Current>,
+    /// Steps received.
+    steps: u64,
     damage: Option<String>,
     rig_failure: Option<String>,
     last_shrink: Option<(Program, Verdict, Vec<StepRecord>)>,
@@ -115,6 +150,7 @@ impl Reading {
                 agreed: 0,
                 divergences: Vec::new(),
                 inconclusive: BTreeMap::new(),
+                undecided: Vec::new(),
                 disagreements: Vec::new(),
                 log: Vec::new(),
                 refused: None,
@@ -130,19 +166,33 @@ impl Reading {
                 records: Vec::new(),
             },
             current: None,
+            steps: 0,
             damage: None,
             rig_failure: None,
             last_shrink: None,
         }
     }
 
+    /// Whether the guest's last word was received: its count, a refusal, or a failure of the rig.
+    fn is_over(&self) -> bool {
+        self.results.end.is_some() || self.results.refused.is_some() || self.rig_failure.is_some()
+    }
+
     fn take(&mut self, decoder: &mut Decoder, bytes: &[u8], progress: &mut Progress) {
         self.digest.update(bytes);
         self.results.trace_bytes += bytes.len() as u64;
         decoder.push(bytes);
-        while self.damage.is_none() {
+        // A refusal is the guest's last word. An old Bochs with a debugger adds words of its own to the port.
+        while self.damage.is_none() && self.results.refused.is_none() {
+            let offset = decoder.offset();
             match decoder.next_frame() {
-                Ok(Some(frame)) => self.frame(frame, progress),
+                Ok(Some(frame)) => {
+                    self.frame(frame, progress);
+                    self.damage = self
+                        .damage
+                        .take()
+                        .map(|what| format!("the trace is damaged: the frame at byte {offset}: {what}"));
+                }
                 Ok(None) => break,
                 Err(error) => self.damage = Some(error.to_string()),
             }
@@ -164,7 +214,10 @@ impl Reading {
             }
             Frame::Log(line) => self.results.log.push(line),
             Frame::ProgramBegin { index, attempt, program } => self.begin(index, attempt, program),
-            Frame::StepDone(done) => self.step(done.record),
+            Frame::StepDone(done) => {
+                self.steps += 1;
+                self.step(done.record);
+            }
             Frame::ProgramEnd { index, verdict } => {
                 self.end(index, verdict);
                 progress.advance(u64::from(self.results.programs), self.results.divergences.len());
@@ -198,6 +251,10 @@ impl Reading {
             self.damage = Some(format!("program {index} begins before the machine is described"));
             return;
         };
+        if let Some(current) = &self.current {
+            self.damage = Some(format!("program {index} begins before program {} has ended", current.index));
+            return;
+        }
         let judge = Judge::new(machine);
         self.current = Some(Current { index, attempt, program, records: Vec::new(), judge, verdict: None });
     }
@@ -271,6 +328,7 @@ impl Reading {
             }),
             Verdict::Inconclusive(why) => {
                 results.inconclusive.entry(reason(why)).or_insert((0, index)).0 += 1;
+                results.undecided.push((index, why.clone()));
             }
         }
         if matches!(results.campaign.as_ref().map(|campaign| &campaign.work), Some(WorkList::Given(_))) {
@@ -287,6 +345,24 @@ impl Reading {
             program: current.program,
             steps_done: current.records.len(),
         });
+        if let Some(end) = &self.results.end
+            && (end.runs, end.programs) != (self.results.runs, self.results.programs)
+        {
+            self.results.disagreements.push(format!(
+                "the guest counts {} programs and {} runs, the host {} and {}",
+                end.programs, end.runs, self.results.programs, self.results.runs
+            ));
+        }
+        if let Some(end) = &self.results.end
+            && self.damage.is_none()
+            && (end.runs, end.steps) != (self.results.runs, self.steps)
+        {
+            let (runs, steps) = (self.results.runs, self.steps);
+            self.damage = Some(format!(
+                "it holds {runs} runs and {steps} steps, and the guest counted {} and {}",
+                end.runs, end.steps
+            ));
+        }
         let complete = self.results.end.is_some() && self.damage.is_none() && decoder.finish().is_ok();
         let cut = decoder.finish().err().map(|error| error.to_string());
         let died = |what: String| Finish::KernelDied(what);
@@ -295,10 +371,11 @@ impl Reading {
             (_, _, Some(ending @ (Ending::GuestPanic { .. } | Ending::GuestOops { .. } | Ending::TripleFault))) => {
                 died(ending.to_string())
             }
-            (Some(damage), _, _) => Finish::RigFailed(format!("the trace is damaged: {damage}")),
+            (Some(damage), _, None) => Finish::BadTrace(damage),
+            (Some(damage), _, _) => Finish::RigFailed(damage),
             (None, Some(failure), _) => Finish::RigFailed(failure),
             (None, None, _) if self.results.refused.is_some() => Finish::Refused,
-            (None, None, Some(Ending::PoweredOff) | None) if complete => Finish::Finished,
+            (None, None, _) if complete => Finish::Finished,
             (None, None, Some(Ending::TimeLimit)) => Finish::TimeLimit,
             (None, None, Some(ending @ (Ending::Hang { .. } | Ending::Reset))) if in_program => {
                 died(ending.to_string())
@@ -307,7 +384,7 @@ impl Reading {
                 Finish::RigFailed(format!("the guest powered off before its last frame ({})", cut.unwrap_or_default()))
             }
             (None, None, Some(ending)) => Finish::RigFailed(ending.to_string()),
-            (None, None, None) => Finish::RigFailed(format!("the trace is cut: {}", cut.unwrap_or_default())),
+            (None, None, None) => Finish::BadTrace(cut.unwrap_or_default()),
         };
         if !matches!(self.results.ending, Finish::Finished | Finish::TimeLimit) {
             self.results.console = console;

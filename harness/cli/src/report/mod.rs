@@ -10,7 +10,7 @@ use ptediff_reference_model::rule::{RULES, RuleInfo};
 use ptediff_reference_model::verdict::Verdict;
 
 use crate::arguments::Format;
-use crate::host::results::{Finish, Found, Results};
+use crate::host::results::{Finish, Found, Results, reason};
 use crate::host::session::describe;
 
 use timeline::{difference_lines, timeline, verdict_line};
@@ -34,6 +34,9 @@ pub fn divergence_headline(found: &Found) -> String {
 /// Why a rule was not reached in this campaign, as far as it can be said.
 fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
     let Some(machine) = &results.machine else { return "no machine" };
+    if !info.dialects.contains(&machine.dialect) {
+        return "the rule is not one of this kernel's";
+    }
     let needs_shadow_stack = info.identifier.contains("shadow-stack") || info.identifier.contains("shadow_stack");
     if info.identifier == "shadow-stack.map.unsupported" {
         return if machine.shadow_stack { "the machine has user shadow stacks" } else { "too few programs" };
@@ -65,7 +68,11 @@ pub fn campaign(results: &Results, saved: &[String], format: Format) {
 /// Prints replayed entries, one line each.
 pub fn replay(results: &Results, entries: &[StoredEntry], names: &[&str], timelines: bool, format: Format) {
     if format == Format::Json {
-        println!("{}", json(results, &[]));
+        let mut document = json(results, &[]);
+        document["entries"] = (0..entries.len())
+            .map(|index| serde_json::json!({ "name": names[index], "verdict": replayed_verdict(results, index) }))
+            .collect();
+        println!("{document}");
         return;
     }
     for (index, stored) in entries.iter().enumerate() {
@@ -87,8 +94,8 @@ fn replayed_verdict(results: &Results, index: usize) -> String {
     if index >= results.programs as usize {
         return "not run".to_owned();
     }
-    match results.inconclusive.iter().find(|(_, (_, first))| *first as usize == index) {
-        Some((reason, _)) => format!("inconclusive: {reason}"),
+    match results.undecided.iter().find(|(undecided, _)| *undecided as usize == index) {
+        Some((_, why)) => format!("inconclusive: {}", reason(why)),
         None => "agree".to_owned(),
     }
 }
@@ -157,8 +164,9 @@ fn ending(results: &Results) {
         }
         Finish::KernelDied(what) => println!("KERNEL DIED  {what}"),
         Finish::RigFailed(what) => println!("RIG FAILED   {what}"),
+        Finish::BadTrace(what) => println!("BAD TRACE    {what}"),
     }
-    if matches!(results.ending, Finish::KernelDied(_) | Finish::RigFailed(_)) {
+    if matches!(results.ending, Finish::KernelDied(_) | Finish::RigFailed(_) | Finish::BadTrace(_)) {
         if let Some(running) = &results.running {
             println!(
                 "running      program {}, {} of {} steps done:",

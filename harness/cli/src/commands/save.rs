@@ -1,0 +1,81 @@
+//! Stores divergences as corpus entries. A verdict is never lost because a file could not be written: what
+//! was stored and what was not goes into the report, and the reasons to standard error.
+
+use std::path::Path;
+
+use ptediff_corpus::{Corpus, CorpusError, Entry, Needs, Origin};
+use ptediff_trace::WorkList;
+
+use crate::error::{Failure, complain};
+use crate::host::results::{Found, Results};
+use crate::report;
+
+/// Refuses, before anything is run, a folder in which nothing could be stored because it is none.
+pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
+    if folder.exists() && !folder.is_dir() {
+        return Err(Failure::usage(
+            format!("{} is not a folder", folder.display()),
+            "--save takes the folder for the corpus entries of divergences",
+        ));
+    }
+    Ok(())
+}
+
+/// Stores each divergence in its smallest form. Returns a line for each: the file, or that there is none.
+pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
+    if results.divergences.is_empty() {
+        return Vec::new();
+    }
+    let opened = match std::fs::create_dir_all(folder) {
+        Ok(()) => Corpus::open(folder).map_err(Failure::from),
+        Err(error) => Err(Failure::unwritable(folder, error)),
+    };
+    let mut corpus = match opened {
+        Ok(corpus) => corpus,
+        Err(failure) => {
+            complain(failure);
+            return vec![format!("nothing: {} cannot be used", folder.display())];
+        }
+    };
+    results.divergences.iter().map(|found| store(&mut corpus, found, results)).collect()
+}
+
+fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> String {
+    let entry = entry(found, results);
+    match corpus.add(&entry) {
+        Ok(path) => path.display().to_string(),
+        Err(error) => {
+            let line = format!("not {}: {}", entry.name, short(&error));
+            complain(error.into());
+            line
+        }
+    }
+}
+
+fn short(error: &CorpusError) -> &'static str {
+    match error {
+        CorpusError::Full { .. } => "the file system is full",
+        CorpusError::ReadOnly { .. } => "the folder cannot be written",
+        CorpusError::Taken { .. } => "another program has that name",
+        _ => "see above",
+    }
+}
+
+fn entry(found: &Found, results: &Results) -> Entry {
+    let machine = results.machine.as_ref();
+    let release = machine.map_or("", |machine| machine.release.as_str());
+    let platform = machine.map_or("", |machine| machine.platform.as_str());
+    let program = found.minimal.as_ref().map_or(&found.program, |minimal| &minimal.program);
+    let stability = if found.is_stable() { "" } else { "unstable-" };
+    let seed = match results.campaign.as_ref().map(|campaign| &campaign.work) {
+        Some(WorkList::Generated { seed, .. }) => *seed,
+        Some(WorkList::Given(_)) | None => 0,
+    };
+    Entry {
+        name: format!("{stability}seed{seed}-program{}-{platform}", found.index),
+        description: report::divergence_headline(found),
+        origin: Origin::campaign(seed, found.index, release, platform),
+        needs: Needs::to_behave_alike(program),
+        program: program.clone(),
+    }
+}

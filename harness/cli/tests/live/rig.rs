@@ -1,0 +1,238 @@
+//! The rig itself: each way to fail is reported as itself, with the program that was running, and what was judged
+//! before stays.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use libtest_mimic::{Completion, Failed, Trial};
+use ptediff::exit_code::Exit;
+use ptediff_vm::store::Store;
+
+use crate::command::{PTEDIFF, Ran, run, tidy};
+use crate::machine::{Live, command, live, require};
+use crate::repository::Repository;
+
+/// What a plant in program 1 of 3 must give.
+struct Planted {
+    plant: &'static str,
+    platform: &'static str,
+    exit: Exit,
+    /// The report's field that tells, and what it must say.
+    says: (&'static str, &'static str),
+    /// Whether program 1 must be named as the one that was running, and program 0 as judged.
+    cuts_program_1: bool,
+}
+
+const PLANTED: [Planted; 11] = [
+    cut("panic@1", "qemu", Exit::KernelDied, "/ending/kernel-died", "the kernel panicked: "),
+    cut("panic@1", "bochs", Exit::KernelDied, "/ending/kernel-died", "the kernel panicked: "),
+    cut("hang@1", "qemu", Exit::KernelDied, "/ending/kernel-died", "the guest hung: "),
+    cut("triple-fault@1", "qemu", Exit::KernelDied, "/ending/kernel-died", "triple fault"),
+    cut("triple-fault@1", "bochs", Exit::KernelDied, "/ending/kernel-died", "triple fault"),
+    cut("power-off@1", "qemu", Exit::Rig, "/ending/rig-failed", "powered off before its last frame"),
+    cut("abort@1", "qemu", Exit::Rig, "/ending/rig-failed", "the session in the guest ended badly: signal: 6"),
+    whole("verdict@1", Exit::Rig, "/disagreements/0", "program 1: the guest says "),
+    whole("lie:event.drop", Exit::CannotTell, "/inconclusive/0/reason", "events lost"),
+    whole("lie:entry.RW", Exit::Rig, "/inconclusive/0/reason", "probe contradicted"),
+    whole("lie:event.mapcount", Exit::CannotTell, "/inconclusive/0/reason", "events lost"),
+];
+
+const fn cut(
+    plant: &'static str,
+    platform: &'static str,
+    exit: Exit,
+    pointer: &'static str,
+    says: &'static str,
+) -> Planted {
+    Planted { plant, platform, exit, says: (pointer, says), cuts_program_1: true }
+}
+
+const fn whole(plant: &'static str, exit: Exit, pointer: &'static str, says: &'static str) -> Planted {
+    Planted { plant, platform: "qemu", exit, says: (pointer, says), cuts_program_1: false }
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = PLANTED
+        .iter()
+        .map(|planted| Trial::test(format!("rig::{}::{}", planted.platform, planted.plant), || check(planted)))
+        .collect();
+    for (platform, program) in [("qemu", "qemu-system"), ("bochs", "bochs")] {
+        trials.push(Trial::test(format!("rig::{platform}::emulator_killed"), || emulator_killed(platform, program)));
+    }
+    trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
+    trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
+    trials.push(Trial::test("rig::unknown_cpu_model", unknown_cpu_model));
+    trials.push(Trial::test("rig::what_an_entry_needs_is_inconclusive", what_an_entry_needs_is_inconclusive));
+    trials.push(Trial::ignorable_test("rig::trace_on_a_full_disk", trace_on_a_full_disk));
+    trials.push(Trial::test("rig::native_needs_leave", native_needs_leave));
+    trials.push(Trial::test("rig::bisect_blames_the_commit_that_kills_the_kernel", bisect_over_a_dying_kernel));
+    trials
+}
+
+fn check(planted: &Planted) -> Result<(), Failed> {
+    require("6.12", (planted.platform == "bochs").then_some("bochs-3.0"))?;
+    let words = ["run", "--platform", planted.platform, "--cases", "3", "--silence", "20", "--plant", planted.plant];
+    let ran = live(&words)?;
+    ran.must_exit(planted.exit)?;
+    ran.must_say(planted.says.0, planted.says.1)?;
+    if planted.cuts_program_1 {
+        ran.must_be("/running/index", "1")?;
+        ran.must_be("/agree", "1")?;
+        ran.must_be("/programs", "1")?;
+        if ran.json["running"]["program"].as_array().is_none_or(Vec::is_empty) {
+            return Err(ran.wrong("the program that was running is not shown"));
+        }
+    } else {
+        ran.must_be("/programs", "3")?;
+        ran.must_be("/running", "null")?;
+    }
+    Ok(())
+}
+
+/// The emulator is killed by its process identifier in the middle of a campaign.
+fn emulator_killed(platform: &str, program: &str) -> Result<(), Failed> {
+    require("6.12", (platform == "bochs").then_some("bochs-3.0"))?;
+    let mut command = command(&["run", "--platform", platform, "--cases", "1000", "--format", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stderr.take().ok_or("no standard error")?).lines();
+    let mut seen = String::new();
+    // The second line of progress: at least a tenth is done, and most is not.
+    while !seen.contains("1/1000") || seen.matches("/1000 programs").count() < 2 {
+        match lines.next() {
+            Some(line) => seen += &(line? + "\n"),
+            None => return Err(format!("the campaign ended by itself: {seen}").into()),
+        }
+    }
+    let emulator = child_named(&child, program)?;
+    let killed = Command::new("kill").args(["-KILL", &emulator.to_string()]).status()?;
+    if !killed.success() {
+        return Err(format!("process {emulator} could not be killed").into());
+    }
+    let output = child.wait_with_output()?;
+    let ran = Live::of(&Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: seen,
+    })?;
+    ran.must_exit(Exit::Rig)?;
+    ran.must_say("/ending/rig-failed", "the emulator was killed by signal 9")?;
+    let (agreed, programs) = (ran.json["agree"].as_u64(), ran.json["programs"].as_u64());
+    match programs {
+        Some(100..1000) if agreed == programs => Ok(()),
+        _ => Err(ran.wrong("the results from before are lost")),
+    }
+}
+
+/// The child of this process whose program's name begins so.
+fn child_named(parent: &Child, program: &str) -> Result<u32, Failed> {
+    let mut seen = Vec::new();
+    for task in fs::read_dir(format!("/proc/{}/task", parent.id()))? {
+        for child in fs::read_to_string(task?.path().join("children"))?.split_whitespace() {
+            let name = fs::read_to_string(format!("/proc/{child}/comm"))?;
+            if name.starts_with(program) {
+                return Ok(child.parse()?);
+            }
+            seen.push(name);
+        }
+    }
+    Err(format!("none of the children is {program}: {seen:?}").into())
+}
+
+/// Debian 12's own Bochs: its `tigerlake` has the CET flag and an XSAVE area that the kernel rejects.
+fn bochs_of_debian_12_is_refused() -> Result<(), Failed> {
+    require("6.12", Some("bochs-2.7"))?;
+    let emulator = Store::open()?.emulator("bochs-2.7")?.program;
+    let emulator = emulator.to_str().ok_or("a path that is no text")?;
+    let ran = live(&["run", "--cases", "3", "--emulator", emulator, "--cpu-model", "tigerlake"])?;
+    ran.must_exit(Exit::CannotTell)?;
+    ran.must_be("/ending", "refused")?;
+    ran.must_be("/programs", "0")?;
+    ran.must_say("/refused/missing", "\"xsaves\"")?;
+    ran.must_say("/refused/missing", "a consistent XSAVE area")
+}
+
+fn lacking_features_are_refused() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let ran = live(&["run", "--platform", "qemu", "--cases", "3", "--require", "user_shstk,no_such_feature"])?;
+    ran.must_exit(Exit::CannotTell)?;
+    for missing in ["\"user_shstk\"", "\"no_such_feature\""] {
+        ran.must_say("/refused/missing", missing)?;
+    }
+    ran.must_be("/programs", "0")
+}
+
+fn unknown_cpu_model() -> Result<(), Failed> {
+    require("6.12", Some("bochs-3.0"))?;
+    for platform in ["qemu", "bochs"] {
+        let ran = run(command(&["run", "--platform", platform, "--cpu-model", "abacus"]));
+        if ran.code != i32::from(Exit::Rig as u8) || !ran.stderr.contains("abacus") {
+            return Err(format!("{platform}: {ran:#?}").into());
+        }
+    }
+    Ok(())
+}
+
+/// An entry that needs shadow stacks, on a machine without.
+fn what_an_entry_needs_is_inconclusive() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
+    let words = ["replay", "--platform", "qemu", "--corpus", corpus, "first-write", "shadow-stack-first-write"];
+    let ran = live(&[&words[..], &["shadow-stack-dontneed"]].concat())?;
+    ran.must_exit(Exit::CannotTell)?;
+    ran.must_be("/entries/0/verdict", "agree")?;
+    for entry in ["/entries/1/verdict", "/entries/2/verdict"] {
+        ran.must_say(entry, "inconclusive: the machine lacks user shadow stacks")?;
+    }
+    ran.must_be("/agree", "1")
+}
+
+/// The trace does not fit: the campaign is judged all the same, and no half trace is left.
+fn trace_on_a_full_disk() -> Result<Completion, Failed> {
+    require("6.12", None)?;
+    let folder = tempfile::tempdir()?;
+    let mut mount = Command::new("unshare");
+    mount.args(["--mount", "mount", "-t", "tmpfs", "tmpfs"]).arg(folder.path());
+    if !mount.output()?.status.success() {
+        return Ok(Completion::ignored_with("inconclusive: no mounts can be made here; it needs root"));
+    }
+    let script = "mount -t tmpfs -o size=8k tmpfs \"$DIR\" && \"$0\" run --platform qemu --cases 60 --trace \"$DIR/a.trace\"; \
+                  code=$?; ls -A \"$DIR\" | sed 's/^/left: /'; exit $code";
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", script, PTEDIFF]).env("DIR", folder.path());
+    tidy(&mut unshare);
+    let ran = run(unshare);
+    let path = folder.path().join("a.trace");
+    let says = format!("cannot write {}: No space left on device", path.display());
+    if ran.code != i32::from(Exit::Rig as u8)
+        || !ran.stderr.contains(&says)
+        || !ran.stdout.contains("60 judged by guest and host: 60 agree")
+        || ran.stdout.contains("left: ")
+    {
+        return Err(format!("{ran:#?}").into());
+    }
+    Ok(Completion::Completed)
+}
+
+fn native_needs_leave() -> Result<(), Failed> {
+    let ran = run(command(&["run", "--platform", "native"]));
+    if ran.code == i32::from(Exit::Usage as u8) && ran.stderr.contains("PTEDIFF_NATIVE=1") {
+        Ok(())
+    } else {
+        Err(format!("{ran:#?}").into())
+    }
+}
+
+/// A bisection with real machines: in each commit lies what is to be planted. Exit 2 counts as bad.
+fn bisect_over_a_dying_kernel() -> Result<(), Failed> {
+    require("6.12", None)?;
+    // Of three programs the one with index 9 is none: the plant never strikes.
+    let (sound, deadly) = ("panic@9", "panic@1");
+    let plants: [&str; 4] = [sound, sound, deadly, deadly];
+    let repository = Repository::new("plant", plants.iter().map(|plant| plant.as_bytes().to_vec()));
+    let said = repository.bisect(&format!("{PTEDIFF} run --platform qemu --cases 3 --plant $(cat plant)"));
+    if repository.first_bad() != Some(2) || !said.contains("KERNEL DIED") {
+        return Err(format!("blamed: {:?}\n{said}", repository.first_bad()).into());
+    }
+    Ok(())
+}
