@@ -111,7 +111,7 @@ fn set_up(recipes: &Recipes, kernels: Vec<String>, backends: &[String], all: boo
         Needs::of_run()
     } else {
         let backends = backends.iter().map(|name| Backend::from_name(name)).collect::<Result<_, _>>()?;
-        Needs { build: false, lint: false, kernels, backends }
+        Needs { kernels, backends, ..Needs::default() }
     };
     provide(recipes, &needs)?;
     if all {

@@ -154,6 +154,8 @@ pub struct PackageRecipe {
     schema: u32,
     /// What building the workspace needs.
     pub build: Vec<String>,
+    /// What the tests need besides.
+    pub test: Vec<String>,
     /// What the linters need besides.
     pub lint: Vec<String>,
 }

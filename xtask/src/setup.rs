@@ -61,6 +61,8 @@ impl Backend {
 pub struct Needs {
     /// The packages that building the workspace needs.
     pub build: bool,
+    /// The packages that the tests need.
+    pub test: bool,
     /// The packages that the linters need.
     pub lint: bool,
     /// Kernels by name.
@@ -73,14 +75,15 @@ impl Needs {
     /// For the main job: the default kernel in the default emulator.
     #[must_use]
     pub fn of_run() -> Self {
-        Self { build: true, lint: false, kernels: vec!["6.12".to_owned()], backends: vec![Backend::Bochs30] }
+        let kernels = vec!["6.12".to_owned()];
+        Self { build: true, kernels, backends: vec![Backend::Bochs30], ..Self::default() }
     }
 
     /// For all tests: every kernel and every emulator.
     #[must_use]
     pub fn of_tests(recipes: &Recipes) -> Self {
         let kernels = recipes.kernels.iter().map(|kernel| kernel.name.clone()).collect();
-        Self { build: true, lint: false, kernels, backends: Backend::ALL.to_vec() }
+        Self { build: true, test: true, kernels, backends: Backend::ALL.to_vec(), ..Self::default() }
     }
 }
 
@@ -158,6 +161,9 @@ fn find_missing<'recipes>(
     let mut wanted_packages = Vec::new();
     if needs.build {
         wanted_packages.extend_from_slice(&recipes.packages.build);
+    }
+    if needs.test {
+        wanted_packages.extend_from_slice(&recipes.packages.test);
     }
     if needs.lint {
         wanted_packages.extend_from_slice(&recipes.packages.lint);

@@ -59,6 +59,12 @@ pub enum Command {
     Rules,
     /// Let the observer lie about every field in turn, and see who unmasks it
     Trust(Trust),
+    /// Write a corpus entry as a stand-alone C program
+    Repro(Repro),
+    /// Print the divergences of a trace as texts that can be mailed
+    Report(Report),
+    /// Tell where the behaviour of two kernels differs, by their snapshots
+    Diff(Diff),
 }
 
 /// Which machine.
@@ -247,4 +253,36 @@ pub struct Mutants {
     /// Fail (exit 1) below this share of killed mutants, in percent
     #[arg(long, default_value_t = 95.0)]
     pub at_least: f64,
+}
+
+/// Arguments of `repro`.
+#[derive(Debug, Args)]
+pub struct Repro {
+    /// Entry: a file, or a name in the corpus
+    pub entry: String,
+    /// The corpus
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Kernel whose behaviour the comments tell
+    #[arg(long, default_value_t = Dialect::Linux6_12)]
+    pub dialect: Dialect,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Trace that `run` or `replay` wrote
+    pub trace: PathBuf,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// Kernel, as its folder of snapshots is called
+    pub first: String,
+    /// The other kernel
+    pub second: String,
+    /// The snapshots
+    #[arg(long, default_value = "snapshots")]
+    pub snapshots: PathBuf,
 }

@@ -134,17 +134,11 @@ impl From<VmError> for Failure {
     fn from(error: VmError) -> Self {
         match error {
             VmError::Store(error) => error.into(),
-            VmError::Kernel { .. } => {
-                Self::usage(error.to_string(), "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage")
-            }
+            VmError::Kernel { .. } => Self::usage(
+                error.to_string(),
+                "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage",
+            ),
             VmError::Spec(_) => Self::usage(error.to_string(), "see `ptediff run --help`"),
-            VmError::NotStatic(_) => Self::Rig {
-                message: error.to_string(),
-                help: Some(
-                    "build with the flags of .cargo/config.toml: RUSTFLAGS in the environment takes their place, so add `-C target-feature=+crt-static` to it"
-                        .to_owned(),
-                ),
-            },
             _ => Self::rig(&error),
         }
     }

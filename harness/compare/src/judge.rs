@@ -211,8 +211,7 @@ impl Judge {
         for view in record.witness.iter().flat_map(|witness| &witness.pagemap) {
             for (slot, &word) in view.words.iter().enumerate().take(ARENA_PAGES) {
                 let page = PageIndex::new(slot).expect("a slot of the arena");
-                let entry = self.model.entry(view.actor, page);
-                let expected = self.pagemap_word(view.actor, page, &entry);
+                let expected = pagemap_word(&self.model, view.actor, page);
                 self.tally.pagemap_words += 1;
                 let seen = word & PAGEMAP_COMPARED;
                 if expected != seen {
@@ -225,21 +224,6 @@ impl Judge {
             self.tally.walked += u64::from(witness.walked);
         }
         None
-    }
-
-    /// `fs/proc/task_mmu.c: pte_to_pagemap_entry, pagemap_pte_hole`: bit 55 is the entry's soft-dirty bit
-    /// *or* VM_SOFTDIRTY; bit 56 comes from the mapcount, and the zero page has none.
-    fn pagemap_word(&self, actor: ActorId, page: PageIndex, entry: &EntryExpectation) -> u64 {
-        let tracked_dirty = self.model.mapping(actor, page).is_some_and(|mapping| mapping.soft_dirty);
-        let present = matches!(entry.bits.kind(), EntryKind::Present | EntryKind::ProtNone);
-        let exclusive = match entry.frame {
-            ExpectedFrame::Frame(frame) => self.model.mapcount(frame) == 1,
-            ExpectedFrame::None | ExpectedFrame::Zero => false,
-        };
-        let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-        flag(present, PAGEMAP_PRESENT)
-            | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
-            | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
     }
 
     /// Where the record contradicts itself, whatever the model says: transitions against the snapshots on
@@ -290,6 +274,24 @@ impl Judge {
         }
         None
     }
+}
+
+/// What the actor's `/proc/pid/pagemap` must say of the page, frame number left out
+/// (`fs/proc/task_mmu.c: pte_to_pagemap_entry, pagemap_pte_hole`): bit 55 is the entry's soft-dirty bit *or*
+/// VM_SOFTDIRTY; bit 56 comes from the mapcount, and the zero page has none.
+#[must_use]
+pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
+    let entry = model.entry(actor, page);
+    let tracked_dirty = model.mapping(actor, page).is_some_and(|mapping| mapping.soft_dirty);
+    let present = matches!(entry.bits.kind(), EntryKind::Present | EntryKind::ProtNone);
+    let exclusive = match entry.frame {
+        ExpectedFrame::Frame(frame) => model.mapcount(frame) == 1,
+        ExpectedFrame::None | ExpectedFrame::Zero => false,
+    };
+    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    flag(present, PAGEMAP_PRESENT)
+        | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
+        | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
 }
 
 fn differs(left: &ObservedEntry, right: &ObservedEntry, free: u64) -> bool {

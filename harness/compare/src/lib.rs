@@ -15,7 +15,7 @@ mod judge;
 mod tally;
 
 pub use ideal::ideal_records;
-pub use judge::{Judge, judge, witness_contradiction};
+pub use judge::{Judge, judge, pagemap_word, witness_contradiction};
 pub use tally::Tally;
 
 #[cfg(doc)]

@@ -1,11 +1,14 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod diff;
 mod doctor;
 mod explain;
 mod judge;
 mod mutants;
 mod replay;
+mod report;
+mod repro;
 mod request;
 mod rules;
 mod run;
@@ -87,5 +90,8 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Rules => rules::run(format),
         Command::Trust(trust) => trust::run(trust, format),
+        Command::Repro(repro) => repro::run(repro),
+        Command::Report(report) => report::run(report),
+        Command::Diff(diff) => diff::run(diff, format),
     }
 }

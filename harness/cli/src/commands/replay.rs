@@ -43,15 +43,13 @@ fn entries(arguments: &Replay) -> Result<Vec<StoredEntry>, Failure> {
         }
         return corpus.entries().map(|entry| entry.map_err(Failure::from)).collect();
     }
-    let mut entries = Vec::new();
-    for name in &arguments.entries {
-        let path = Path::new(name);
-        let entry = if name.ends_with(".json") || name.contains('/') {
-            read_entry(path)?
-        } else {
-            Corpus::open(&arguments.corpus)?.get(name)?
-        };
-        entries.push(entry);
+    arguments.entries.iter().map(|name| entry(name, &arguments.corpus)).collect()
+}
+
+/// The entry of this name: a file's path, or a name in the corpus.
+pub(super) fn entry(name: &str, corpus: &Path) -> Result<StoredEntry, Failure> {
+    if name.ends_with(".json") || name.contains('/') {
+        return Ok(read_entry(Path::new(name))?);
     }
-    Ok(entries)
+    Ok(Corpus::open(corpus)?.get(name)?)
 }

@@ -4,11 +4,14 @@
 use std::path::Path;
 
 use ptediff_corpus::{Corpus, CorpusError, Entry, Needs, Origin};
+use ptediff_reference_model::verdict::Verdict;
 use ptediff_trace::WorkList;
 
 use crate::error::{Failure, complain};
 use crate::host::results::{Found, Results};
 use crate::report;
+use crate::report::mail::{self, Attached};
+use crate::report::reproducer::{Subject, reproducer};
 
 /// Refuses, before anything is run, a folder in which nothing could be stored because it is none.
 pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
@@ -37,17 +40,27 @@ pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
             return vec![format!("nothing: {} cannot be used", folder.display())];
         }
     };
-    results.divergences.iter().map(|found| store(&mut corpus, found, results)).collect()
+    results.divergences.iter().flat_map(|found| store(&mut corpus, found, results)).collect()
 }
 
-fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> String {
+fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> Vec<String> {
     let entry = entry(found, results);
     match corpus.add(&entry) {
-        Ok(path) => path.display().to_string(),
+        Ok(path) => {
+            let mut files = vec![path.display().to_string()];
+            match describe(&path, &entry, found, results) {
+                Ok(more) => files.extend(more),
+                Err(failure) => {
+                    complain(failure);
+                    files.push(format!("not all of what goes with {}: see above", entry.name));
+                }
+            }
+            files
+        }
         Err(error) => {
             let line = format!("not {}: {}", entry.name, short(&error));
             complain(error.into());
-            line
+            vec![line]
         }
     }
 }
@@ -78,4 +91,32 @@ fn entry(found: &Found, results: &Results) -> Entry {
         needs: Needs::to_behave_alike(program),
         program: program.clone(),
     }
+}
+
+/// Writes the C reproducer and the report beside the entry. Returns the files.
+fn describe(entry_path: &Path, entry: &Entry, found: &Found, results: &Results) -> Result<Vec<String>, Failure> {
+    let Some(machine) = &results.machine else { return Ok(Vec::new()) };
+    let mut files = Vec::new();
+    let mut write = |extension: &str, text: &str| {
+        let path = entry_path.with_extension(extension);
+        std::fs::write(&path, text).map_err(|error| Failure::unwritable(&path, error))?;
+        files.push(path.display().to_string());
+        Ok::<String, Failure>(path.display().to_string())
+    };
+    let verdict = found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict);
+    let finding = match verdict {
+        Verdict::Diverge(divergence) => mail::finding(machine, divergence),
+        _ => Vec::new(),
+    };
+    let (name, description, program) = (&entry.name, &entry.description, &entry.program);
+    let subject = Subject { name, description, machine, program, finding: &finding };
+    // A program that was judged is possible on its machine.
+    let source = reproducer(&subject).map_err(|error| Failure::rig(&error))?;
+    let source_path = write("c", &source)?;
+    let entry_path = entry_path.display().to_string();
+    let attached = Attached { entry: Some(&entry_path), reproducer: Some(&source_path) };
+    if let Some(text) = mail::mail(results, found, attached) {
+        write("txt", &text)?;
+    }
+    Ok(files)
 }

@@ -1,7 +1,11 @@
 //! Reports, for people and as JSON.
 
+pub mod mail;
 pub mod progress;
+pub mod reproducer;
+pub mod snapshots;
 pub mod timeline;
+pub mod wrap;
 
 use ptediff_corpus::StoredEntry;
 use ptediff_generate::NARROWINGS;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, TransitionExpectation};
+use ptediff_reference_model::model::VM_FLAGS_COMPARED;
 use ptediff_reference_model::observation::{Cause, FrameName, ObservedEntry, StepRecord, Transition};
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
@@ -18,7 +19,8 @@ pub fn timeline(program: &Program, records: &[StepRecord], verdict: &Verdict) ->
         };
         put(&mut text, format_args!("{index:3}  {step}\n       -> {}\n", record.outcome));
         for transition in &record.transitions {
-            put(&mut text, format_args!("       {}\n", seen_transition(transition)));
+            let flags = transition.vm_flags & VM_FLAGS_COMPARED;
+            put(&mut text, format_args!("       {}, vm_flags {flags:#x}\n", seen_transition(transition)));
         }
         for change in &record.changes {
             put(
@@ -144,7 +146,7 @@ pub fn difference_lines(divergence: &Divergence) -> Vec<String> {
                 seen.as_ref().map_or_else(nothing, |seen| format!(
                     "{}, vm_flags {:#x}",
                     seen_transition(seen),
-                    seen.vm_flags & ptediff_reference_model::model::VM_FLAGS_COMPARED
+                    seen.vm_flags & VM_FLAGS_COMPARED
                 ))
             ));
         }

@@ -181,6 +181,7 @@ fn snapshot(name: &str, folder: &Path, stderr: &str) {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.add_filter(&folder.display().to_string(), "DIR");
+    settings.add_filter(r"at byte \d+", "at byte N");
     settings.add_filter(r"\.entry-\w+", ".entry-RANDOM");
     settings.add_filter(r"(?m)[ \t]+$", "");
     settings.bind(|| insta::assert_snapshot!(format!("error-{name}"), stderr));

@@ -3,7 +3,7 @@
 use ptediff_compare::{ideal_records, judge};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::{Entry, RW};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::machine::{BLESSED, Dialect, KernelVersion, Machine};
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, StepDone, WorkList, Writer};
@@ -23,8 +23,9 @@ pub(crate) enum Story {
 
 /// The trace's bytes.
 pub(crate) fn trace(story: Story) -> Vec<u8> {
-    let patch = if story == Story::Unreviewed { 1 } else { 107 };
-    let machine = machine(patch);
+    let is_6_12 = |version: &KernelVersion| (version.major, version.minor) == (6, 12);
+    let reviewed = BLESSED.into_iter().find(is_6_12).expect("a version of 6.12 was reviewed");
+    let machine = machine(if story == Story::Unreviewed { KernelVersion { patch: 1, ..reviewed } } else { reviewed });
     let program = program();
     let mut writer = Writer::new(Vec::new());
     let mut push = |frame: &Frame| writer.push(frame).expect("a small frame");
@@ -66,10 +67,10 @@ pub(crate) fn trace(story: Story) -> Vec<u8> {
     writer.into_sink()
 }
 
-fn machine(patch: u16) -> Machine {
+fn machine(version: KernelVersion) -> Machine {
     Machine {
-        release: format!("6.12.{patch}-made-up"),
-        version: KernelVersion { major: 6, minor: 12, patch },
+        release: format!("{version}-made-up"),
+        version,
         dialect: Dialect::Linux6_12,
         dialect_forced: false,
         shadow_stack: true,

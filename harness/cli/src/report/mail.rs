@@ -1,0 +1,359 @@
+//! A divergence as plain text that can be mailed: no line is wider than [`WIDTH`].
+//!
+//! What it says of blame it says with the evidence, and no more than the evidence allows.
+
+use ptediff_reference_model::entry::{A, BIT_NAMES, D, Entry, NX, SOFT_DIRTY};
+use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
+use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::observation::{FrameName, ObservedEntry, StepRecord};
+use ptediff_reference_model::program::Program;
+use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
+use ptediff_trace::{Campaign, WorkList};
+
+use crate::host::results::{Found, Results};
+
+use super::timeline::difference_lines;
+use super::wrap::wrap;
+
+/// Characters of the widest line.
+pub const WIDTH: usize = 79;
+
+/// pagemap bits: present, and soft-dirty of the entry or its VMA.
+const PAGEMAP_PRESENT: u64 = 1 << 63;
+const PAGEMAP_SOFT_DIRTY: u64 = 1 << 55;
+
+/// Files that were written beside the report.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Attached<'a> {
+    /// The corpus entry.
+    pub entry: Option<&'a str>,
+    /// The C reproducer.
+    pub reproducer: Option<&'a str>,
+}
+
+/// The report of one divergence; `None` where its verdict is none or the trace names no machine.
+#[must_use]
+pub fn mail(results: &Results, found: &Found, attached: Attached<'_>) -> Option<String> {
+    let machine = results.machine.as_ref()?;
+    let (program, verdict, records) = match &found.minimal {
+        Some(minimal) => (&minimal.program, &minimal.verdict, minimal.records.as_slice()),
+        None => (&found.program, &found.verdict, found.records.as_slice()),
+    };
+    let Verdict::Diverge(divergence) = verdict else { return None };
+    let mut page = Page::default();
+    page.paragraph(&headline(machine, program, divergence));
+    page.title("Machine");
+    page.field("kernel", &machine.release);
+    page.field(
+        "rules",
+        &format!("of Linux {}{}", machine.dialect, if machine.dialect_forced { " (forced)" } else { "" }),
+    );
+    page.field("CPU", &format!("{}{}", machine.cpu_model, cpu_features(machine)));
+    page.field("platform", &machine.platform);
+    page.title("Program");
+    steps(&mut page, program, records, divergence);
+    page.title("Difference");
+    difference(&mut page, divergence);
+    if let Some(rule) = divergence.rule {
+        let info = rule.info();
+        page.field("rule", info.identifier);
+        page.field("says", info.statement);
+        page.field("read in", info.source);
+    } else {
+        page.field("rule", "none: the model expects nothing there");
+    }
+    page.title("Blame");
+    blame(&mut page, machine, found, records, divergence);
+    page.title("To reproduce");
+    reproduce(&mut page, machine, results.campaign.as_ref(), found, attached);
+    Some(page.text)
+}
+
+/// What is found, for the head of a reproducer.
+#[must_use]
+pub fn finding(machine: &Machine, divergence: &Divergence) -> Vec<String> {
+    let mut paragraphs = vec![format!(
+        "Found on Linux {} ({}, {}): step {} is not as the comments say.",
+        machine.release, machine.platform, machine.cpu_model, divergence.step
+    )];
+    paragraphs.extend(difference_lines(divergence));
+    paragraphs
+}
+
+/// The text as it grows.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    fn wrapped(&mut self, text: &str, first: &str, rest: &str) {
+        for line in wrap(text, first, rest, WIDTH) {
+            self.line(&line);
+        }
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        self.wrapped(text, "", "");
+    }
+
+    /// A command that a shell takes as it stands, continued lines too.
+    fn command(&mut self, text: &str) {
+        let lines = wrap(text, "    ", "        ", WIDTH - 2);
+        for (index, line) in lines.iter().enumerate() {
+            let continued = if index + 1 < lines.len() { " \\" } else { "" };
+            self.line(&format!("{line}{continued}"));
+        }
+    }
+
+    fn title(&mut self, title: &str) {
+        self.line("");
+        self.line(title);
+        self.line(&"-".repeat(title.len()));
+    }
+
+    fn field(&mut self, name: &str, value: &str) {
+        self.wrapped(value, &format!("{name:<10} "), &" ".repeat(11));
+    }
+}
+
+fn headline(machine: &Machine, program: &Program, divergence: &Divergence) -> String {
+    let what = match divergence.difference {
+        Difference::Outcome { .. } => "another result",
+        Difference::Entry { .. } => "another page-table entry",
+        Difference::Transition { .. } => "another change of a page-table entry",
+        Difference::Alive { .. } => "other processes alive",
+        Difference::Pagemap { .. } => "another word in /proc/pid/pagemap",
+    };
+    let step = program.steps.get(divergence.step).map_or_else(String::new, |step| format!(" ({})", step.operation));
+    format!("ptediff: Linux {}: step {}{step} gives {what} than expected", machine.release, divergence.step)
+}
+
+fn cpu_features(machine: &Machine) -> String {
+    let with = |has: bool| if has { "with" } else { "without" };
+    let (stacks, keys) = (with(machine.shadow_stack), with(machine.protection_keys));
+    format!(", {stacks} user shadow stacks, {keys} protection keys")
+}
+
+fn steps(page: &mut Page, program: &Program, records: &[StepRecord], divergence: &Divergence) {
+    for (index, step) in program.steps.iter().enumerate() {
+        let mark = if index == divergence.step { '>' } else { ' ' };
+        page.wrapped(&step.to_string(), &format!("{mark} {index:>3}  "), "          ");
+        match records.get(index) {
+            Some(record) => page.wrapped(&record.outcome.to_string(), "         -> ", "            "),
+            None => page.line("         (not reached)"),
+        }
+    }
+}
+
+/// Expected and seen, decoded, side by side.
+fn difference(page: &mut Page, divergence: &Divergence) {
+    let row = |name: &str, expected: &str, seen: &str| {
+        let mark = if expected == seen { "" } else { "  <--" };
+        format!("  {name:<14} {expected:<22} {seen:<22}{mark}").trim_end().to_owned()
+    };
+    let head = |page: &mut Page| page.line("                 expected               seen");
+    match &divergence.difference {
+        Difference::Outcome { expected, seen } => {
+            page.field("expected", &expected.to_string());
+            page.field("seen", &seen.to_string());
+        }
+        Difference::Entry { actor, page: slot, expected, seen } => {
+            page.paragraph(&format!("The entry of actor {} page {} after the step:", actor.index(), slot.index()));
+            head(page);
+            for line in entry_rows(expected, seen, row) {
+                page.line(&line);
+            }
+            if bits_agree(expected, seen) {
+                page.line("");
+                page.paragraph(OTHER_FRAME);
+            }
+        }
+        Difference::Transition { index, expected: Some(expected), seen: Some(seen) } => {
+            page.paragraph(&format!("Change {index} inside the step:"));
+            head(page);
+            let place = |actor: usize, slot: usize| format!("actor {actor} page {slot}");
+            let (wanted, got) =
+                (place(expected.actor.index(), expected.page.index()), place(seen.actor.index(), seen.page.index()));
+            page.line(&row("of", &wanted, &got));
+            page.line(&row("at", &format!("{:?}", expected.cause), &format!("{:?}", seen.cause)));
+            page.line(&row("for write", &expected.write.to_string(), &seen.write.to_string()));
+            page.line(&row("mapcount", &expected.mapcount.to_string(), &seen.mapcount.to_string()));
+            page.line(&row("exclusive", &expected.anon_exclusive.to_string(), &seen.anon_exclusive.to_string()));
+            let flags = seen.vm_flags & ptediff_reference_model::model::VM_FLAGS_COMPARED;
+            page.line(&row("vm_flags", &format!("{:#x}", expected.vm_flags), &format!("{flags:#x}")));
+            for (title, expected, seen) in
+                [("entry before:", &expected.before, &seen.before), ("entry after:", &expected.after, &seen.after)]
+            {
+                page.line(&format!("  {title}"));
+                for line in entry_rows(expected, seen, row) {
+                    page.line(&line);
+                }
+            }
+        }
+        Difference::Transition { .. } | Difference::Alive { .. } | Difference::Pagemap { .. } => {
+            let lines = difference_lines(&Divergence { rule: None, ..divergence.clone() });
+            for line in lines {
+                page.wrapped(&line, "", "  ");
+            }
+        }
+    }
+}
+
+/// What to say where only frames differ.
+const OTHER_FRAME: &str = "Every bit agrees: the frame is another than it must be. (The model and the kernel name \
+                           frames each in their own way: what must agree is which entries hold the same one.)";
+
+fn bits_agree(expected: &EntryExpectation, seen: &ObservedEntry) -> bool {
+    (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0
+}
+
+fn entry_rows(
+    expected: &EntryExpectation,
+    seen: &ObservedEntry,
+    row: impl Fn(&str, &str, &str) -> String,
+) -> Vec<String> {
+    let raw = |entry: Entry| format!("{:#018x}", entry.0);
+    let mut lines = vec![row("raw, no frame", &raw(expected.bits), &raw(seen.bits))];
+    let bits = BIT_NAMES.iter().copied().chain([(NX, "NX")]);
+    for (mask, name) in bits.filter(|(mask, _)| (expected.bits.0 | seen.bits.0 | expected.unspecified) & mask != 0) {
+        let value = |entry: Entry| if entry.0 & mask != 0 { "1" } else { "0" };
+        let open = expected.unspecified & mask != 0;
+        lines.push(row(name, if open { value(seen.bits) } else { value(expected.bits) }, value(seen.bits)));
+    }
+    let key = |entry: Entry| entry.protection_key().to_string();
+    if expected.bits.protection_key() != seen.bits.protection_key() {
+        lines.push(row("protection key", &key(expected.bits), &key(seen.bits)));
+    }
+    lines.push(format!("  {:<14} {:<22} {}", "frame", expected_frame(expected.frame), seen_frame(seen.frame)));
+    lines
+}
+
+fn expected_frame(frame: ExpectedFrame) -> String {
+    match frame {
+        ExpectedFrame::None => "none".to_owned(),
+        ExpectedFrame::Zero => "the zero page".to_owned(),
+        ExpectedFrame::Frame(number) => format!("the model's {number}"),
+    }
+}
+
+fn seen_frame(frame: FrameName) -> String {
+    match frame {
+        FrameName::NONE => "none".to_owned(),
+        FrameName::ZERO => "the zero page".to_owned(),
+        FrameName(number) => format!("the kernel's {number}"),
+    }
+}
+
+/// Who may be at fault, each with the evidence for and against.
+fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecord], divergence: &Divergence) {
+    let witness = records.get(divergence.step).and_then(|record| record.witness.as_ref());
+    let stability = match found.stability {
+        Some((same, reruns)) if same == reruns => format!("stable: {same} of {reruns} re-runs diverged alike"),
+        Some((same, reruns)) => format!("UNSTABLE: {same} of {reruns} re-runs diverged alike"),
+        None => "not known: the program was not run again".to_owned(),
+    };
+    page.field("stability", &stability);
+    let probe = match witness {
+        Some(witness) => format!(
+            "no, as far as the witnesses see: a page walk through /proc/kcore read {} entries as the probe did; \
+             pagemap of {} actors has the probe's frame numbers{}",
+            witness.walked,
+            witness.pagemap.len(),
+            pagemap_word_of_the_entry(witness.pagemap.iter(), divergence),
+        ),
+        None => "not excluded: the witnesses were not asked at this step".to_owned(),
+    };
+    page.field("probe", &probe);
+    page.field("CPU", &cpu_evidence(machine, divergence));
+    page.field(
+        "kernel",
+        if Dialect::of_version(machine.version) != Some(machine.dialect) {
+            "not by this: it was judged by the rules of another version"
+        } else if machine.is_blessed() {
+            "possible: campaigns on this version were reviewed, and agreed with the model"
+        } else {
+            "cannot be told: nobody has reviewed this version"
+        },
+    );
+    let model = match divergence.rule {
+        Some(rule) => format!("possible: read {} again", rule.info().source),
+        None => "possible: it has no rule that does this".to_owned(),
+    };
+    page.field("model", &model);
+}
+
+/// Whether the kernel's own view shows the entry as the probe does, for a difference in an entry.
+fn pagemap_word_of_the_entry<'a>(
+    mut views: impl Iterator<Item = &'a ptediff_reference_model::observation::PagemapView>,
+    divergence: &Divergence,
+) -> &'static str {
+    let Difference::Entry { actor, page, seen, .. } = &divergence.difference else { return "" };
+    let word = views.find(|view| view.actor == *actor).and_then(|view| view.words.get(page.index()));
+    let Some(word) = word else { return ", but says nothing of this page" };
+    let present = seen.bits.is_present();
+    // pagemap's soft-dirty bit may come from the VMA; clear, it contradicts a soft-dirty entry.
+    let contradicted = (word & PAGEMAP_PRESENT != 0) != present
+        || present && seen.bits.has(SOFT_DIRTY) && word & PAGEMAP_SOFT_DIRTY == 0;
+    if contradicted { ", BUT SHOWS THIS PAGE OTHERWISE" } else { ", and shows this page as the probe does" }
+}
+
+fn cpu_evidence(machine: &Machine, divergence: &Divergence) -> String {
+    let other = match machine.platform.as_str() {
+        "bochs" => Some("qemu"),
+        "qemu" => Some("bochs"),
+        _ => None,
+    };
+    let entries = match &divergence.difference {
+        Difference::Entry { expected, seen, .. } => Some((expected, seen)),
+        Difference::Transition { expected: Some(expected), seen: Some(seen), .. } => {
+            Some((&expected.after, &seen.after))
+        }
+        _ => None,
+    };
+    let only_by_cpu = entries.is_some_and(|(expected, seen)| {
+        let bits = (expected.bits.0 ^ seen.bits.0) & !expected.unspecified;
+        bits != 0 && bits & !(A | D) == 0
+    });
+    let by_rule = divergence.rule.is_some_and(|rule| rule.info().source.starts_with("SDM"));
+    let suspicion = match (only_by_cpu, by_rule) {
+        (true, _) => "suspect: only Accessed or Dirty differ, which the CPU sets",
+        (false, true) => "suspect: the rule is the CPU's own (SDM)",
+        (false, false) => "less likely: what differs is written by the kernel",
+    };
+    match other {
+        Some(other) => format!(
+            "{suspicion}. Seen on {}, an emulator; not tried on the other here: replay the entry with --platform {other}",
+            machine.platform
+        ),
+        None => format!("{suspicion}. Seen on {}", machine.platform),
+    }
+}
+
+fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, found: &Found, attached: Attached<'_>) {
+    let dialect = if machine.dialect_forced { format!(" --dialect {}", machine.dialect) } else { String::new() };
+    let KernelVersion { major, minor, .. } = machine.version;
+    let kernel = format!("--platform {} --kernel {major}.{minor}{dialect}", machine.platform);
+    if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = campaign {
+        let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" --profile {profile}"));
+        page.paragraph("The generated program, alone:");
+        let (index, seed) = (found.index, seed);
+        let command =
+            format!("ptediff run {kernel} --seed {seed} --first {index} --cases 1 --steps {max_steps}{profile}");
+        page.command(&command);
+    }
+    if let Some(entry) = attached.entry {
+        page.paragraph("The program above, as a corpus entry:");
+        page.command(&format!("ptediff replay {kernel} {entry}"));
+    }
+    if let Some(reproducer) = attached.reproducer {
+        page.paragraph("The program above, as C without ptediff (as root):");
+        page.command(&format!("gcc -Wall -O1 -o repro {reproducer} && ./repro"));
+    }
+    page.paragraph(&format!("--kernel takes the path of a bzImage too: this one was {}.", machine.release));
+}

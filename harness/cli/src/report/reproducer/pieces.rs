@@ -1,0 +1,361 @@
+//! Pieces of C that do not depend on the program's steps. Each is put out only where the program uses it.
+
+pub(super) const SHARED: &str = r#"
+/* What the actors and main() share. */
+static struct {
+	sem_t go[ACTORS], done;
+	int step;
+	pid_t pid[ACTORS];	/* 0: not alive */
+	char result[128];	/* of the last step */
+} *shared;
+
+/* Which actor this process is. */
+static int me;
+"#;
+
+pub(super) const CALLED: &str = r#"
+/* Notes what a system call returned; success is this value. */
+static void called(long value, unsigned long success)
+{
+	if (value == -1)
+		snprintf(shared->result, sizeof(shared->result),
+			 "errno %d", errno);
+	else if ((unsigned long)value == success)
+		snprintf(shared->result, sizeof(shared->result), "ok");
+	else
+		snprintf(shared->result, sizeof(shared->result),
+			 "elsewhere, at 0x%lx", value);
+}
+"#;
+
+pub(super) const HANDLER: &str = r#"
+/* The last fault; signal 0: none. */
+static volatile struct {
+	int signal, code;
+	unsigned long address, trap, error_code, instruction;
+} fault;
+
+/*
+ * Every access below is one instruction, and before it r15 is loaded with the
+ * address where to go on. That is where a fault returns to: no longjmp, so
+ * that a shadow stack is unwound as the kernel wants it.
+ */
+static void handler(int signal, siginfo_t *info, void *context)
+{
+	greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+
+	fault.signal = signal;
+	fault.code = info->si_code;
+	fault.address = (unsigned long)info->si_addr;
+	fault.trap = registers[REG_TRAPNO];
+	fault.error_code = registers[REG_ERR];
+	fault.instruction = registers[REG_RIP];
+	registers[REG_RIP] = registers[REG_R15];
+}
+"#;
+
+pub(super) const ACCESSED: &str = r#"
+/* Notes the fault of an access, or this text where there was none. */
+static void accessed(const char *text, unsigned long value)
+{
+	if (fault.signal)
+		snprintf(shared->result, sizeof(shared->result),
+			 "signal %d, si_code %d, address 0x%lx, "
+			 "error code 0x%lx",
+			 fault.signal, fault.code, fault.address,
+			 fault.error_code);
+	else
+		snprintf(shared->result, sizeof(shared->result), text, value);
+	fault.signal = 0;
+}
+"#;
+
+pub(super) const LOAD: &str = r#"
+static void load(unsigned long address)
+{
+	unsigned long value;
+
+	__asm__ volatile("lea 1f(%%rip), %%r15\n\t"
+			 "mov (%1), %0\n"
+			 "1:"
+			 : "=&r"(value) : "r"(address) : "r15", "memory");
+	accessed("loaded 0x%lx", value);
+}
+"#;
+
+pub(super) const STORE: &str = r#"
+/* All values differ; as code they are `jmp *%rcx`, see execute(). */
+static void store(unsigned long address, unsigned long value)
+{
+	__asm__ volatile("lea 1f(%%rip), %%r15\n\t"
+			 "mov %1, (%0)\n"
+			 "1:"
+			 : : "r"(address), "r"(value) : "r15", "memory");
+	accessed("stored", 0);
+}
+"#;
+
+pub(super) const SHADOW_STACK_STORE: &str = r#"
+/* WRSSQ: a store to a shadow-stack page. */
+static void shadow_stack_store(unsigned long address, unsigned long value)
+{
+	__asm__ volatile("lea 1f(%%rip), %%r15\n\t"
+			 "wrssq %1, (%0)\n"
+			 "1:"
+			 : : "r"(address), "r"(value) : "r15", "memory");
+	accessed("stored", 0);
+}
+"#;
+
+pub(super) const EXECUTE: &str = r#"
+/* Jumps to the page; rcx says where its `jmp *%rcx` leads. */
+static void execute(unsigned long address)
+{
+	__asm__ volatile("lea 1f(%%rip), %%r15\n\t"
+			 "mov %%r15, %%rcx\n\t"
+			 "xor %%eax, %%eax\n\t"
+			 "jmp *%0\n"
+			 "1:"
+			 : : "D"(address) : "rax", "rcx", "r15", "memory");
+	/*
+	 * A refused fetch is a page fault (14) at the page itself. If the
+	 * page's bytes fault by what they do (zeroes are `add %al,(%rax)`,
+	 * and rax is 0), they were fetched.
+	 */
+	if (!(fault.trap == 14 && fault.address == address) &&
+	    fault.instruction - address < PAGE_SIZE)
+		fault.signal = 0;
+	accessed("executed", 0);
+}
+"#;
+
+pub(super) const FORK: &str = r#"
+/* CLONE_PARENT: main() is every actor's parent, and can wait for each. */
+static void fork_actor(int child)
+{
+	long pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+
+	if (pid == 0) {
+		me = child;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		return;
+	}
+	called(pid == -1 ? -1 : 0, 0);
+	if (pid > 0)
+		shared->pid[child] = pid;
+}
+"#;
+
+pub(super) const CLEAR_SOFT_DIRTY: &str = r#"
+static void clear_soft_dirty(void)
+{
+	int file = open("/proc/self/clear_refs", O_WRONLY);
+
+	called(write(file, "4", 1), 1);
+	close(file);
+}
+"#;
+
+pub(super) const ENABLE: &str = r#"
+/*
+ * arch_prctl as an instruction: a function that was called before the shadow
+ * stack was there cannot return any more once it is.
+ */
+static inline __attribute__((always_inline))
+long arch_prctl(long code, long value)
+{
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "0"((long)SYS_arch_prctl), "D"(code), "S"(value)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+"#;
+
+pub(super) const INSTALL_HANDLER: &str = r#"	struct sigaction action = { .sa_flags = SA_SIGINFO };
+
+	action.sa_sigaction = handler;
+	sigaction(SIGSEGV, &action, NULL);
+	sigaction(SIGBUS, &action, NULL);
+	sigaction(SIGILL, &action, NULL);
+"#;
+
+pub(super) const CALL_ENABLE: &str = r#"	/*
+	 * 0x5001: ARCH_SHSTK_ENABLE; 1: ARCH_SHSTK_SHSTK; 2: ARCH_SHSTK_WRSS.
+	 * This function never returns: its shadow stack may begin empty.
+	 */
+	if (arch_prctl(0x5001, 1) || arch_prctl(0x5001, 2)) {
+		puts("no user shadow stacks here");
+		fflush(stdout);
+		_exit(1);
+	}
+"#;
+
+pub(super) const LOOP: &str = r#"	for (;;) {
+		sem_wait(&shared->go[me]);
+		perform(shared->step);
+		sem_post(&shared->done);
+	}
+}
+"#;
+
+/// [`LOOP`] where a step may make a new actor.
+pub(super) const LOOP_WITH_FORK: &str = r#"	for (;;) {
+		int who = me;
+
+		sem_wait(&shared->go[me]);
+		perform(shared->step);
+		if (who == me)	/* else: just forked, and nothing to tell */
+			sem_post(&shared->done);
+	}
+}
+"#;
+
+pub(super) const SHOW: &str = r#"
+static unsigned long pagemap(pid_t pid, unsigned long address)
+{
+	unsigned long word = 0;
+	char name[64];
+	int file;
+
+	snprintf(name, sizeof(name), "/proc/%d/pagemap", pid);
+	file = open(name, O_RDONLY);
+	if (file < 0 || pread(file, &word, 8, address / PAGE_SIZE * 8) != 8) {
+		perror(name);
+		exit(1);
+	}
+	close(file);
+	return word;
+}
+
+/* Bits of a word: 0-54 frame, 55 soft-dirty, 56 mapped once, 63 present. */
+#define FRAME(word) ((word) & ((1UL << 55) - 1))
+
+static unsigned long zero_page;
+
+/*
+ * The name of a frame: numbers in order of appearance. A frame that no actor
+ * maps any more after a step is forgotten, and new when it comes back.
+ */
+static int name_of(unsigned long frame, int round)
+{
+	static struct {
+		unsigned long frame;
+		int name, round;
+	} known[2 * ACTORS * PAGES];
+	static int names;
+	int i, unused = 0;
+
+	for (i = 0; i < 2 * ACTORS * PAGES; i++) {
+		if (!known[i].name || known[i].round < round - 1)
+			unused = i;
+		else if (known[i].frame == frame)
+			break;
+	}
+	if (i == 2 * ACTORS * PAGES) {
+		i = unused;
+		known[i].frame = frame;
+		known[i].name = ++names;
+	}
+	known[i].round = round;
+	return known[i].name;
+}
+
+/* Prints what pagemap says of the pages of all actors. */
+static void show(int round)
+{
+	for (int actor = 0; actor < ACTORS; actor++) {
+		for (int i = 0; i < PAGES && shared->pid[actor]; i++) {
+			unsigned long word;
+
+			word = pagemap(shared->pid[actor], PAGE(pages[i]));
+			printf("  actor %d page %d: %s%s%s", actor, pages[i],
+			       word >> 63 ? "present" : "empty",
+			       word >> 55 & 1 ? ", soft-dirty" : "",
+			       word >> 56 & 1 ? ", exclusive" : "");
+			if (word >> 63 && !FRAME(word))
+				printf(", frame hidden");
+			else if (word >> 63 && FRAME(word) == zero_page)
+				printf(", the zero page");
+			else if (word >> 63)
+				printf(", frame %d",
+				       name_of(FRAME(word), round));
+			printf(" (0x%016lx)\n", word);
+		}
+	}
+	fflush(stdout);
+}
+"#;
+
+pub(super) const STEP: &str = r#"
+/* Has the actor perform the step, and prints what came of it. */
+static void step(int number, int actor, const char *text)
+{
+	struct timespec limit;
+
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 60;
+	shared->step = number;
+	sem_post(&shared->go[actor]);
+	if (sem_timedwait(&shared->done, &limit)) {
+		printf("step %d: actor %d does not answer\n", number, actor);
+		exit(1);
+	}
+	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
+	       shared->result);
+	show(number + 1);
+}
+"#;
+
+pub(super) const LEAVE: &str = r#"
+/* Has the actor exit, and waits until its memory is gone. */
+static void leave(int number, int actor, const char *text)
+{
+	shared->step = number;
+	sem_post(&shared->go[actor]);
+	waitpid(shared->pid[actor], NULL, 0);
+	shared->pid[actor] = 0;
+	printf("step %d, actor %d: %s\n  -> ok\n", number, actor, text);
+	show(number + 1);
+}
+"#;
+
+pub(super) const MAIN: &str = r#"
+int main(void)
+{
+	struct utsname kernel;
+	volatile char *page;
+	pid_t pid;
+
+	uname(&kernel);
+	printf("Linux %s\n", kernel.release);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED || page == MAP_FAILED) {
+		perror("mmap");
+		return 1;
+	}
+	/* A page that was only read is the zero page. */
+	zero_page = *page + FRAME(pagemap(getpid(), (unsigned long)page));
+	sem_init(&shared->done, 1, 0);
+	for (int i = 0; i < ACTORS; i++)
+		sem_init(&shared->go[i], 1, 0);
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0)
+		actor();
+	shared->pid[0] = pid;
+"#;
+
+/// An actor that was forked last may not yet have asked to die with `main`.
+pub(super) const END_OF_MAIN: &str = r#"
+	for (int i = 0; i < ACTORS; i++)
+		if (shared->pid[i])
+			kill(shared->pid[i], SIGKILL);
+	return 0;
+}
+"#;

@@ -1,0 +1,140 @@
+//! The report of a divergence: what it says of synthetic ones, and that it is narrow enough to be mailed.
+//! The records are those of an ideal kernel, with one thing changed.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use ptediff::host::results::{Finish, Found, Results};
+use ptediff::report::mail::{Attached, WIDTH, finding, mail};
+use ptediff::report::reproducer::{Subject, reproducer};
+use ptediff_compare::{Tally, ideal_records, judge};
+use ptediff_corpus::Corpus;
+use ptediff_reference_model::entry::{A, RW};
+use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::observation::{PagemapView, StepRecord, WitnessReport};
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::Program;
+use ptediff_reference_model::verdict::Verdict;
+use ptediff_trace::{Campaign, WorkList};
+
+fn machine() -> Machine {
+    Machine {
+        release: "6.12.107+deb13-cloud-amd64".to_owned(),
+        version: KernelVersion { major: 6, minor: 12, patch: 107 },
+        dialect: Dialect::Linux6_12,
+        dialect_forced: false,
+        shadow_stack: true,
+        protection_keys: true,
+        exact_accessed: true,
+        platform: "bochs".to_owned(),
+        cpu_model: "Intel(R) Core(TM) Ultra 5 245K".to_owned(),
+    }
+}
+
+fn program(name: &str) -> Program {
+    let corpus = Corpus::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")).unwrap();
+    corpus.get(name).unwrap().entry.program
+}
+
+fn results(found: Found) -> Results {
+    let work = WorkList::Generated {
+        seed: 18_446_744_073_709_551_615,
+        first: 0,
+        programs: 5000,
+        min_steps: 8,
+        max_steps: 20,
+        profile: Some("fork-heavy".to_owned()),
+    };
+    let (dialect, observer) = (None, "libbpf".to_owned());
+    let campaign = Campaign { work, dialect, observer, witness_every: 16, shrink_budget: 200, seconds: 0, bare: false };
+    Results {
+        campaign: Some(campaign),
+        machine: Some(machine()),
+        tally: Tally::default(),
+        programs: 1,
+        runs: 1,
+        agreed: 0,
+        divergences: vec![found],
+        inconclusive: BTreeMap::new(),
+        disagreements: Vec::new(),
+        log: Vec::new(),
+        refused: None,
+        end: None,
+        ending: Finish::Finished,
+        running: None,
+        console: String::new(),
+        first_comparison: None,
+        wall: Duration::ZERO,
+        marks: Vec::new(),
+        trace_bytes: 0,
+        trace_digest: String::new(),
+        records: Vec::new(),
+    }
+}
+
+/// The report on this entry of the corpus after the records were tampered with.
+fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<StepRecord>)) -> String {
+    let program = program(name);
+    let mut records = ideal_records(&machine(), &program);
+    tamper(&mut records);
+    let (verdict, _) = judge(&machine(), &program, &records);
+    let Verdict::Diverge(divergence) = &verdict else { panic!("{name}: {verdict:?}") };
+    records.truncate(divergence.step + 1);
+    let head = finding(&machine(), divergence);
+    let subject = Subject { name, description: "", machine: &machine(), program: &program, finding: &head };
+    let source = reproducer(&subject).unwrap();
+    assert!(source.contains("Found on Linux 6.12.107+deb13-cloud-amd64"), "the reproducer tells of what was found");
+    let found = Found { index: 4_294_967_295, program, verdict, records, stability, minimal: None };
+    let results = results(found);
+    let stem = "divergences/seed18446744073709551615-program4294967295-bochs";
+    let (entry, source) = (format!("{stem}.json"), format!("{stem}.c"));
+    let attached = Attached { entry: Some(&entry), reproducer: Some(&source) };
+    let text = mail(&results, &results.divergences[0], attached).unwrap();
+    for line in text.lines() {
+        assert!(line.chars().count() <= WIDTH, "wider than {WIDTH}: {line}");
+        assert!(line.chars().all(|letter| letter.is_ascii_graphic() || letter == ' '), "no plain text: {line}");
+    }
+    text
+}
+
+/// The last entry that a step changed, and the transition that did it, get these bits flipped.
+fn flip(records: &mut [StepRecord], step: usize, bits: u64) {
+    let change = records[step].changes.last_mut().expect("a change");
+    change.entry.bits.0 ^= bits;
+    let place = (change.actor, change.page);
+    for transition in records[step].transitions.iter_mut().filter(|one| (one.actor, one.page) == place) {
+        transition.after.bits.0 ^= bits;
+    }
+}
+
+#[test]
+fn an_entry_left_writable_by_fork() {
+    let text = report("fork-child-writes-first", Some((3, 3)), |records| {
+        let step = (0..records.len()).find(|&step| records[step].alive == 0b11).expect("a fork");
+        flip(records, step, RW);
+    });
+    insta::assert_snapshot!("an_entry_left_writable_by_fork", text);
+}
+
+#[test]
+fn an_entry_that_the_cpu_marked() {
+    let text = report("first-write", Some((1, 3)), |records| {
+        let step = (0..records.len()).find(|&step| !records[step].changes.is_empty()).expect("a change");
+        records[step].changes.last_mut().expect("a change").entry.bits.0 ^= A;
+        let change = *records[step].changes.last().expect("a change");
+        let mut words = vec![0; 32];
+        words[change.page.index()] = 1 << 63 | 1 << 56 | 1 << 55;
+        let pagemap = vec![PagemapView { actor: change.actor, words, frame_mismatches: Vec::new() }];
+        records[step].witness = Some(WitnessReport { walked: 32, mismatches: Vec::new(), pagemap });
+    });
+    insta::assert_snapshot!("an_entry_that_the_cpu_marked", text);
+}
+
+#[test]
+fn another_result() {
+    let text = report("munmap-over-hole", None, |records| {
+        records[0].outcome = Outcome::Failed(12);
+    });
+    insta::assert_snapshot!("another_result", text);
+}
