@@ -57,6 +57,7 @@ fn results(found: Found) -> Results {
         agreed: 0,
         divergences: vec![found],
         inconclusive: BTreeMap::new(),
+        undecided: Vec::new(),
         disagreements: Vec::new(),
         log: Vec::new(),
         refused: None,
