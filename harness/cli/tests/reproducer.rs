@@ -131,6 +131,7 @@ fn compile(folder: &Path, name: &str, text: &str) -> Result<Vec<u8>, String> {
 
 fn machine(dialect: Dialect, shadow_stack: bool, protection_keys: bool) -> Machine {
     let (major, minor) = match dialect {
+        Dialect::Linux6_1 => (6, 1),
         Dialect::Linux6_12 => (6, 12),
         Dialect::Linux7_2 => (7, 2),
     };
