@@ -183,6 +183,12 @@ impl Entry {
         Self(self.0 & !RW | D)
     }
 
+    /// `pte_mkclean`: soft-dirty stays.
+    #[must_use]
+    pub fn make_clean(self) -> Self {
+        Self(self.0 & !(D | SAVED_DIRTY))
+    }
+
     /// `pte_mkyoung`.
     #[must_use]
     pub fn make_young(self) -> Self {
@@ -319,6 +325,7 @@ mod tests {
             Entry::make_writable_shadow_stack,
             &[(0, 2), (1, 3), (2, 2), (3, 3), (4, 2), (6, 2), (5, 3), (7, 3)],
         );
+        check("mkclean", Entry::make_clean, &[(0, 0), (1, 0), (2, 0), (3, 0), (4, 4), (6, 4), (5, 4), (7, 4)]);
         check("modify to read-only", |entry| entry.modify(P), &[(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (6, 1)]);
         check("modify to writable", |entry| entry.modify(P | RW), &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6)]);
     }

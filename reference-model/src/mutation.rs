@@ -108,6 +108,9 @@ pub fn all() -> Vec<Mutation> {
     mutants
 }
 
+/// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
+pub(crate) const VM_FLAG_BITS: [u8; 8] = [0, 1, 2, 13, 17, 25, 27, 37];
+
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();
     let is_entry = matches!(
@@ -117,16 +120,17 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             | Kind::EntryByFork
             | Kind::EntryByProtect
             | Kind::EntryByClearRefs
+            | Kind::EntryByAdvice
             | Kind::EntryZap
     );
     if is_entry {
         outputs.extend((0..64).filter(|bit| FRAME & (1 << bit) == 0).map(Output::EntryBit));
         outputs.push(Output::Frame);
     }
-    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryZap) {
+    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryByAdvice | Kind::EntryZap) {
         outputs.push(Output::Transition);
         outputs.push(Output::WriteFlag);
-        outputs.extend([0, 1, 2, 27, 37].map(Output::VmFlag));
+        outputs.extend(VM_FLAG_BITS.map(Output::VmFlag));
         outputs.push(Output::Mapcount);
         outputs.push(Output::Exclusive);
     }

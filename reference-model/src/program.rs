@@ -86,6 +86,72 @@ pub enum Placement {
     FixedNoReplace,
 }
 
+/// What `madvise` is told, apart from `MADV_DONTNEED`, which has an operation of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advice {
+    /// `MADV_COLD`: pages that nobody else maps become old.
+    Cold,
+    /// `MADV_POPULATE_READ`: fault in as loads would.
+    PopulateRead,
+    /// `MADV_POPULATE_WRITE`: fault in as stores would.
+    PopulateWrite,
+    /// `MADV_WIPEONFORK`: a forked child finds the range empty.
+    WipeOnFork,
+    /// `MADV_KEEPONFORK`: the reverse.
+    KeepOnFork,
+    /// `MADV_DONTFORK`: a forked child does not have the range at all.
+    DontFork,
+    /// `MADV_DOFORK`: the reverse.
+    DoFork,
+    /// `MADV_FREE`: pages become clean; the kernel may take them instead of swapping them out.
+    Free,
+}
+
+impl Advice {
+    /// Every advice, in the order of the enumeration.
+    pub const ALL: [Self; 8] = [
+        Self::Cold,
+        Self::PopulateRead,
+        Self::PopulateWrite,
+        Self::WipeOnFork,
+        Self::KeepOnFork,
+        Self::DontFork,
+        Self::DoFork,
+        Self::Free,
+    ];
+
+    /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
+    #[must_use]
+    pub fn number(self) -> i32 {
+        match self {
+            Self::Cold => 20,
+            Self::PopulateRead => 22,
+            Self::PopulateWrite => 23,
+            Self::WipeOnFork => 18,
+            Self::KeepOnFork => 19,
+            Self::DontFork => 10,
+            Self::DoFork => 11,
+            Self::Free => 8,
+        }
+    }
+
+    /// The constant's name behind `MADV_`.
+    #[must_use]
+    pub fn constant(self) -> &'static str {
+        match self {
+            Self::Cold => "COLD",
+            Self::PopulateRead => "POPULATE_READ",
+            Self::PopulateWrite => "POPULATE_WRITE",
+            Self::WipeOnFork => "WIPEONFORK",
+            Self::KeepOnFork => "KEEPONFORK",
+            Self::DontFork => "DONTFORK",
+            Self::DoFork => "DOFORK",
+            Self::Free => "FREE",
+        }
+    }
+}
+
 /// One operation. The arena gives every address; see [`crate::arena`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -152,10 +218,28 @@ pub enum Operation {
         /// Page to store to.
         page: PageIndex,
     },
+    /// `madvise` with another advice.
+    Madvise {
+        /// Slots to advise on.
+        range: PageRange,
+        /// What the kernel is told.
+        advice: Advice,
+    },
+    /// `mlock`.
+    Mlock {
+        /// Slots to lock and fault in.
+        range: PageRange,
+    },
+    /// `munlock`.
+    Munlock {
+        /// Slots to unlock.
+        range: PageRange,
+    },
 }
 
-/// The operations' names, as in stored programs, in the order of [`Operation::kind`].
-pub const OPERATION_NAMES: [&str; 12] = [
+/// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
+/// of `madvise` counts as an operation of its own.
+pub const OPERATION_NAMES: [&str; 22] = [
     "mmap",
     "munmap",
     "read",
@@ -168,6 +252,16 @@ pub const OPERATION_NAMES: [&str; 12] = [
     "clear-soft-dirty",
     "map-shadow-stack",
     "write-shadow-stack",
+    "madvise-cold",
+    "madvise-populate-read",
+    "madvise-populate-write",
+    "madvise-wipe-on-fork",
+    "madvise-keep-on-fork",
+    "madvise-dont-fork",
+    "madvise-do-fork",
+    "madvise-free",
+    "mlock",
+    "munlock",
 ];
 
 impl Operation {
@@ -187,6 +281,9 @@ impl Operation {
             Self::ClearSoftDirty => 9,
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
+            Self::Madvise { advice, .. } => 12 + *advice as usize,
+            Self::Mlock { .. } => 12 + Advice::ALL.len(),
+            Self::Munlock { .. } => 13 + Advice::ALL.len(),
         }
     }
 
@@ -271,6 +368,9 @@ impl fmt::Display for Operation {
                 write!(formatter, "map_shadow_stack {}{}", slots(range), if *token { " with token" } else { "" })
             }
             Self::WriteShadowStack { page } => write!(formatter, "wrss page {}", page.index()),
+            Self::Madvise { range, advice } => write!(formatter, "madvise({}) {}", advice.constant(), slots(range)),
+            Self::Mlock { range } => write!(formatter, "mlock {}", slots(range)),
+            Self::Munlock { range } => write!(formatter, "munlock {}", slots(range)),
         }
     }
 }

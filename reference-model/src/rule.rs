@@ -34,6 +34,8 @@ pub enum Kind {
     EntryByProtect,
     /// An entry and a write-protection transition of clear_refs.
     EntryByClearRefs,
+    /// An entry, changed or kept by advice, without a transition.
+    EntryByAdvice,
     /// An entry that is emptied or stays empty.
     EntryZap,
     /// Flags and anon_vma of a VMA.
@@ -59,7 +61,7 @@ pub struct RuleInfo {
 
 /// Every dialect.
 const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
-/// Those with user shadow stacks.
+/// Those with user shadow stacks; 6.12 and later.
 const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
 
 /// A rule of the model. The table [`RULES`] says what each means.
@@ -128,10 +130,29 @@ pub enum Rule {
     VmaClearSoftDirty,
     VmaFork,
     VmaAnonPrepare,
+    AdviceTaken,
+    AdviceHole,
+    ColdOld,
+    ColdKept,
+    Populated,
+    PopulateHole,
+    PopulateDenied,
+    VmaMergeAdvice,
+    ForkChildWiped,
+    ForkChildAbsent,
+    CpuDirty,
+    FreeClean,
+    FreeKept,
+    AdviceLocked,
+    Mlock,
+    MlockHole,
+    MlockNotPopulated,
+    Munlock,
+    VmaMergeLock,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 61] = [
+pub const RULES: [RuleInfo; 80] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -619,6 +640,158 @@ pub const RULES: [RuleInfo; 61] = [
         source: "mm/rmap.c: __anon_vma_prepare; mm/vma.c: find_mergeable_anon_vma",
         dialects: ALL,
         statement: "The first own page gives the VMA an anon_vma, a compatible neighbour's if there is one.",
+    },
+    RuleInfo {
+        rule: Rule::AdviceTaken,
+        identifier: "madvise.mapped",
+        kind: Kind::Success,
+        source: "mm/madvise.c: madvise_walk_vmas",
+        dialects: ALL,
+        statement: "Advice on a range without holes is taken.",
+    },
+    RuleInfo {
+        rule: Rule::AdviceHole,
+        identifier: "madvise.hole",
+        kind: Kind::Errno,
+        source: "mm/madvise.c: madvise_walk_vmas",
+        dialects: ALL,
+        statement: "A hole in the range: ENOMEM, but the advice is taken on every mapped part.",
+    },
+    RuleInfo {
+        rule: Rule::ColdOld,
+        identifier: "cold.old",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
+        dialects: ALL,
+        statement: "MADV_COLD clears Accessed of a page that no other entry maps; PROT_NONE entries too.",
+    },
+    RuleInfo {
+        rule: Rule::ColdKept,
+        identifier: "cold.kept",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
+        dialects: ALL,
+        statement: "MADV_COLD leaves the zero page and pages that other entries map too.",
+    },
+    RuleInfo {
+        rule: Rule::Populated,
+        identifier: "populate.mapped",
+        kind: Kind::Success,
+        source: "mm/madvise.c: madvise_populate",
+        dialects: ALL,
+        statement: "MADV_POPULATE_* of a range that allows the access succeeds; each page that lacks it takes a fault.",
+    },
+    RuleInfo {
+        rule: Rule::PopulateHole,
+        identifier: "populate.hole",
+        kind: Kind::Errno,
+        source: "mm/gup.c: __get_user_pages (FOLL_MADV_POPULATE)",
+        dialects: SHADOW_STACK,
+        statement: "MADV_POPULATE_* stops at a hole with ENOMEM; what stands before it is populated. (6.1 passes over holes: madvise.hole.)",
+    },
+    RuleInfo {
+        rule: Rule::PopulateDenied,
+        identifier: "populate.denied",
+        kind: Kind::Errno,
+        source: "mm/gup.c: check_vma_flags",
+        dialects: ALL,
+        statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack.",
+    },
+    RuleInfo {
+        rule: Rule::VmaMergeAdvice,
+        identifier: "vma.merge-advice",
+        kind: Kind::Vma,
+        source: "mm/madvise.c: madvise_update_vma; mm/vma.c: vma_merge_existing_range",
+        dialects: ALL,
+        statement: "Advice that changes VM_DONTCOPY or VM_WIPEONFORK merges as mprotect does.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildWiped,
+        identifier: "fork.child.wiped",
+        kind: Kind::EntryZap,
+        source: "kernel/fork.c: dup_mmap (VM_WIPEONFORK); 7.2: mm/mmap.c: dup_mmap",
+        dialects: ALL,
+        statement: "The child has the VM_WIPEONFORK VMA, without anon_vma and without entries; the parent's entries are not touched.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildAbsent,
+        identifier: "fork.child.absent",
+        kind: Kind::EntryZap,
+        source: "kernel/fork.c: dup_mmap (VM_DONTCOPY); 7.2: mm/mmap.c: dup_mmap",
+        dialects: ALL,
+        statement: "The child does not have the VM_DONTCOPY VMA; the parent's entries are not touched.",
+    },
+    RuleInfo {
+        rule: Rule::CpuDirty,
+        identifier: "cpu.dirty",
+        kind: Kind::EntryByCpu,
+        source: "SDM 3A 4.8 (accessed and dirty flags)",
+        dialects: ALL,
+        statement: "A store through a writable entry that is clean sets Dirty and Accessed.",
+    },
+    RuleInfo {
+        rule: Rule::FreeClean,
+        identifier: "free.clean",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_free_pte_range",
+        dialects: ALL,
+        statement: "MADV_FREE clears Accessed, Dirty and SavedDirty, in shared and PROT_NONE entries too; Write and soft-dirty stay.",
+    },
+    RuleInfo {
+        rule: Rule::FreeKept,
+        identifier: "free.kept",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_free_pte_range",
+        dialects: ALL,
+        statement: "MADV_FREE leaves the zero page.",
+    },
+    RuleInfo {
+        rule: Rule::AdviceLocked,
+        identifier: "madvise.locked",
+        kind: Kind::Errno,
+        source: "mm/madvise.c: madvise_dontneed_free_valid_vma, can_madv_lru_vma",
+        dialects: ALL,
+        statement: "MADV_DONTNEED, FREE and COLD stop with EINVAL at a VM_LOCKED VMA; what stands before it is done.",
+    },
+    RuleInfo {
+        rule: Rule::Mlock,
+        identifier: "mlock.mapped",
+        kind: Kind::Success,
+        source: "mm/mlock.c: do_mlock; mm/gup.c: __mm_populate",
+        dialects: ALL,
+        statement: "mlock sets VM_LOCKED and faults in: for a store where VM_WRITE is set, else for a load.",
+    },
+    RuleInfo {
+        rule: Rule::MlockHole,
+        identifier: "mlock.hole",
+        kind: Kind::Errno,
+        source: "mm/mlock.c: apply_vma_lock_flags",
+        dialects: ALL,
+        statement: "mlock and munlock stop at a hole with ENOMEM: what stands before it has its flag changed, and nothing is faulted in.",
+    },
+    RuleInfo {
+        rule: Rule::MlockNotPopulated,
+        identifier: "mlock.not-populated",
+        kind: Kind::Errno,
+        source: "mm/gup.c: populate_vma_page_range, check_vma_flags; mm/mlock.c: __mlock_posix_error_return",
+        dialects: ALL,
+        statement: "mlock locks everything, but stops faulting in with ENOMEM at a VMA without access rights and at a writable shadow stack.",
+    },
+    RuleInfo {
+        rule: Rule::Munlock,
+        identifier: "munlock.mapped",
+        kind: Kind::Success,
+        source: "mm/mlock.c: apply_vma_lock_flags",
+        dialects: ALL,
+        statement: "munlock clears VM_LOCKED and touches no entry.",
+    },
+    RuleInfo {
+        rule: Rule::VmaMergeLock,
+        identifier: "vma.merge-lock",
+        kind: Kind::Vma,
+        source: "mm/mlock.c: mlock_fixup; mm/vma.c: vma_merge_existing_range",
+        dialects: ALL,
+        statement: "mlock and munlock merge as mprotect does.",
     },
 ];
 

@@ -9,7 +9,7 @@ use ptediff_reference_model::mutation::Mutation;
 use ptediff_reference_model::observation::{
     Cause, ObservedEntry, StepRecord, Transition, WitnessField, WitnessMismatch,
 };
-use ptediff_reference_model::program::{Operation, Program, Step};
+use ptediff_reference_model::program::{Advice, Operation, Program, Step};
 use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
 
@@ -260,9 +260,14 @@ impl Judge {
             }
             let stores = matches!(
                 step.operation,
-                Operation::Write { .. } | Operation::WriteShadowStack { .. } | Operation::MapShadowStack { .. }
+                Operation::Write { .. }
+                    | Operation::WriteShadowStack { .. }
+                    | Operation::MapShadowStack { .. }
+                    | Operation::Madvise { advice: Advice::PopulateWrite, .. }
             );
-            if transition.write != (transition.cause == Cause::Fault && stores) {
+            // mlock faults in by loads or stores, as the VMA has it; so does mprotect of a locked VMA.
+            let either = matches!(step.operation, Operation::Mlock { .. } | Operation::Mprotect { .. });
+            if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));
             }

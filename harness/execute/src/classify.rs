@@ -59,9 +59,13 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         Operation::Mmap { range, .. } | Operation::MapShadowStack { range, .. } => {
             returned(answer.value, range.address())
         }
-        Operation::Munmap { .. } | Operation::Mprotect { .. } | Operation::MadviseDontneed { .. } | Operation::Exit => {
-            returned(answer.value, 0)
-        }
+        Operation::Munmap { .. }
+        | Operation::Mprotect { .. }
+        | Operation::MadviseDontneed { .. }
+        | Operation::Madvise { .. }
+        | Operation::Mlock { .. }
+        | Operation::Munlock { .. }
+        | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),
             None => Outcome::Succeeded,
@@ -105,7 +109,7 @@ fn faulted(operation: &Operation, answer: &Answer, sites: &Sites) -> Result<Outc
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::{Placement, Protection};
+    use ptediff_reference_model::program::{Advice, Placement, Protection};
 
     use super::*;
 
@@ -151,6 +155,9 @@ mod tests {
             Operation::Munmap { range: range() },
             Operation::Mprotect { range: range(), protection: Protection::NONE },
             Operation::MadviseDontneed { range: range() },
+            Operation::Madvise { range: range(), advice: Advice::Cold },
+            Operation::Mlock { range: range() },
+            Operation::Munlock { range: range() },
         ] {
             check(operation, returns(0), Ok(Outcome::Succeeded));
             check(operation, returns(-12), Ok(Outcome::Failed(12)));

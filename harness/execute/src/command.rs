@@ -89,6 +89,12 @@ impl Command {
                 let flags = if token { SET_TOKEN } else { 0 };
                 Self::system_call(SYS_MAP_SHADOW_STACK, &[range.address(), range.bytes(), flags])
             }
+            Operation::Madvise { range, advice } => {
+                let arguments = [range.address(), range.bytes(), advice.number() as u64];
+                Self::system_call(libc::SYS_madvise, &arguments)
+            }
+            Operation::Mlock { range } => Self::system_call(libc::SYS_mlock, &[range.address(), range.bytes()]),
+            Operation::Munlock { range } => Self::system_call(libc::SYS_munlock, &[range.address(), range.bytes()]),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -99,7 +105,7 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::Protection;
+    use ptediff_reference_model::program::{Advice, Protection};
 
     use super::*;
 
@@ -127,6 +133,20 @@ mod tests {
         check(Operation::Mprotect { range, protection: Protection::EXECUTE }, call, &[10, start, bytes, 4]);
         check(Operation::Exit, call, &[231]);
         check(Operation::MadviseDontneed { range }, call, &[28, start, bytes, 4]);
+        for (advice, number) in [
+            (Advice::Cold, libc::MADV_COLD),
+            (Advice::PopulateRead, libc::MADV_POPULATE_READ),
+            (Advice::PopulateWrite, libc::MADV_POPULATE_WRITE),
+            (Advice::WipeOnFork, libc::MADV_WIPEONFORK),
+            (Advice::KeepOnFork, libc::MADV_KEEPONFORK),
+            (Advice::DontFork, libc::MADV_DONTFORK),
+            (Advice::DoFork, libc::MADV_DOFORK),
+            (Advice::Free, libc::MADV_FREE),
+        ] {
+            check(Operation::Madvise { range, advice }, call, &[28, start, bytes, number as u64]);
+        }
+        check(Operation::Mlock { range }, call, &[149, start, bytes]);
+        check(Operation::Munlock { range }, call, &[150, start, bytes]);
         check(Operation::ClearSoftDirty, kind::CLEAR_SOFT_DIRTY, &[]);
         check(Operation::MapShadowStack { range, token: true }, call, &[453, start, bytes, 1]);
         check(Operation::MapShadowStack { range, token: false }, call, &[453, start, bytes]);

@@ -40,6 +40,8 @@ pub struct Executor {
     in_program: bool,
     /// Whether actor 0 answered all it was asked and can serve the next program.
     first_is_healthy: bool,
+    /// Whether the program has done what may leave references in a per-CPU batch of pages.
+    drains: bool,
     sites: Sites,
     timeout: Duration,
 }
@@ -61,6 +63,7 @@ impl Executor {
             actors: [None; ACTORS],
             in_program: false,
             first_is_healthy: false,
+            drains: false,
             sites,
             timeout,
         })
@@ -84,6 +87,7 @@ impl Executor {
             self.end()?;
         }
         self.in_program = true;
+        self.drains = false;
         if self.is_alive(ActorId::FIRST) {
             return Ok(());
         }
@@ -109,6 +113,17 @@ impl Executor {
     /// [`ExecuteError::NoSuchActor`] and [`ExecuteError::ActorTaken`] when the program is not sound. The
     /// program must then be ended.
     pub fn perform(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
+        let outcome = self.perform_undrained(index, step)?;
+        self.drains |= leaves_batched_references(&step.operation);
+        if self.drains {
+            self.mailbox
+                .drain_page_batches()
+                .map_err(|source| ExecuteError::Harness { doing: "draining the per-CPU batches of pages", source })?;
+        }
+        Ok(outcome)
+    }
+
+    fn perform_undrained(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
         let actor = step.actor;
         let pid = self.pid(actor).ok_or(ExecuteError::NoSuchActor { actor })?;
         if let Operation::Fork { child } = step.operation {
@@ -255,6 +270,15 @@ impl Drop for Executor {
         // Nobody is left to tell of a failure; the nursery is killed by its own drop.
         _ = self.kill_all_but_healthy_first();
     }
+}
+
+/// Whether pages may stand in a per-CPU batch, and still count as on their list, from this operation on
+/// (`mm/swap.c: folio_batch_add_and_move` in 6.12: `folio_deactivate`, `folio_mark_lazyfree`;
+/// `mm/mlock.c: munlock_folio`, at every unmapping of a page of a locked VMA). Such a batch holds a reference
+/// that `wp_can_reuse_anon_folio` counts and does not drain, so whether a page is reused or copied would
+/// depend on how full the batch happens to be.
+fn leaves_batched_references(operation: &Operation) -> bool {
+    matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })
 }
 
 fn name(actor: ActorId) -> String {

@@ -106,6 +106,15 @@ impl SharedMailbox {
         Ok(())
     }
 
+    /// Empties this CPU's batches of pages that wait for their LRU list, with the references that they hold:
+    /// `faultin_page_range` ends with `lru_add_drain`, whatever it faults in.
+    pub(crate) fn drain_page_batches(&self) -> io::Result<()> {
+        let (page, bytes) = (self.page.as_ptr().cast(), MAILBOX_BYTES as usize);
+        // SAFETY: the mailbox's page is mapped readable; populating it changes no memory.
+        let failed = unsafe { libc::madvise(page, bytes, libc::MADV_POPULATE_READ) } != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Waits for the answer of the process `pid` in this slot.
     pub(crate) fn receive(&self, slot: usize, pid: u32, timeout: Duration) -> Result<Answer, NoAnswer> {
         if self.turn(slot).load(Ordering::Acquire) != turn::ANSWERED {

@@ -6,7 +6,7 @@ use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::expectation::ExpectedFrame;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Mapping, Model};
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 
 use crate::dice::Dice;
 use crate::profile::{Profile, Weights};
@@ -32,6 +32,18 @@ const MMAP_PROTECTIONS: [(&str, u32); 7] =
 /// Protections of mprotect with their weights.
 const MPROTECT_PROTECTIONS: [(&str, u32); 7] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3)];
+
+/// Kinds of advice with their weights.
+const ADVICE: [(Advice, u32); 8] = [
+    (Advice::Cold, 10),
+    (Advice::PopulateRead, 9),
+    (Advice::PopulateWrite, 11),
+    (Advice::WipeOnFork, 8),
+    (Advice::KeepOnFork, 8),
+    (Advice::DontFork, 8),
+    (Advice::DoFork, 8),
+    (Advice::Free, 12),
+];
 
 /// Draws one program.
 pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) -> Program {
@@ -84,6 +96,7 @@ struct Scene {
     writable: Vec<PageIndex>,
     executable: Vec<PageIndex>,
     shadow_stack: Vec<PageIndex>,
+    locked: Vec<PageIndex>,
     populated: Vec<PageIndex>,
     /// Ordinary pages whose frame another entry maps too.
     shared: Vec<PageIndex>,
@@ -105,6 +118,7 @@ impl<R: Rng> Draft<'_, R> {
         let range = match step.operation {
             Operation::Munmap { range }
             | Operation::MadviseDontneed { range }
+            | Operation::Madvise { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
             | Operation::Mprotect { range, .. } => range,
             Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
@@ -178,7 +192,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(9) {
+        match self.dice.below(12) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -187,6 +201,9 @@ impl<R: Rng> Draft<'_, R> {
             5 => self.mprotect(range),
             6 => Operation::MadviseDontneed { range },
             7 => Operation::MapShadowStack { range, token: self.dice.percent(50) },
+            8 => self.madvise(range),
+            9 => Operation::Mlock { range },
+            10 => Operation::Munlock { range },
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -196,11 +213,26 @@ impl<R: Rng> Draft<'_, R> {
         let scene = self.look_at(actor);
         let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_alive(other)).collect();
         let mut weights = self.weights;
-        let [mmap, munmap, read, write, execute, mprotect, fork, exit, dontneed, clear, map_stack, store_stack] =
-            &mut weights;
+        let [
+            mmap,
+            munmap,
+            read,
+            write,
+            execute,
+            mprotect,
+            fork,
+            exit,
+            dontneed,
+            clear,
+            map_stack,
+            store_stack,
+            advise,
+            lock,
+            unlock,
+        ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
-            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear] {
+            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
@@ -262,6 +294,19 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(35) },
+            12 => {
+                let range = if self.dice.percent(50) && !scene.populated.is_empty() {
+                    self.range_of(&scene.populated)
+                } else {
+                    self.range_of(&scene.mapped)
+                };
+                self.madvise(range)
+            }
+            13 => Operation::Mlock { range: self.range_of(&scene.mapped) },
+            14 => {
+                let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
+                Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
+            }
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -276,16 +321,20 @@ impl<R: Rng> Draft<'_, R> {
             writable: Vec::new(),
             executable: Vec::new(),
             shadow_stack: Vec::new(),
+            locked: Vec::new(),
             populated: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, .. }) = self.model.mapping(actor, page) else {
+            let Some(Mapping { protection, shadow_stack, locked, .. }) = self.model.mapping(actor, page) else {
                 scene.holes.push(page);
                 continue;
             };
             scene.mapped.push(page);
+            if locked {
+                scene.locked.push(page);
+            }
             if shadow_stack {
                 scene.shadow_stack.push(page);
             } else if protection.contains(Protection::WRITE) {
@@ -375,6 +424,11 @@ impl<R: Rng> Draft<'_, R> {
 
     fn mprotect(&mut self, range: PageRange) -> Operation {
         Operation::Mprotect { range, protection: self.protection(&MPROTECT_PROTECTIONS) }
+    }
+
+    fn madvise(&mut self, range: PageRange) -> Operation {
+        let weights = ADVICE.map(|(_, weight)| weight);
+        Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 
     fn protection(&mut self, choices: &[(&str, u32); 7]) -> Protection {

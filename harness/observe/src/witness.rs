@@ -1,8 +1,9 @@
 //! The witnesses together: what they say about a step's snapshot and about its events.
 
 use ptediff_reference_model::arena::{ACTORS, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, P, RW};
+use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY};
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
+use ptediff_reference_model::program::{Advice, Operation};
 
 use crate::error::ObserveError;
 use crate::kcore::{KcoreWitness, compare};
@@ -19,6 +20,22 @@ pub struct ProbedStep<'a> {
     pub transitions: &'a [RawTransition],
     /// The snapshot after the step.
     pub after: &'a RawState,
+    /// Bits that the step's operation may clear where no hook sees it: see [`cleared_unseen`].
+    pub cleared_unseen: u64,
+}
+
+/// Bits of entries that an operation clears at a place without a hook.
+///
+/// `madvise_cold_or_pageout_pte_range` is static and inlined into nothing that has a hook: MADV_COLD clears
+/// Accessed (`mm/madvise.c`). `madvise_free_pte_range` has a symbol but works on many entries at once: MADV_FREE
+/// clears Accessed, Dirty and SavedDirty.
+#[must_use]
+pub fn cleared_unseen(operation: &Operation) -> u64 {
+    match operation {
+        Operation::Madvise { advice: Advice::Cold, .. } => A,
+        Operation::Madvise { advice: Advice::Free, .. } => A | D | SAVED_DIRTY,
+        _ => 0,
+    }
 }
 
 /// The page walk through `/proc/kcore`, the kernel's pagemap and smaps, and the frames' `struct page`s.
@@ -50,8 +67,7 @@ impl Witnesses {
     /// The fields of an event can be checked afterwards where nothing later overwrote them: `vm_flags` at the
     /// last event of a page that still has its entry, mapcount and `PageAnonExclusive` at the last event about
     /// a frame that is still there. Entries are expected to change by events only, by the CPU's setting of
-    /// Accessed and Dirty, and by being cleared whole: an operation for which no hook exists yet (MADV_FREE,
-    /// say) needs its own exception here. The check of mapcounts presumes that no mapping of a surviving frame goes
+    /// Accessed and Dirty, by being cleared whole, and by what [`cleared_unseen`] names. The check of mapcounts presumes that no mapping of a surviving frame goes
     /// away in a step that also has events about the frame; no single operation does both.
     ///
     /// # Errors
@@ -118,8 +134,11 @@ fn held(step: ProbedStep<'_>, transition: &RawTransition) -> Entry {
 }
 
 /// Whether an entry may have become another one without an event: the CPU sets Accessed in a present entry
-/// and Dirty in a writable one (SDM 3A 4.8), and an unmapping, which has no event, clears it whole.
-fn may_follow(earlier: u64, later: u64) -> bool {
+/// and Dirty in a writable one (SDM 3A 4.8), an unmapping, which has no event, clears it whole, and the
+/// operation may clear the bits `cleared_unseen` of an entry that is present to the kernel.
+fn may_follow(earlier: u64, later: u64, cleared_unseen: u64) -> bool {
+    let cleared = if Entry(earlier).is_present() { earlier & !later & cleared_unseen } else { 0 };
+    let earlier = earlier & !cleared;
     let changed = earlier ^ later;
     let set_by_cpu = earlier & P != 0 && changed & !(A | D) == 0 && changed & earlier == 0;
     changed == 0 || later == 0 || (set_by_cpu && (changed & D == 0 || earlier & RW != 0))
@@ -133,7 +152,7 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
     let mut found = Vec::new();
     for transition in step.transitions {
         let entry = &mut known[transition.actor.index()][transition.page.index()];
-        if !may_follow(*entry, transition.before) {
+        if !may_follow(*entry, transition.before, step.cleared_unseen) {
             found.push(mismatch(transition, WitnessField::TransitionBefore, transition.before, *entry));
         }
         *entry = transition.after;
@@ -143,7 +162,7 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
             continue;
         };
         for (slot, (&known, &held)) in known[actor.index()].iter().zip(arena).enumerate() {
-            if !may_follow(known, held) {
+            if !may_follow(known, held, step.cleared_unseen) {
                 let page = PageIndex::new(slot).expect("a slot of the arena");
                 let field = WitnessField::TransitionAfter;
                 found.push(WitnessMismatch { actor, page, field, probe: known, witness: held });
@@ -177,7 +196,7 @@ fn check_vm_flags(step: ProbedStep<'_>, smaps: &[Option<Smaps>; ACTORS]) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use ptediff_reference_model::arena::ARENA_PAGES;
+    use ptediff_reference_model::arena::{ARENA_PAGES, PageRange};
     use ptediff_reference_model::observation::Cause;
 
     use super::*;
@@ -208,9 +227,13 @@ mod tests {
     }
 
     fn check(before: u64, events: &[(u64, u64)], after: u64, expected: &[WitnessField]) {
+        check_with(0, before, events, after, expected);
+    }
+
+    fn check_with(cleared_unseen: u64, before: u64, events: &[(u64, u64)], after: u64, expected: &[WitnessField]) {
         let transitions: Vec<_> = events.iter().map(|&(before, after)| event(before, after)).collect();
         let (before, after) = (state(before), state(after));
-        let step = ProbedStep { before: &before, transitions: &transitions, after: &after };
+        let step = ProbedStep { before: &before, transitions: &transitions, after: &after, cleared_unseen };
         let fields: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.field).collect();
         assert_eq!(fields, expected, "{events:x?}");
     }
@@ -232,5 +255,18 @@ mod tests {
         check(WRITTEN, &[], READ_ONLY, &[TransitionAfter]);
         check(0, &[], WRITTEN, &[TransitionAfter]);
         check(WRITTEN & !D, &[], WRITTEN, &[]);
+    }
+
+    #[test]
+    fn only_the_operations_own_bits_may_go_unseen() {
+        use WitnessField::TransitionAfter;
+        check_with(A, WRITTEN, &[], WRITTEN & !A, &[]);
+        check_with(A, WRITTEN, &[], WRITTEN & !(A | D), &[TransitionAfter]);
+        check_with(A, WRITTEN, &[], READ_ONLY & !A, &[TransitionAfter]);
+        check_with(0, WRITTEN, &[], WRITTEN & !A, &[TransitionAfter]);
+        check_with(A, A, &[], WRITTEN, &[TransitionAfter]);
+        let page = PageRange::FIRST_PAGE;
+        assert_eq!(cleared_unseen(&Operation::Madvise { range: page, advice: Advice::Cold }), A);
+        assert_eq!(cleared_unseen(&Operation::MadviseDontneed { range: page }), 0);
     }
 }

@@ -90,10 +90,12 @@ impl Model {
             let slot = self.slot(actor, page);
             match access.check(slot.bits.0) {
                 Ok(()) => {
-                    // Dirty is set already wherever an entry of this model is writable: by mkdirty.
                     let touched = slot.bits.0 | A | if access == Access::Write { D } else { 0 };
                     if touched != slot.bits.0 {
-                        self.write(Rule::CpuAccessed, actor, page, Entry(touched), slot.frame);
+                        // An entry that a fault made writable is dirty, by mkdirty: only MADV_FREE makes a clean one.
+                        let dirties = touched & !slot.bits.0 & D != 0;
+                        let rule = if dirties { Rule::CpuDirty } else { Rule::CpuAccessed };
+                        self.write(rule, actor, page, Entry(touched), slot.frame);
                     }
                     return Ok(());
                 }
@@ -138,7 +140,7 @@ impl Model {
     }
 
     /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
-    fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    pub(super) fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };

@@ -9,7 +9,7 @@ use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
 
-use super::vma::Vma;
+use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_WIPEONFORK, Vma};
 use crate::arena::PageIndex;
 
 impl Model {
@@ -18,24 +18,44 @@ impl Model {
         self.actors[child.index()] = Some(ActorMemory::new());
         let vmas = self.memory(actor).vmas.list.clone();
         for vma in vmas {
+            if vma.marks & VM_DONTCOPY != 0 {
+                self.leave_empty(Rule::ForkChildAbsent, actor, child, &vma);
+                continue;
+            }
             let child_vma = self.fork_vma(&vma);
             self.memory(child).vmas.list.push(child_vma);
+            if vma.marks & VM_WIPEONFORK != 0 {
+                self.leave_empty(Rule::ForkChildWiped, actor, child, &vma);
+                continue;
+            }
             self.copy_page_range(actor, child, &vma);
         }
         (Rule::Fork, Outcome::Succeeded)
+    }
+
+    /// Says that the child has nothing where the parent has something. No hook sees it.
+    fn leave_empty(&mut self, rule: Rule, actor: ActorId, child: ActorId, vma: &Vma) {
+        for slot in vma.first..vma.end {
+            let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
+            if self.slot(actor, page).bits != Entry::NONE {
+                self.write(rule, child, page, Entry::NONE, ExpectedFrame::None);
+            }
+        }
     }
 
     /// `vm_area_dup` and `anon_vma_fork`.
     fn fork_vma(&mut self, vma: &Vma) -> Vma {
         let rule = Rule::VmaFork;
         self.fire(rule);
-        let has_anon = vma.anon.is_some() ^ self.is_mutated(rule, Output::AnonVma);
+        let inherits = vma.anon.is_some() && vma.marks & VM_WIPEONFORK == 0;
+        let has_anon = inherits ^ self.is_mutated(rule, Output::AnonVma);
         let singular = self.is_mutated(rule, Output::Singular);
         let anon = has_anon.then(|| self.new_anon(singular));
         Vma {
             anon,
             soft_dirty: vma.soft_dirty ^ self.is_mutated(rule, Output::SoftDirtyFlag),
             account: vma.account ^ self.is_mutated(rule, Output::Account),
+            marks: vma.marks & !VM_LOCKED,
             ..*vma
         }
     }

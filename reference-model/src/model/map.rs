@@ -13,6 +13,7 @@ use crate::rule::Rule;
 
 const ENOMEM: i32 = 12;
 const EEXIST: i32 = 17;
+const EINVAL: i32 = 22;
 const ENOSYS: i32 = 38;
 const EOPNOTSUPP: i32 = 95;
 
@@ -50,6 +51,7 @@ impl Model {
             shadow_stack,
             account: protection.contains(Protection::WRITE),
             soft_dirty: true,
+            marks: 0,
             anon: None,
         };
         let (index, merged) = self.memory(actor).vmas.insert(dialect, vma);
@@ -62,15 +64,18 @@ impl Model {
         (Rule::Munmap, Outcome::Succeeded)
     }
 
-    /// `madvise_dontneed_free`: what is mapped is discarded, a hole gives ENOMEM all the same.
+    /// `madvise_dontneed_free`: what is mapped is discarded, a hole gives ENOMEM all the same; a locked VMA
+    /// ends it with EINVAL.
     pub(super) fn dontneed(&mut self, actor: ActorId, range: PageRange) -> (Rule, Outcome) {
-        self.zap(Rule::ZapDontneed, actor, range);
-        let vmas = &self.memory(actor).vmas;
-        if range.slots().all(|page| vmas.find(page).is_some()) {
-            (Rule::DontneedAll, Outcome::Succeeded)
-        } else {
-            (Rule::DontneedHole, Outcome::Failed(ENOMEM))
+        let mut ended = (Rule::DontneedAll, Outcome::Succeeded);
+        for page in range.slots() {
+            match self.memory(actor).vmas.at(page) {
+                None => ended = (Rule::DontneedHole, Outcome::Failed(ENOMEM)),
+                Some(vma) if vma.is_locked() => return (Rule::AdviceLocked, Outcome::Failed(EINVAL)),
+                Some(_) => self.zap(Rule::ZapDontneed, actor, PageRange::single(page)),
+            }
         }
+        ended
     }
 
     fn zap(&mut self, rule: Rule, actor: ActorId, range: PageRange) {

@@ -3,8 +3,10 @@
 //! The state is what the kernel keeps: VMAs, entries, frames. Each operation follows the kernel function
 //! that it names; each thing written is written by a [`Rule`]. Read in 6.1.192, 6.12.95 and 7.2.13.
 
+mod advise;
 mod fault;
 mod fork;
+mod lock;
 mod map;
 mod protect;
 mod vma;
@@ -13,14 +15,14 @@ use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
 use crate::entry::{A, DirtyDesign, Entry, NX, P, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
-use crate::mutation::{Mutation, Output};
+use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
 use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SOFTDIRTY, SHADOW_STACK.
-pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK;
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
+pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
 /// What is mapped at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub struct Mapping {
     pub shadow_stack: bool,
     /// `VM_SOFTDIRTY`.
     pub soft_dirty: bool,
+    /// `VM_LOCKED`.
+    pub locked: bool,
 }
 
 /// One entry and the rule that last wrote it.
@@ -55,6 +59,8 @@ struct Frame {
     mapcount: u16,
     /// `PageAnonExclusive`.
     exclusive: bool,
+    /// `folio_test_dirty`: anonymous pages get it where GUP stores through a writable entry that is clean.
+    dirty: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +138,9 @@ impl Model {
             Operation::ClearSoftDirty => self.clear_soft_dirty(actor),
             Operation::MapShadowStack { range, token } => self.map_shadow_stack(actor, range, token),
             Operation::WriteShadowStack { page } => self.access(index, actor, page, fault::Access::ShadowStackWrite),
+            Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
+            Operation::Mlock { range } => self.mlock(actor, range),
+            Operation::Munlock { range } => self.munlock(actor, range),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -176,7 +185,12 @@ impl Model {
     #[must_use]
     pub fn mapping(&self, actor: ActorId, page: PageIndex) -> Option<Mapping> {
         let vma = self.actors[actor.index()].as_ref()?.vmas.at(page)?;
-        Some(Mapping { protection: vma.protection, shadow_stack: vma.shadow_stack, soft_dirty: vma.soft_dirty })
+        Some(Mapping {
+            protection: vma.protection,
+            shadow_stack: vma.shadow_stack,
+            soft_dirty: vma.soft_dirty,
+            locked: vma.is_locked(),
+        })
     }
 
     /// What the entry of a page of a living actor must be now; all-zero for an actor that is not alive.
@@ -248,7 +262,7 @@ impl Model {
     }
 
     fn new_frame(&mut self, content: u64) -> u32 {
-        self.frames.push(Frame { content, mapcount: 1, exclusive: true });
+        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false });
         (self.frames.len() - 1) as u32
     }
 
@@ -281,7 +295,7 @@ impl Model {
         let Some(memory) = &self.actors[actor.index()] else { return };
         let after = self.expect(&memory.slots[page.index()]);
         let mut vm_flags = memory.vmas.at(page).map_or(0, Vma::vm_flags);
-        for bit in [0, 1, 2, 27, 37] {
+        for bit in mutation::VM_FLAG_BITS {
             if self.is_mutated(rule, Output::VmFlag(bit)) {
                 vm_flags ^= 1 << bit;
             }

@@ -46,13 +46,18 @@ impl Model {
             old.account && (old.anon.is_some() || self.dialect == Dialect::Linux6_1)
         };
         let dialect = self.dialect;
-        let (target, merged) = self.memory(actor).vmas.modify(dialect, index, start, end, protection, account);
+        let (target, merged) =
+            self.memory(actor).vmas.modify(dialect, index, start, end, Vma { protection, account, ..old });
         if merged {
             self.vma_rule(Rule::VmaMergeProtect, actor, target);
         }
         for slot in start..end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
             self.change_entry(actor, page);
+        }
+        let becomes_writable = !old.protection.contains(Protection::WRITE) && protection.contains(Protection::WRITE);
+        if becomes_writable && old.is_locked() {
+            self.populate_locked(actor, start, end);
         }
         self.memory(actor).vmas.list[target].end
     }

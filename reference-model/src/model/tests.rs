@@ -5,7 +5,7 @@ use super::*;
 use crate::arena::PageRange;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};
 use crate::machine::KernelVersion;
-use crate::program::Placement;
+use crate::program::{Advice, Placement};
 
 fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
     Machine {
@@ -100,6 +100,97 @@ fn entries_are_those_seen_live() {
         &[(0, PROTECTED & !SOFT_DIRTY)],
     );
     check("a fork without anon_vma copies nothing", &[(0, mmap(3)), (0, READ), (0, FORK)], &[(0, ZERO_PAGE), (1, 0)]);
+}
+
+#[test]
+fn advice_does_what_was_seen_live() {
+    let advise = |advice| Operation::Madvise { range: ONE, advice };
+    let (cold, read, write) = (advise(Advice::Cold), advise(Advice::PopulateRead), advise(Advice::PopulateWrite));
+    check("cold", &[(0, mmap(3)), (0, WRITE), (0, cold)], &[(0, WRITTEN & !A)]);
+    check("cold, read again", &[(0, mmap(3)), (0, WRITE), (0, cold), (0, READ)], &[(0, WRITTEN)]);
+    check("cold leaves the zero page", &[(0, mmap(3)), (0, READ), (0, cold)], &[(0, ZERO_PAGE)]);
+    check("cold leaves shared pages", &[(0, mmap(3)), (0, WRITE), (0, FORK), (0, cold)], &[(0, PROTECTED)]);
+    check("cold PROT_NONE", &[(0, mmap(3)), (0, WRITE), (0, mprotect(0)), (0, cold)], &[(0, 0x0400_0000_0000_0900)]);
+    check("cold shadow stack", &[(0, SHADOW_STACK), (0, cold)], &[(0, SHADOW & !A)]);
+    check("populate read", &[(0, mmap(3)), (0, read)], &[(0, ZERO_PAGE)]);
+    check("populate write", &[(0, mmap(3)), (0, write)], &[(0, WRITTEN)]);
+    check("populate write over the zero page", &[(0, mmap(3)), (0, READ), (0, write)], &[(0, WRITTEN)]);
+    check("populate write of a shared page", &[(0, mmap(3)), (0, WRITE), (0, FORK), (1, write)], &[(1, WRITTEN)]);
+    check("populate read without the right", &[(0, mmap(2)), (0, read)], &[(0, 0)]);
+    check("populate write without the right", &[(0, mmap(1)), (0, write)], &[(0, 0)]);
+    check(
+        "populate write of a shadow stack",
+        &[(0, SHADOW_STACK), (0, CLEAR), (0, write)],
+        &[(0, PROTECTED & !SOFT_DIRTY)],
+    );
+}
+
+#[test]
+fn forks_heed_advice() {
+    let advise = |advice| Operation::Madvise { range: ONE, advice };
+    let (wipe, keep) = (advise(Advice::WipeOnFork), advise(Advice::KeepOnFork));
+    let (dont, fork_again) = (advise(Advice::DontFork), advise(Advice::DoFork));
+    check("wiped", &[(0, mmap(3)), (0, WRITE), (0, wipe), (0, FORK)], &[(0, WRITTEN), (1, 0)]);
+    check(
+        "wiped, written",
+        &[(0, mmap(3)), (0, WRITE), (0, wipe), (0, FORK), (1, WRITE)],
+        &[(0, WRITTEN), (1, WRITTEN)],
+    );
+    check("kept", &[(0, mmap(3)), (0, WRITE), (0, wipe), (0, keep), (0, FORK)], &[(0, PROTECTED), (1, PROTECTED_OLD)]);
+    check("absent", &[(0, mmap(3)), (0, WRITE), (0, dont), (0, FORK), (1, READ)], &[(0, WRITTEN), (1, 0)]);
+    check(
+        "not absent",
+        &[(0, mmap(3)), (0, WRITE), (0, dont), (0, fork_again), (0, FORK)],
+        &[(0, PROTECTED), (1, PROTECTED_OLD)],
+    );
+    // The child's VMA has no anon_vma after a wipe, so its own child gets no entries of the zero page.
+    let grandchild = Operation::Fork { child: actor(2) };
+    let wiped_twice = [(0, mmap(3)), (0, WRITE), (0, wipe), (0, FORK), (1, keep), (1, READ), (1, grandchild)];
+    check("wiped, grandchild", &wiped_twice, &[(1, ZERO_PAGE), (2, 0)]);
+}
+
+#[test]
+fn freed_pages_are_clean_and_writable() {
+    let (free, write) = (
+        Operation::Madvise { range: ONE, advice: Advice::Free },
+        Operation::Madvise { range: ONE, advice: Advice::PopulateWrite },
+    );
+    const FREED: u64 = WRITTEN & !(A | D);
+    check("free", &[(0, mmap(3)), (0, WRITE), (0, free)], &[(0, FREED)]);
+    check("free, read", &[(0, mmap(3)), (0, WRITE), (0, free), (0, READ)], &[(0, FREED | A)]);
+    check("free, written", &[(0, mmap(3)), (0, WRITE), (0, free), (0, WRITE)], &[(0, WRITTEN)]);
+    check(
+        "free of a shared page",
+        &[(0, mmap(3)), (0, WRITE), (0, FORK), (0, free)],
+        &[(0, FREED & !RW), (1, PROTECTED_OLD)],
+    );
+    check("free leaves the zero page", &[(0, mmap(3)), (0, READ), (0, free)], &[(0, ZERO_PAGE)]);
+    check("free, fork", &[(0, mmap(3)), (0, WRITE), (0, free), (0, FORK)], &[(0, FREED & !RW), (1, FREED & !RW)]);
+    check(
+        "a clean exclusive page is writable again at once",
+        &[(0, mmap(3)), (0, WRITE), (0, mprotect(1)), (0, free), (0, mprotect(3))],
+        &[(0, FREED)],
+    );
+    let shadow = 0x8000_0000_0000_0805;
+    check("free of a shadow stack", &[(0, SHADOW_STACK), (0, free)], &[(0, shadow)]);
+    check("free of a shadow stack, WRSS", &[(0, SHADOW_STACK), (0, free), (0, WRSS)], &[(0, SHADOW)]);
+    // Populating marks the folio dirty, not its entry; with a second mapping it is then left alone.
+    let dirty_folio = [(0, mmap(3)), (0, WRITE), (0, free), (0, write), (0, READ), (0, FORK), (0, free)];
+    check("free of a dirty folio that is shared", &dirty_folio, &[(0, FREED & !RW | A)]);
+}
+
+#[test]
+fn locked_memory_is_there() {
+    let (lock, unlock) = (Operation::Mlock { range: ONE }, Operation::Munlock { range: ONE });
+    let dontneed = Operation::MadviseDontneed { range: ONE };
+    check("writable", &[(0, mmap(3)), (0, lock)], &[(0, WRITTEN)]);
+    check("read-only", &[(0, mmap(1)), (0, lock)], &[(0, ZERO_PAGE)]);
+    check("made writable", &[(0, mmap(1)), (0, lock), (0, mprotect(3))], &[(0, WRITTEN)]);
+    check("no access", &[(0, mmap(0)), (0, lock)], &[(0, 0)]);
+    check("not discarded", &[(0, mmap(3)), (0, lock), (0, dontneed)], &[(0, WRITTEN)]);
+    check("discarded", &[(0, mmap(3)), (0, lock), (0, unlock), (0, dontneed)], &[(0, 0)]);
+    check("the child's is not locked", &[(0, mmap(3)), (0, lock), (0, FORK), (1, dontneed)], &[(0, PROTECTED), (1, 0)]);
+    check("shadow stack", &[(0, SHADOW_STACK), (0, dontneed), (0, lock)], &[(0, 0)]);
 }
 
 #[test]

@@ -13,6 +13,15 @@ pub(super) const VM_SOFTDIRTY: u64 = 0x0800_0000;
 /// `VM_SHADOW_STACK` in `vm_flags` (6.12 and 7.2 agree).
 pub(super) const VM_SHADOW_STACK: u64 = 1 << 37;
 
+/// `VM_DONTCOPY` in `vm_flags`.
+pub(super) const VM_DONTCOPY: u64 = 1 << 17;
+/// `VM_WIPEONFORK` in `vm_flags`.
+pub(super) const VM_WIPEONFORK: u64 = 1 << 25;
+/// `VM_LOCKED` in `vm_flags`.
+pub(super) const VM_LOCKED: u64 = 1 << 13;
+/// What [`Vma::marks`] may hold.
+pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED;
+
 /// A VMA's anon_vma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AnonVma {
@@ -33,13 +42,25 @@ pub(super) struct Vma {
     /// `VM_ACCOUNT`.
     pub(super) account: bool,
     pub(super) soft_dirty: bool,
+    /// The flags among [`VM_MARKS`] that are set.
+    pub(super) marks: u64,
     pub(super) anon: Option<AnonVma>,
 }
 
 impl Vma {
     /// The flags that may not differ between VMAs that merge.
     fn merges_with_flags_of(&self, other: &Self) -> bool {
-        self.protection == other.protection && self.shadow_stack == other.shadow_stack && self.account == other.account
+        self.protection == other.protection && self.differs_by_access_only(other)
+    }
+
+    /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs (`mm/vma.c: anon_vma_compatible`).
+    fn differs_by_access_only(&self, other: &Self) -> bool {
+        self.shadow_stack == other.shadow_stack && self.account == other.account && self.marks == other.marks
+    }
+
+    /// `VM_LOCKED`.
+    pub(super) fn is_locked(&self) -> bool {
+        self.marks & VM_LOCKED != 0
     }
 
     /// `vm_flags` under the compared mask.
@@ -47,6 +68,7 @@ impl Vma {
         u64::from(self.protection.bits())
             | if self.soft_dirty { VM_SOFTDIRTY } else { 0 }
             | if self.shadow_stack { VM_SHADOW_STACK } else { 0 }
+            | self.marks
     }
 
     fn anon_id(&self) -> Option<u32> {
@@ -176,18 +198,11 @@ impl VmaList {
     }
 
     /// `vma_modify_flags` on slots `start..end` of the VMA at `index`: merge with neighbours or split, then
-    /// give the result the new flags. Returns the index of the VMA that covers `start`, and whether it merged.
-    pub(super) fn modify(
-        &mut self,
-        dialect: Dialect,
-        index: usize,
-        start: u8,
-        end: u8,
-        protection: Protection,
-        account: bool,
-    ) -> (usize, bool) {
+    /// give the result the flags of `flags`, a changed copy of that VMA. Returns the index of the VMA that covers
+    /// `start`, and whether it merged.
+    pub(super) fn modify(&mut self, dialect: Dialect, index: usize, start: u8, end: u8, flags: Vma) -> (usize, bool) {
         let middle = self.list[index];
-        let changed = Vma { first: start, end, protection, account, ..middle };
+        let changed = Vma { first: start, end, ..flags };
         let left_side = start == middle.first;
         let right_side = end == middle.end;
         let left = index.checked_sub(1).filter(|&prev| {
@@ -266,8 +281,7 @@ impl VmaList {
     /// `find_mergeable_anon_vma`: the next neighbour first, then the previous one.
     pub(super) fn reusable_anon(&self, index: usize) -> Option<AnonVma> {
         let vma = &self.list[index];
-        let compatible = |other: &Vma| other.shadow_stack == vma.shadow_stack && other.account == vma.account;
-        let reusable = |other: &Vma| other.anon.filter(|anon| compatible(other) && anon.singular);
+        let reusable = |other: &Vma| other.anon.filter(|anon| vma.differs_by_access_only(other) && anon.singular);
         let next = self.list.get(index + 1).filter(|next| next.first == vma.end);
         let prev = index.checked_sub(1).map(|prev| &self.list[prev]).filter(|prev| prev.end == vma.first);
         next.and_then(reusable).or_else(|| prev.and_then(reusable))

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use ptediff_compare::{Judge, witness_contradiction};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
-use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses};
+use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses, cleared_unseen};
 use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{Normaliser, RawState, RawTransition, StepRecord, WitnessReport};
@@ -176,11 +176,11 @@ impl<O: Observer, W: Write> Runner<O, W> {
             let mut record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
             self.steps += 1;
             if self.is_witness_due(index, attempt, number) {
-                record.witness = Some(self.ask(&before, &transitions, &state)?);
+                record.witness = Some(self.ask(step, &before, &transitions, &state)?);
             }
             let mut verdict = judge.step(number, step, &record);
             if matches!(verdict, Verdict::Diverge(_)) && record.witness.is_none() {
-                record.witness = Some(self.ask(&before, &transitions, &state)?);
+                record.witness = Some(self.ask(step, &before, &transitions, &state)?);
                 if let Some(contradiction) = witness_contradiction(number, &record) {
                     verdict = Verdict::Inconclusive(contradiction);
                 }
@@ -273,12 +273,16 @@ impl<O: Observer, W: Write> Runner<O, W> {
 
     fn ask(
         &mut self,
+        step: &Step,
         before: &RawState,
         transitions: &[RawTransition],
         after: &RawState,
     ) -> Result<WitnessReport, RigError> {
         self.witnesses
-            .report(&self.observer, ProbedStep { before, transitions, after })
+            .report(
+                &self.observer,
+                ProbedStep { before, transitions, after, cleared_unseen: cleared_unseen(&step.operation) },
+            )
             .map_err(|error| RigError::of("a witness cannot see", &error))
     }
 

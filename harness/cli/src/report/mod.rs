@@ -38,6 +38,9 @@ pub fn divergence_headline(found: &Found) -> String {
 /// Why a rule was not reached in this campaign, as far as it can be said.
 fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
     let Some(machine) = &results.machine else { return "no machine" };
+    if !info.dialects.contains(&machine.dialect) {
+        return "the rule is not one of this kernel's";
+    }
     let needs_shadow_stack = info.identifier.contains("shadow-stack") || info.identifier.contains("shadow_stack");
     if info.identifier == "shadow-stack.map.unsupported" {
         return if machine.shadow_stack { "the machine has user shadow stacks" } else { "too few programs" };

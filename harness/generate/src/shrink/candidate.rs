@@ -1,7 +1,7 @@
 //! Candidates that are simpler than a program, in passes from coarse to fine.
 
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::validity::repaired;
 
 /// Programs of more steps are not searched for pairs to drop: there would be too many.
@@ -146,6 +146,9 @@ fn rank(operation: &Operation) -> usize {
         Operation::Execute { .. } => 2,
         Operation::WriteShadowStack { .. } => 3,
         Operation::MapShadowStack { token, .. } => usize::from(token),
+        Operation::Madvise { advice, .. } => 2 + advice as usize,
+        Operation::Mlock { .. } => 12,
+        Operation::Munlock { .. } => 13,
         _ => 0,
     }
 }
@@ -171,6 +174,16 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         }
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
+        }
+        Operation::Madvise { range, .. } | Operation::Mlock { range } | Operation::Munlock { range } => {
+            let page = range.slots().next().filter(|_| range.pages() == 1);
+            match (choice, page) {
+                (0, Some(page)) => Some(Operation::Read { page }),
+                (1, Some(page)) => Some(Operation::Write { page }),
+                (2, _) => Some(Operation::MadviseDontneed { range }),
+                (3, _) => Some(Operation::Madvise { range, advice: Advice::Cold }),
+                _ => None,
+            }
         }
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
@@ -232,6 +245,9 @@ fn range_of(operation: &Operation) -> Option<PageRange> {
         | Operation::Munmap { range }
         | Operation::Mprotect { range, .. }
         | Operation::MadviseDontneed { range }
+        | Operation::Madvise { range, .. }
+        | Operation::Mlock { range }
+        | Operation::Munlock { range }
         | Operation::MapShadowStack { range, .. } => Some(range),
         _ => None,
     }
@@ -261,6 +277,9 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Munmap { .. } => Operation::Munmap { range: new },
         Operation::Mprotect { protection, .. } => Operation::Mprotect { range: new, protection },
         Operation::MadviseDontneed { .. } => Operation::MadviseDontneed { range: new },
+        Operation::Madvise { advice, .. } => Operation::Madvise { range: new, advice },
+        Operation::Mlock { .. } => Operation::Mlock { range: new },
+        Operation::Munlock { .. } => Operation::Munlock { range: new },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
         other => other,
     }

@@ -88,6 +88,9 @@ pub(super) fn pages_of(program: &Program) -> Vec<PageIndex> {
             | Operation::Munmap { range }
             | Operation::Mprotect { range, .. }
             | Operation::MadviseDontneed { range }
+            | Operation::Madvise { range, .. }
+            | Operation::Mlock { range }
+            | Operation::Munlock { range }
             | Operation::MapShadowStack { range, .. } => pages.extend(range.slots()),
             Operation::Read { page }
             | Operation::Write { page }

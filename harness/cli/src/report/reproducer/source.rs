@@ -47,6 +47,9 @@ impl Uses {
                         | Operation::Munmap { .. }
                         | Operation::Mprotect { .. }
                         | Operation::MadviseDontneed { .. }
+                        | Operation::Madvise { .. }
+                        | Operation::Mlock { .. }
+                        | Operation::Munlock { .. }
                         | Operation::MapShadowStack { .. }
                 )
             }),
@@ -238,6 +241,11 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::MadviseDontneed { range } => {
             vec![format!("called(madvise({},", place(range)), "\tMADV_DONTNEED), 0);".to_owned()]
         }
+        Operation::Madvise { range, advice } => {
+            vec![format!("called(madvise({},", place(range)), format!("\tMADV_{}), 0);", advice.constant())]
+        }
+        Operation::Mlock { range } => line(format!("called(mlock({}), 0);", place(range))),
+        Operation::Munlock { range } => line(format!("called(munlock({}), 0);", place(range))),
         Operation::MapShadowStack { range, token } => vec![
             "/* 453: map_shadow_stack; flag 1: SHADOW_STACK_SET_TOKEN */".to_owned(),
             format!("called(syscall(453, {}, {}),", place(range), u8::from(*token)),

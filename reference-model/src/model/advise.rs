@@ -1,0 +1,160 @@
+//! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
+
+use super::fault::Access;
+use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
+use super::{Model, Slot};
+use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::entry::{D, RW};
+use crate::expectation::ExpectedFrame;
+use crate::machine::Dialect;
+use crate::outcome::Outcome;
+use crate::program::{Advice, Protection};
+use crate::rule::Rule;
+
+const ENOMEM: i32 = 12;
+const EINVAL: i32 = 22;
+
+impl Model {
+    pub(super) fn madvise(&mut self, actor: ActorId, range: PageRange, advice: Advice) -> (Rule, Outcome) {
+        match advice {
+            Advice::Cold => self.for_each_part(actor, range, Self::cold),
+            Advice::PopulateRead => self.populate(actor, range, Access::Read),
+            Advice::PopulateWrite => self.populate(actor, range, Access::Write),
+            Advice::WipeOnFork => self.mark(actor, range, VM_WIPEONFORK, 0),
+            Advice::KeepOnFork => self.mark(actor, range, 0, VM_WIPEONFORK),
+            Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
+            Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
+            Advice::Free => self.for_each_part(actor, range, Self::free),
+        }
+    }
+
+    /// `madvise_walk_vmas` for advice that changes no VMA: `visit` gets each mapped part of the range; a
+    /// hole is passed over and gives ENOMEM in the end, a locked VMA ends it with EINVAL.
+    fn for_each_part(
+        &mut self,
+        actor: ActorId,
+        range: PageRange,
+        visit: fn(&mut Self, ActorId, PageIndex),
+    ) -> (Rule, Outcome) {
+        let mut holes = false;
+        for page in range.slots() {
+            match self.memory(actor).vmas.at(page) {
+                None => holes = true,
+                Some(vma) if vma.is_locked() => return (Rule::AdviceLocked, Outcome::Failed(EINVAL)),
+                Some(_) => visit(self, actor, page),
+            }
+        }
+        if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::AdviceTaken, Outcome::Succeeded) }
+    }
+
+    /// `madvise_walk_vmas` with `madvise_update_vma`: VMAs split and merge as their flags change.
+    fn mark(&mut self, actor: ActorId, range: PageRange, set: u64, clear: u64) -> (Rule, Outcome) {
+        let mut holes = false;
+        let (mut start, end) = (range.first() as u8, range.end() as u8);
+        while start < end {
+            let page = PageIndex::new(usize::from(start)).expect("a slot of the range");
+            let Some(index) = self.memory(actor).vmas.find(page) else {
+                holes = true;
+                start += 1;
+                continue;
+            };
+            let old = self.memory(actor).vmas.list[index];
+            let marks = (old.marks | set) & !clear;
+            start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);
+        }
+        if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::AdviceTaken, Outcome::Succeeded) }
+    }
+
+    /// `vma_modify_flags` of slots `start..end` of one VMA. Returns where the next VMA is looked for: the end
+    /// of the VMA that resulted.
+    pub(super) fn mark_vma(&mut self, actor: ActorId, index: usize, start: u8, end: u8, marks: u64, rule: Rule) -> u8 {
+        let old = self.memory(actor).vmas.list[index];
+        if old.marks == marks {
+            return old.end;
+        }
+        let dialect = self.dialect;
+        let (target, merged) = self.memory(actor).vmas.modify(dialect, index, start, end, Vma { marks, ..old });
+        if merged {
+            self.vma_rule(rule, actor, target);
+        }
+        self.memory(actor).vmas.list[target].end
+    }
+
+    /// `madvise_cold_or_pageout_pte_range`, one entry. `folio_test_lru` holds: per-CPU batches are drained
+    /// first, and every anonymous page of an arena is on a list then.
+    fn cold(&mut self, actor: ActorId, page: PageIndex) {
+        let Slot { bits, frame, .. } = self.slot(actor, page);
+        if !bits.is_present() {
+            return;
+        }
+        match frame {
+            ExpectedFrame::Frame(number) if self.frames[number as usize].mapcount == 1 => {
+                self.write(Rule::ColdOld, actor, page, bits.make_old(), frame);
+            }
+            _ => self.write(Rule::ColdKept, actor, page, bits, frame),
+        }
+    }
+
+    /// `madvise_free_pte_range`, one entry. A folio that is dirty itself is cleaned only where nobody else
+    /// maps it, and its entry with it.
+    fn free(&mut self, actor: ActorId, page: PageIndex) {
+        let Slot { bits, frame, .. } = self.slot(actor, page);
+        if !bits.is_present() {
+            return;
+        }
+        let ExpectedFrame::Frame(number) = frame else {
+            self.write(Rule::FreeKept, actor, page, bits, frame);
+            return;
+        };
+        let folio = &mut self.frames[number as usize];
+        if folio.dirty && folio.mapcount != 1 {
+            return;
+        }
+        folio.dirty = false;
+        self.write(Rule::FreeClean, actor, page, bits.make_old().make_clean(), frame);
+    }
+
+    /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing. 6.1 calls it from
+    /// `madvise_walk_vmas`, which passes over holes.
+    fn populate(&mut self, actor: ActorId, range: PageRange, access: Access) -> (Rule, Outcome) {
+        let mut holes = false;
+        for page in range.slots() {
+            let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
+                if self.dialect == Dialect::Linux6_1 {
+                    holes = true;
+                    continue;
+                }
+                return (Rule::PopulateHole, Outcome::Failed(ENOMEM));
+            };
+            if !may_populate(&vma, access) {
+                return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
+            }
+            self.populate_page(actor, page, access, vma.shadow_stack);
+        }
+        if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::Populated, Outcome::Succeeded) }
+    }
+
+    /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store
+    /// through a clean entry marks the folio dirty, not the entry.
+    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+        let bits = self.slot(actor, page).bits;
+        let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
+        let is_enough = bits.is_present() && (access == Access::Read || writable);
+        if !is_enough {
+            self.handle_mm_fault(actor, page, access, shadow_stack);
+        } else if access == Access::Write
+            && !bits.is_dirty()
+            && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
+        {
+            self.frames[number as usize].dirty = true;
+        }
+    }
+}
+
+/// `mm/gup.c: check_vma_flags` without FOLL_FORCE.
+fn may_populate(vma: &Vma, access: Access) -> bool {
+    match access {
+        Access::Write => vma.protection.contains(Protection::WRITE) && !vma.shadow_stack,
+        _ => vma.protection.contains(Protection::READ),
+    }
+}
