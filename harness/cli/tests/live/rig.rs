@@ -62,6 +62,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     }
     trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
     trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
+    trials.push(Trial::test("rig::a_changed_kernel_is_found_shrunk_and_stored", a_changed_kernel_is_found));
+    trials.push(Trial::test("rig::an_unstable_divergence_is_a_class_of_its_own", an_unstable_divergence));
     trials.push(Trial::test("rig::unknown_cpu_model", unknown_cpu_model));
     trials.push(Trial::test("rig::what_an_entry_needs_is_inconclusive", what_an_entry_needs_is_inconclusive));
     trials.push(Trial::ignorable_test("rig::trace_on_a_full_disk", trace_on_a_full_disk));
@@ -171,6 +173,39 @@ fn unknown_cpu_model() -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// mprotect gives the wrong errno: a stable divergence, shrunk to the one step that shows it, and stored as an
+/// entry that diverges again on that kernel and agrees on an honest one.
+fn a_changed_kernel_is_found() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let folder = tempfile::tempdir()?;
+    let save = folder.path().display().to_string();
+    let campaign = ["run", "--platform", "qemu", "--cases", "200", "--stop-after", "1", "--save", &save];
+    let ran = live(&[&campaign[..], &["--plant", "errno"]].concat())?;
+    ran.must_exit(Exit::Diverge)?;
+    ran.must_be("/divergences/0/stable", "true")?;
+    ran.must_say("/divergences/0/headline", "diverges at step 0 from rule mprotect.hole")?;
+    if ran.json["divergences"][0]["program"].as_array().is_none_or(|steps| steps.len() != 1) {
+        return Err(ran.wrong("the program is not shrunk to one step"));
+    }
+    let entry = ran.text("/stored/0");
+    let again = live(&["replay", "--platform", "qemu", "--plant", "errno", &entry])?;
+    again.must_exit(Exit::Diverge)?;
+    let honest = live(&["replay", "--platform", "qemu", &entry])?;
+    honest.must_exit(Exit::Agree)
+}
+
+/// The errno is wrong only the first time that a program runs.
+fn an_unstable_divergence() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let folder = tempfile::tempdir()?;
+    let save = folder.path().display().to_string();
+    let campaign = ["run", "--platform", "qemu", "--cases", "200", "--stop-after", "1", "--save", &save];
+    let ran = live(&[&campaign[..], &["--plant", "errno-once"]].concat())?;
+    ran.must_exit(Exit::CannotTell)?;
+    ran.must_be("/divergences/0/stable", "false")?;
+    ran.must_say("/stored/0", "/unstable-")
 }
 
 /// An entry that needs shadow stacks, on a machine without.

@@ -359,3 +359,19 @@ pub(super) const END_OF_MAIN: &str = r#"
 	return 0;
 }
 "#;
+
+/// Empties the per-CPU batches of pages, before and after each step.
+pub(super) const DRAIN: &str = "
+/*
+ * MADV_COLD, MADV_FREE and munlock leave pages in a batch of this CPU, with
+ * a reference that makes the kernel copy where it would reuse. Populating any
+ * page drains the batches (mm/gup.c: faultin_page_range, lru_add_drain).
+ */
+static void drain(void)
+{
+\tstatic char page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
+
+\tif (madvise(page, sizeof(page), MADV_POPULATE_READ))
+\t\tperror(\"drain\");
+}
+";

@@ -25,6 +25,8 @@ struct Uses {
     forks: bool,
     exits: bool,
     clears_soft_dirty: bool,
+    /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
+    batches: bool,
 }
 
 impl Uses {
@@ -56,6 +58,7 @@ impl Uses {
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
+            batches: any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
     }
 }
@@ -79,12 +82,13 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.shadow_stack_stores, pieces::SHADOW_STACK_STORE),
         (uses.forks, pieces::FORK),
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
+        (uses.batches, pieces::DRAIN),
     ] {
         if wanted {
             text.push_str(piece);
         }
     }
-    text.push_str(&perform(subject.program));
+    text.push_str(&perform(subject.program, uses.batches));
     text.push_str(&actor(&uses));
     text.push_str(pieces::SHOW);
     text.push_str(pieces::STEP);
@@ -191,10 +195,12 @@ fn constants(program: &Program) -> String {
 }
 
 /// The operations, one case a step.
-fn perform(program: &Program) -> String {
-    let mut text = "\n/* Performs one step, in the actor whose step it is. */\nstatic void perform(int number)\n{\n\
-                    \tswitch (number) {\n"
-        .to_owned();
+fn perform(program: &Program, batches: bool) -> String {
+    let drain = if batches { "\tdrain();\n" } else { "" };
+    let mut text = format!(
+        "\n/* Performs one step, in the actor whose step it is. */\nstatic void perform(int number)\n{{\n{drain}\
+         \tswitch (number) {{\n"
+    );
     for (index, step) in program.steps.iter().enumerate() {
         text.push_str(&format!("\tcase {index}: /* {} */\n", step.operation));
         for line in statement(index, &step.operation) {
@@ -204,7 +210,7 @@ fn perform(program: &Program) -> String {
             text.push_str("\t\tbreak;\n");
         }
     }
-    text.push_str("\t}\n}\n");
+    text.push_str(&format!("\t}}\n{drain}}}\n"));
     text
 }
 
