@@ -1,14 +1,12 @@
 //! The report of a divergence: what it says of synthetic ones, and that it is narrow enough to be mailed.
 //! The records are those of an ideal kernel, with one thing changed.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
-use ptediff::host::results::{Finish, Found, Results};
+use ptediff::host::results::{Found, Results};
 use ptediff::report::mail::{Attached, WIDTH, finding, mail};
 use ptediff::report::reproducer::{Subject, reproducer};
-use ptediff_compare::{Tally, ideal_records, judge};
+use ptediff_compare::{ideal_records, judge};
 use ptediff_corpus::Corpus;
 use ptediff_reference_model::entry::{A, RW};
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
@@ -51,26 +49,10 @@ fn results(found: Found) -> Results {
     Results {
         campaign: Some(campaign),
         machine: Some(machine()),
-        tally: Tally::default(),
         programs: 1,
         runs: 1,
-        agreed: 0,
         divergences: vec![found],
-        inconclusive: BTreeMap::new(),
-        undecided: Vec::new(),
-        disagreements: Vec::new(),
-        log: Vec::new(),
-        refused: None,
-        end: None,
-        ending: Finish::Finished,
-        running: None,
-        console: String::new(),
-        first_comparison: None,
-        wall: Duration::ZERO,
-        marks: Vec::new(),
-        trace_bytes: 0,
-        trace_digest: String::new(),
-        records: Vec::new(),
+        ..Results::default()
     }
 }
 

@@ -55,10 +55,11 @@ impl Found {
 }
 
 /// How the machine ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
     /// With its last frame, and powered off.
+    #[default]
     Finished,
     /// The time limit stopped it.
     TimeLimit,
@@ -84,7 +85,7 @@ pub struct Running {
 }
 
 /// Everything that a campaign gave.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Results {
     /// What was asked for.
     pub campaign: Option<Campaign>,

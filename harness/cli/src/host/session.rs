@@ -1,14 +1,13 @@
 //! Reads a trace and judges it again, as it comes.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use ptediff_compare::{Judge, Tally};
+use ptediff_compare::Judge;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
@@ -141,30 +140,7 @@ impl Reading {
         Self {
             start: Instant::now(),
             digest: Sha256::new(),
-            results: Results {
-                campaign: None,
-                machine: None,
-                tally: Tally::default(),
-                programs: 0,
-                runs: 0,
-                agreed: 0,
-                divergences: Vec::new(),
-                inconclusive: BTreeMap::new(),
-                undecided: Vec::new(),
-                disagreements: Vec::new(),
-                log: Vec::new(),
-                refused: None,
-                end: None,
-                ending: Finish::Finished,
-                running: None,
-                console: String::new(),
-                first_comparison: None,
-                wall: Duration::ZERO,
-                marks: Vec::new(),
-                trace_bytes: 0,
-                trace_digest: String::new(),
-                records: Vec::new(),
-            },
+            results: Results::default(),
             current: None,
             steps: 0,
             damage: None,

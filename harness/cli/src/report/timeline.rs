@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use ptediff_reference_model::arena::{ActorId, PageIndex};
+use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, TransitionExpectation};
 use ptediff_reference_model::model::VM_FLAGS_COMPARED;
 use ptediff_reference_model::observation::{Cause, FrameName, ObservedEntry, StepRecord, Transition};
@@ -75,31 +77,37 @@ fn cause_name(cause: Cause) -> &'static str {
 }
 
 fn seen_transition(transition: &Transition) -> String {
-    format!(
-        "{}{}: actor {} page {}: {} => {} (mapcount {}{})",
-        cause_name(transition.cause),
-        if transition.write { " for write" } else { "" },
-        transition.actor.index(),
-        transition.page.index(),
-        transition.before.bits,
-        transition.after.bits,
-        transition.mapcount,
-        if transition.anon_exclusive { ", exclusive" } else { "" },
+    transition_text(
+        (transition.cause, transition.write),
+        (transition.actor, transition.page),
+        (transition.before.bits, transition.after.bits),
+        (transition.mapcount, transition.anon_exclusive),
     )
 }
 
 fn expected_transition(transition: &TransitionExpectation) -> String {
+    let text = transition_text(
+        (transition.cause, transition.write),
+        (transition.actor, transition.page),
+        (transition.before.bits, transition.after.bits),
+        (transition.mapcount, transition.anon_exclusive),
+    );
+    format!("{text}, vm_flags {:#x}", transition.vm_flags)
+}
+
+fn transition_text(
+    (cause, write): (Cause, bool),
+    (actor, page): (ActorId, PageIndex),
+    (before, after): (Entry, Entry),
+    (mapcount, exclusive): (u16, bool),
+) -> String {
     format!(
-        "{}{}: actor {} page {}: {} => {} (mapcount {}{}), vm_flags {:#x}",
-        cause_name(transition.cause),
-        if transition.write { " for write" } else { "" },
-        transition.actor.index(),
-        transition.page.index(),
-        transition.before.bits,
-        transition.after.bits,
-        transition.mapcount,
-        if transition.anon_exclusive { ", exclusive" } else { "" },
-        transition.vm_flags,
+        "{}{}: actor {} page {}: {before} => {after} (mapcount {mapcount}{})",
+        cause_name(cause),
+        if write { " for write" } else { "" },
+        actor.index(),
+        page.index(),
+        if exclusive { ", exclusive" } else { "" },
     )
 }
 
