@@ -287,6 +287,33 @@ impl Operation {
         }
     }
 
+    /// The slots that the operation names as a range, if it takes one.
+    #[must_use]
+    pub fn range(&self) -> Option<PageRange> {
+        match *self {
+            Self::Mmap { range, .. }
+            | Self::Munmap { range }
+            | Self::Mprotect { range, .. }
+            | Self::MadviseDontneed { range }
+            | Self::Madvise { range, .. }
+            | Self::Mlock { range }
+            | Self::Munlock { range }
+            | Self::MapShadowStack { range, .. } => Some(range),
+            _ => None,
+        }
+    }
+
+    /// The page that the operation accesses, if it is an access.
+    #[must_use]
+    pub fn page(&self) -> Option<PageIndex> {
+        match *self {
+            Self::Read { page } | Self::Write { page } | Self::Execute { page } | Self::WriteShadowStack { page } => {
+                Some(page)
+            }
+            _ => None,
+        }
+    }
+
     /// The operation's name.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -74,7 +74,9 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
         Pass::NarrowRange => {
             let index = position / NARROWER;
             let step = steps.get(index)?;
-            let operation = range_of(&step.operation)
+            let operation = step
+                .operation
+                .range()
                 .and_then(|range| narrower(range, position % NARROWER))
                 .map_or(step.operation, |range| with_range(step.operation, range));
             Some(with_operation(program, index, operation))
@@ -239,33 +241,9 @@ fn with_operation(program: &Program, index: usize, operation: Operation) -> Prog
     with_step(program, index, Step { operation, ..program.steps[index] })
 }
 
-fn range_of(operation: &Operation) -> Option<PageRange> {
-    match *operation {
-        Operation::Mmap { range, .. }
-        | Operation::Munmap { range }
-        | Operation::Mprotect { range, .. }
-        | Operation::MadviseDontneed { range }
-        | Operation::Madvise { range, .. }
-        | Operation::Mlock { range }
-        | Operation::Munlock { range }
-        | Operation::MapShadowStack { range, .. } => Some(range),
-        _ => None,
-    }
-}
-
-fn page_of(operation: &Operation) -> Option<PageIndex> {
-    match *operation {
-        Operation::Read { page }
-        | Operation::Write { page }
-        | Operation::Execute { page }
-        | Operation::WriteShadowStack { page } => Some(page),
-        _ => None,
-    }
-}
-
 /// First slot and number of slots that the operation names.
 fn extent(operation: &Operation) -> Option<(usize, usize)> {
-    match (range_of(operation), page_of(operation)) {
+    match (operation.range(), operation.page()) {
         (Some(range), _) => Some((range.first(), range.pages())),
         (None, page) => page.map(|page| (page.index(), 1)),
     }
@@ -297,7 +275,7 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
 
 /// The program with every slot moved by `to`, which must keep the order of slots and not raise any.
 fn with_slots(program: &Program, to: impl Fn(usize) -> usize) -> Program {
-    let moved = |operation: Operation| match (range_of(&operation), page_of(&operation)) {
+    let moved = |operation: Operation| match (operation.range(), operation.page()) {
         (Some(range), _) => {
             let (first, end) = (to(range.first()), to(range.end() - 1) + 1);
             PageRange::new(first, end - first).map_or(operation, |range| with_range(operation, range))

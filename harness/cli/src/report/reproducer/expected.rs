@@ -6,7 +6,7 @@ use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Operation, Program};
+use ptediff_reference_model::program::Program;
 use ptediff_reference_model::rule::Rule;
 
 use super::{ImpossibleStep, require_possible};
@@ -83,21 +83,8 @@ pub fn expected_steps(machine: &Machine, program: &Program) -> Result<Vec<Expect
 pub(super) fn pages_of(program: &Program) -> Vec<PageIndex> {
     let mut pages: Vec<PageIndex> = Vec::new();
     for step in &program.steps {
-        match step.operation {
-            Operation::Mmap { range, .. }
-            | Operation::Munmap { range }
-            | Operation::Mprotect { range, .. }
-            | Operation::MadviseDontneed { range }
-            | Operation::Madvise { range, .. }
-            | Operation::Mlock { range }
-            | Operation::Munlock { range }
-            | Operation::MapShadowStack { range, .. } => pages.extend(range.slots()),
-            Operation::Read { page }
-            | Operation::Write { page }
-            | Operation::Execute { page }
-            | Operation::WriteShadowStack { page } => pages.push(page),
-            Operation::Fork { .. } | Operation::Exit | Operation::ClearSoftDirty => {}
-        }
+        pages.extend(step.operation.range().into_iter().flat_map(|range| range.slots()));
+        pages.extend(step.operation.page());
     }
     pages.sort_unstable();
     pages.dedup();
