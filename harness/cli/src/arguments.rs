@@ -157,6 +157,12 @@ pub struct Run {
     /// Folder for the corpus entries of divergences
     #[arg(long, default_value = "divergences")]
     pub save: PathBuf,
+    /// Treat known divergences as any other: they count for --stop-after and the exit code
+    #[arg(long)]
+    pub count_known: bool,
+    /// Ask no other machine about a divergence
+    #[arg(long)]
+    pub no_opinions: bool,
 }
 
 /// Arguments of `replay`.
@@ -180,6 +186,9 @@ pub struct Replay {
     /// Print each entry's timeline: steps, results, entries
     #[arg(long)]
     pub timeline: bool,
+    /// Treat known divergences as any other: they decide the exit code
+    #[arg(long)]
+    pub count_known: bool,
 }
 
 /// Arguments of `judge`.
@@ -190,6 +199,9 @@ pub struct Judge {
     /// Folder for the corpus entries of divergences; none are stored without it
     #[arg(long)]
     pub save: Option<PathBuf>,
+    /// Treat known divergences as any other: they decide the exit code
+    #[arg(long)]
+    pub count_known: bool,
 }
 
 /// Arguments of `trust`.

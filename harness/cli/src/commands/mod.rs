@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod judge;
 mod mutants;
+mod opinions;
 mod replay;
 mod report;
 mod repro;

@@ -40,7 +40,7 @@ pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
             return vec![format!("nothing: {} cannot be used", folder.display())];
         }
     };
-    results.divergences.iter().flat_map(|found| store(&mut corpus, found, results)).collect()
+    results.reported().flat_map(|found| store(&mut corpus, found, results)).collect()
 }
 
 fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> Vec<String> {
