@@ -63,6 +63,10 @@ pub enum Command {
     Report(Report),
     /// Tell where the behaviour of two kernels differs, by their snapshots
     Diff(Diff),
+    /// Tell which operations meet on a page, in the corpus and in a campaign
+    Pairs(Pairs),
+    /// Make corpus entries of generated programs that reach what the corpus does not
+    Distill(Distill),
     /// Let the observer lie about every field in turn, and see who unmasks it
     Trust(Trust),
 }
@@ -297,4 +301,44 @@ pub struct Diff {
     /// The snapshots
     #[arg(long, default_value = "snapshots")]
     pub snapshots: PathBuf,
+}
+
+/// Arguments of `pairs`.
+#[derive(Debug, Args)]
+pub struct Pairs {
+    /// The corpus
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Seed of the campaign
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs of the campaign
+    #[arg(long, default_value_t = 5000)]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
+}
+
+/// Arguments of `distill`.
+#[derive(Debug, Args)]
+pub struct Distill {
+    /// The corpus that is to grow
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Seed of the campaign whose programs are taken
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs of the campaign
+    #[arg(long, default_value_t = 5000)]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
+    /// Make at most so many entries
+    #[arg(long, default_value_t = 20)]
+    pub entries: u32,
+    /// New pairs of operations that an entry must reach
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub at_least: u32,
 }

@@ -1,6 +1,7 @@
 //! Reports, for people and as JSON.
 
 pub mod mail;
+pub mod pair_table;
 pub mod progress;
 pub mod reproducer;
 pub mod snapshots;
