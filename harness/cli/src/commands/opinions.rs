@@ -61,14 +61,16 @@ fn ask(
     let mut request = request(arguments, Task::Replay { programs, needs, repeat: 1 })?;
     platform.name().clone_into(&mut request.platform);
     request.require = platform.required_features();
-    if kernel != arguments.kernel {
+    let (same_kernel, same_cpu) = (kernel == arguments.kernel, platform == arguments.platform);
+    request.plant = arguments.plant.clone().filter(|plant| plant.is_shared(same_kernel, same_cpu));
+    if !same_kernel {
         request.dialect = None;
     }
     let options = LaunchOptions {
         platform,
         kernel: kernel.to_owned(),
-        emulator: arguments.emulator.clone().filter(|_| platform == arguments.platform),
-        cpu_model: arguments.cpu_model.clone().filter(|_| platform == arguments.platform),
+        emulator: arguments.emulator.clone().filter(|_| same_cpu),
+        cpu_model: arguments.cpu_model.clone().filter(|_| same_cpu),
         ..arguments.launch_options(None)
     };
     let mut channel = launch(&request, &options)?;

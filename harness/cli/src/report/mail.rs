@@ -334,7 +334,10 @@ fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> St
         (false, false) => "less likely: what differs is written by the kernel",
     };
     let asked = found.opinions.iter().any(|one| one.version == machine.version && one.platform != machine.platform);
-    match other.filter(|_| !asked) {
+    if asked {
+        return format!("{suspicion}, before other machines were asked. Seen on {}", machine.platform);
+    }
+    match other {
         Some(other) => format!(
             "{suspicion}. Seen on {}, an emulator; not tried on the other here: replay the entry with --platform {other}",
             machine.platform
