@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let trials = vec![
         Trial::test("host::every_entry_compiles", || compiled().map(|_| ()).map_err(Failed::from)),
         Trial::test("host::other_output_is_noticed", other_output_is_noticed),
+        Trial::test("qemu::6.1", || prints_what_is_expected(BackendKind::Qemu, "6.1", Dialect::Linux6_1)),
         Trial::test("qemu::6.12", || prints_what_is_expected(BackendKind::Qemu, "6.12", Dialect::Linux6_12)),
         Trial::test("qemu::7.2::divergences_are_described", divergences_are_described),
         Trial::test("bochs::6.12", || prints_what_is_expected(BackendKind::Bochs, "6.12", Dialect::Linux6_12)),
