@@ -152,6 +152,9 @@ pub struct Run {
     /// Executions that shrinking one divergence may cost
     #[arg(long, default_value_t = 200)]
     pub shrink: u32,
+    /// Boots that making a program smaller that kills the kernel may cost; 0 for not even running it alone
+    #[arg(long, default_value_t = 16)]
+    pub shrink_boots: u32,
     /// Stop after so many divergences
     #[arg(long, default_value_t = 5)]
     pub stop_after: u32,

@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod deaths;
 mod describe;
 mod diff;
 mod distill;

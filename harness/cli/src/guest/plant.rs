@@ -18,6 +18,8 @@ use ptediff_observe::Lie;
 pub enum Plant {
     /// The kernel panics in the middle of the program with this index.
     Panic(u32),
+    /// The kernel panics whenever an actor exits, in whatever program.
+    PanicAtExit,
     /// The guest hangs, silent, in the middle of the program with this index.
     Hang(u32),
     /// The guest powers off in the middle of the program with this index.
@@ -42,7 +44,7 @@ pub enum Plant {
 /// A plant that has no such name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program), errno, errno-once, error-code or lie:NAME, such as lie:entry.RW"
+    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program), panic-at-exit, errno, errno-once, error-code or lie:NAME, such as lie:entry.RW"
 )]
 pub struct UnknownPlant(String);
 
@@ -55,6 +57,7 @@ impl FromStr for Plant {
         }
         match text {
             "errno" => return Ok(Self::Errno),
+            "panic-at-exit" => return Ok(Self::PanicAtExit),
             "errno-once" => return Ok(Self::ErrnoOnce),
             "error-code" => return Ok(Self::ErrorCode),
             _ => {}
@@ -84,6 +87,7 @@ impl fmt::Display for Plant {
             Self::Verdict(index) => write!(formatter, "verdict@{index}"),
             Self::Errno => write!(formatter, "errno"),
             Self::ErrnoOnce => write!(formatter, "errno-once"),
+            Self::PanicAtExit => write!(formatter, "panic-at-exit"),
             Self::ErrorCode => write!(formatter, "error-code"),
             Self::Lie(name) => write!(formatter, "lie:{name}"),
         }
@@ -132,6 +136,18 @@ impl Plant {
             Self::ErrorCode => same_cpu,
             Self::Errno | Self::ErrnoOnce => same_kernel,
             _ => false,
+        }
+    }
+
+    /// Carries the failure out if it is due at this operation. Called before each step, and only inside a virtual
+    /// machine.
+    ///
+    /// # Errors
+    /// The failure could not be brought about.
+    pub fn strike_at(&self, operation: &Operation) -> std::io::Result<()> {
+        match (self, operation) {
+            (Self::PanicAtExit, Operation::Exit) => std::fs::write("/proc/sysrq-trigger", "c"),
+            _ => Ok(()),
         }
     }
 

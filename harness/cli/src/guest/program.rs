@@ -150,6 +150,9 @@ impl<O: Observer, W: Write> Runner<O, W> {
             {
                 plant.strike(index).map_err(|error| RigError(format!("planting {plant}: {error}")))?;
             }
+            if let Some(plant) = &self.plant {
+                plant.strike_at(&step.operation).map_err(|error| RigError(format!("planting {plant}: {error}")))?;
+            }
             if !judge.model().is_possible(step) {
                 let feature = format!("what step {number} needs ({step})");
                 return Ok(Verdict::Inconclusive(Inconclusive::MissingFeature { feature }));

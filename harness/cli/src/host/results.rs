@@ -102,6 +102,25 @@ pub struct Running {
     pub program: Program,
     /// Steps that were done.
     pub steps_done: usize,
+    /// What the program did alone, where the kernel had died and it was run again.
+    pub alone: Option<Alone>,
+}
+
+/// What a program that was running when the kernel died does alone.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alone {
+    /// The kernel survives it: earlier programs have their part in it.
+    Survives,
+    /// The kernel dies again.
+    Dies {
+        /// The smallest program that was found to kill it still.
+        program: Program,
+        /// Boots that the search cost.
+        boots: u32,
+        /// Whether the budget or the time ended the search.
+        exhausted: bool,
+    },
 }
 
 /// Everything that a campaign gave.

@@ -325,6 +325,7 @@ impl Reading {
             index: current.index,
             program: current.program,
             steps_done: current.records.len(),
+            alone: None,
         });
         if let Some(end) = &self.results.end
             && (end.runs, end.programs) != (self.results.runs, self.results.programs)

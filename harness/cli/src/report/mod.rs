@@ -20,7 +20,7 @@ use ptediff_reference_model::verdict::Verdict;
 
 use crate::arguments::Format;
 use crate::host::opinion::{Blame, blame};
-use crate::host::results::{Finish, Found, Results, reason};
+use crate::host::results::{Alone, Finish, Found, Results, Running, reason};
 use crate::host::session::describe;
 
 use timeline::{difference_lines, timeline, verdict_line};
@@ -188,9 +188,28 @@ fn ending(results: &Results) {
             for (index, step) in running.program.steps.iter().enumerate() {
                 println!("             {}{index:3}  {step}", if index == running.steps_done { ">" } else { " " });
             }
+            alone(running);
         }
         for line in results.console.lines() {
             println!("console      {line}");
+        }
+    }
+}
+
+/// What the program does alone that was running when the kernel died.
+fn alone(running: &Running) {
+    match &running.alone {
+        None => {}
+        Some(Alone::Survives) => {
+            println!("alone        the kernel survives the program: what ran before it has its part");
+        }
+        Some(Alone::Dies { program, boots, exhausted }) => {
+            let ended = if *exhausted { ", a smaller one may exist" } else { "" };
+            let steps = program.steps.len();
+            println!("alone        the kernel dies again; {steps} steps are enough ({boots} boots{ended}):");
+            for (index, step) in program.steps.iter().enumerate() {
+                println!("             {index:3}  {step}");
+            }
         }
     }
 }

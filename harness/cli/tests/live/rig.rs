@@ -63,6 +63,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
     trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
     trials.push(Trial::test("rig::a_changed_kernel_is_found_shrunk_and_stored", a_changed_kernel_is_found));
+    trials.push(Trial::test("rig::a_deadly_program_is_made_smaller", a_deadly_program_is_made_smaller));
     trials.push(Trial::test("rig::an_unstable_divergence_is_a_class_of_its_own", an_unstable_divergence));
     trials.push(Trial::test("rig::a_wrong_cpu_is_blamed_by_the_other_emulator", a_wrong_cpu_is_blamed));
     trials.push(Trial::test("rig::unknown_cpu_model", unknown_cpu_model));
@@ -197,6 +198,24 @@ fn a_changed_kernel_is_found() -> Result<(), Failed> {
     again.must_exit(Exit::Diverge)?;
     let honest = live(&["replay", "--platform", "qemu", &entry])?;
     honest.must_exit(Exit::Agree)
+}
+
+/// The kernel panics at every exit: the program that was running is made smaller by the host, boot by boot.
+fn a_deadly_program_is_made_smaller() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let folder = tempfile::tempdir()?;
+    let save = folder.path().display().to_string();
+    let campaign = ["run", "--platform", "qemu", "--cases", "20", "--shrink-boots", "8", "--save", &save];
+    let ran = live(&[&campaign[..], &["--plant", "panic-at-exit"]].concat())?;
+    ran.must_exit(Exit::KernelDied)?;
+    let steps = ran.json["running"]["alone"]["dies"]["program"].as_array().map_or(usize::MAX, Vec::len);
+    // The first actor may exit at once.
+    if steps > 2 {
+        return Err(ran.wrong("the program is not made smaller"));
+    }
+    let entry = ran.text("/stored/0");
+    live(&["replay", "--platform", "qemu", "--plant", "panic-at-exit", &entry])?.must_exit(Exit::KernelDied)?;
+    live(&["replay", "--platform", "qemu", &entry])?.must_exit(Exit::Agree)
 }
 
 /// The CPU reports a wrong error code, whatever the kernel: the other emulator gives it away.
