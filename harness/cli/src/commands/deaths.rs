@@ -35,12 +35,15 @@ pub(super) fn examine_death(arguments: &MachineArguments, boots: u32, results: &
             false
         }
     };
-    if !dies(&running.program) {
+    // What the kernel did not live to see has no part in it.
+    let mut met = running.program.clone();
+    met.steps.truncate(running.steps_done + 1);
+    if !dies(&met) {
         running.alone = Some(Alone::Survives);
         return;
     }
     let mut small = |candidate: &Program| start.elapsed() < PATIENCE && dies(candidate);
-    let shrunk = shrink(&running.program, boots - 1, &mut small, &mut |step| {
+    let shrunk = shrink(&met, boots - 1, &mut small, &mut |step| {
         let fate = if step.kept { "dies" } else { "lives" };
         progress.note(&format!("boot {}: with {} steps it {fate}", step.execution + 1, step.steps));
     });
