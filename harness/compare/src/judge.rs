@@ -265,8 +265,14 @@ impl Judge {
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
             );
-            // mlock faults in by loads or stores, as the VMA has it; so does mprotect of a locked VMA.
-            let either = matches!(step.operation, Operation::Mlock { .. } | Operation::Mprotect { .. });
+            // mlock faults in by loads or stores, as the VMA has it; so do mprotect and mremap of a locked VMA.
+            let either = matches!(
+                step.operation,
+                Operation::Mlock { .. }
+                    | Operation::Mprotect { .. }
+                    | Operation::Mremap { .. }
+                    | Operation::MremapResize { .. }
+            );
             if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));

@@ -4,6 +4,8 @@ use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange}
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::validity::repaired;
 
+use super::remap;
+
 /// Programs of more steps are not searched for pairs to drop: there would be too many.
 const PAIRS_UP_TO: usize = 16;
 
@@ -82,7 +84,7 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
             Some(with_operation(program, index, operation))
         }
         Pass::ShiftPages => {
-            let lowest = steps.iter().filter_map(|step| extent(&step.operation)).map(|(first, _)| first).min()?;
+            let lowest = steps.iter().flat_map(|step| extents(&step.operation)).map(|(first, _)| first).min()?;
             let distance = lowest.checked_sub(position).filter(|_| position == 0)?;
             Some(with_slots(program, |slot| slot - distance))
         }
@@ -119,7 +121,13 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
 pub(crate) fn cost(program: &Program) -> (usize, usize) {
     let detail = program.steps.iter().map(|step| {
         let (first, pages) = extent(&step.operation).unwrap_or((0, 1));
-        (pages - 1) * 1000 + first + step.actor.index() * 100 + child_cost(&step.operation) + rank(&step.operation) * 50
+        let there = step.operation.destination().map_or(0, |to| to.pages() * 1000 + to.first());
+        (pages - 1) * 1000
+            + first
+            + there
+            + step.actor.index() * 100
+            + child_cost(&step.operation)
+            + rank(&step.operation) * 50
     });
     (program.steps.len(), detail.sum())
 }
@@ -151,6 +159,8 @@ fn rank(operation: &Operation) -> usize {
         Operation::Madvise { advice, .. } => 2 + advice as usize,
         Operation::Mlock { .. } => 12,
         Operation::Munlock { .. } => 13,
+        Operation::Mremap { keep, .. } => 14 + usize::from(keep),
+        Operation::MremapResize { .. } => 14,
         _ => 0,
     }
 }
@@ -187,6 +197,7 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
                 _ => None,
             }
         }
+        Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::simpler(operation, choice),
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
                 0 => Some(Operation::Read { page }),
@@ -249,6 +260,11 @@ fn extent(operation: &Operation) -> Option<(usize, usize)> {
     }
 }
 
+/// Those of [`extent`] and of the operation's destination.
+fn extents(operation: &Operation) -> impl Iterator<Item = (usize, usize)> {
+    extent(operation).into_iter().chain(operation.destination().map(|to| (to.first(), to.pages())))
+}
+
 fn with_range(operation: Operation, new: PageRange) -> Operation {
     match operation {
         Operation::Mmap { protection, placement, .. } => Operation::Mmap { range: new, protection, placement },
@@ -259,6 +275,7 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Mlock { .. } => Operation::Mlock { range: new },
         Operation::Munlock { .. } => Operation::Munlock { range: new },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
+        Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::with_range(operation, new),
         other => other,
     }
 }
@@ -275,11 +292,16 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
 
 /// The program with every slot moved by `to`, which must keep the order of slots and not raise any.
 fn with_slots(program: &Program, to: impl Fn(usize) -> usize) -> Program {
+    let renamed = |range: PageRange| {
+        let (first, end) = (to(range.first()), to(range.end() - 1) + 1);
+        PageRange::new(first, end - first).ok()
+    };
     let moved = |operation: Operation| match (operation.range(), operation.page()) {
-        (Some(range), _) => {
-            let (first, end) = (to(range.first()), to(range.end() - 1) + 1);
-            PageRange::new(first, end - first).map_or(operation, |range| with_range(operation, range))
-        }
+        (Some(range), _) => match (renamed(range), operation.destination().map(renamed)) {
+            (Some(range), Some(Some(to))) => remap::with_ranges(operation, range, to),
+            (Some(range), _) => with_range(operation, range),
+            (None, _) => operation,
+        },
         (None, Some(page)) => PageIndex::new(to(page.index())).map_or(operation, |page| with_page(operation, page)),
         (None, None) => operation,
     };
