@@ -993,7 +993,7 @@ pub const RULES: [RuleInfo; 102] = [
         kind: Kind::Vma,
         source: "mm/mremap.c: move_vma, dontunmap_complete",
         dialects: ALL,
-        statement: "The VMA that MREMAP_DONTUNMAP leaves is not locked any more, in 6.12 all of it; without anon_vma where all of it moved.",
+        statement: "The VMA that MREMAP_DONTUNMAP leaves is not locked any more: in 7.2 the part that moved, in 6.1 and 6.12 all of it. It has no anon_vma where all of it moved. In 6.1 and 6.12 it may have merged with its copy.",
     },
 ];
 

@@ -1,7 +1,7 @@
 //! The judge: model against record, step by step.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, EntryKind, SOFT_DIRTY};
+use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
@@ -247,7 +247,7 @@ impl Judge {
             let known = earlier.map_or(before[transition.actor.index()][transition.page.index()], |one| one.after);
             // Between two events of one step only the CPU writes, and it only sets Accessed and Dirty.
             let free = if earlier.is_some() { A | D } else { 0 };
-            let births = transition.cause == Cause::ForkChild;
+            let births = transition.cause == Cause::ForkChild || was_unmapped_first(step, transition);
             if !births && differs(&known, &transition.before, free) {
                 let (probe, witness) = (transition.before.bits.0, known.bits.0);
                 return Some(mismatch(transition, WitnessField::TransitionBefore, probe, witness));
@@ -279,6 +279,19 @@ impl Judge {
             }
         }
         None
+    }
+}
+
+/// Whether the step itself may have unmapped the page before the transition, which no event tells: mremap
+/// empties its target, and faults it in where it is locked and longer than what moves.
+fn was_unmapped_first(step: &Step, transition: &Transition) -> bool {
+    match step.operation {
+        Operation::Mremap { to, .. } => {
+            transition.actor == step.actor
+                && transition.before.bits == Entry::NONE
+                && to.slots().any(|page| page == transition.page)
+        }
+        _ => false,
     }
 }
 

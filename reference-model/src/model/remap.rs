@@ -149,7 +149,7 @@ impl Model {
         let dialect = self.dialect;
         let vmas = &mut self.memory(actor).vmas;
         let old = vmas.of_range(from);
-        if keep && vmas.list[old].is_locked() && dialect != Dialect::Linux6_12 {
+        if keep && vmas.list[old].is_locked() && tells_original_apart(dialect) {
             // `needs_pre_split`: only what moves is unlocked.
             vmas.split_at(from.first() as u8);
             vmas.split_at(from.end() as u8);
@@ -194,7 +194,7 @@ impl Model {
 
     /// The VMA that MREMAP_DONTUNMAP leaves is not locked; where all of it moved it has no anon_vma.
     fn dontunmap_complete(&mut self, actor: ActorId, from: PageRange, old: &Vma) {
-        let forgets = self.dialect != Dialect::Linux6_12;
+        let forgets = tells_original_apart(self.dialect);
         let index = self.memory(actor).vmas.of_range(from);
         let vma = &mut self.memory(actor).vmas.list[index];
         vma.marks &= !VM_LOCKED;
@@ -213,6 +213,13 @@ impl Model {
             self.memory(actor).vmas.list[index].displacement ^= 1;
         }
     }
+}
+
+/// Whether `MREMAP_DONTUNMAP` takes care to tell the VMA that stays from its copy: they do not merge, of a
+/// locked VMA only what moves is unlocked (`needs_pre_split`), and one without anon_vma gets the `vm_pgoff` of
+/// its place back. Not so in 6.12.95; nor in 6.1.176, while 6.1.192 has it.
+fn tells_original_apart(dialect: Dialect) -> bool {
+    dialect == Dialect::Linux7_2
 }
 
 fn slots_of(range: PageRange) -> (u8, u8) {
@@ -239,14 +246,8 @@ impl VmaList {
     /// its own. `kept` is the original where it is to stay. Returns the VMA's index and whether it merged.
     fn insert_copy(&mut self, dialect: Dialect, new: Vma, kept: Option<&Vma>) -> (usize, bool) {
         let at = self.list.partition_point(|vma| vma.first < new.first);
-        // An unwritten VMA could merge with its own copy. With DONTUNMAP the two must be told apart: 7.2 leaves
-        // the original out, 6.1 does not merge at all beside it, 6.12 merges.
-        let original = kept.filter(|old| old.anon.is_none() && dialect != Dialect::Linux6_12);
-        let beside_it = original.is_some_and(|old| old.first == new.end || old.end == new.first);
-        if dialect == Dialect::Linux6_1 && beside_it {
-            self.list.insert(at, new);
-            return (at, false);
-        }
+        // An unwritten VMA may merge with its own copy.
+        let original = kept.filter(|old| old.anon.is_none() && tells_original_apart(dialect));
         let may = |other: &Vma| {
             original.is_none_or(|old| old.first != other.first)
                 && other.merges_with_flags_of(&new)
