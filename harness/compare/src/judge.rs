@@ -204,7 +204,9 @@ impl Judge {
     }
 
     fn agrees(&mut self, expected: &EntryExpectation, seen: &ObservedEntry) -> bool {
-        (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0 && self.binding.admits(expected.frame, seen.frame)
+        let is_mapped = |frame| self.model.mapcount(frame) > 0;
+        (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0
+            && self.binding.admits(expected.frame, seen.frame, is_mapped)
     }
 
     fn compare_pagemap(&mut self, record: &StepRecord) -> Option<(Difference, Option<Rule>)> {
