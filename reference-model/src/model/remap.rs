@@ -293,3 +293,6 @@ impl VmaList {
         (target, true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,8 @@ pub(crate) enum Pass {
     DeleteSlot,
     /// Move everything on one page to a lower one.
     MergePages,
+    /// Let one actor do what two did.
+    UniteActors,
     /// Give two actors each other's numbers.
     SwapActors,
     /// Let a lower actor do one step.
@@ -45,7 +47,8 @@ impl Pass {
             Self::NarrowRange => Self::ShiftPages,
             Self::ShiftPages => Self::DeleteSlot,
             Self::DeleteSlot => Self::MergePages,
-            Self::MergePages => Self::SwapActors,
+            Self::MergePages => Self::UniteActors,
+            Self::UniteActors => Self::SwapActors,
             Self::SwapActors => Self::LowerActor,
             Self::LowerActor => Self::SimplifyOperation,
             Self::SimplifyOperation => Self::DropPair,
@@ -95,6 +98,10 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
         Pass::MergePages => {
             let (low, high) = pair(position, ARENA_PAGES)?;
             Some(merged(program, low, high))
+        }
+        Pass::UniteActors => {
+            let (low, high) = pair(position, ActorId::all().count())?;
+            Some(united(program, low, high))
         }
         Pass::SwapActors => {
             let (low, high) = pair(position, ActorId::all().count())?;
@@ -317,6 +324,14 @@ fn merged(program: &Program, low: usize, high: usize) -> Program {
     };
     let steps = program.steps.iter().map(|step| Step { operation: moved(step.operation), ..*step });
     Program { steps: steps.collect() }
+}
+
+/// The program in which actor `low` does what `high` did, who is not born.
+fn united(program: &Program, low: usize, high: usize) -> Program {
+    let (low, high) = (ActorId::new(low).expect("an actor"), ActorId::new(high).expect("an actor"));
+    let steps = program.steps.iter().filter(|step| step.operation != Operation::Fork { child: high });
+    let steps = steps.map(|step| Step { actor: if step.actor == high { low } else { step.actor }, ..*step });
+    repaired(&Program { steps: steps.collect() })
 }
 
 /// The program in which two actors have each other's numbers. Actor 0 is there from the start, so its
