@@ -40,6 +40,8 @@ pub enum Kind {
     EntryZap,
     /// Flags and anon_vma of a VMA.
     Vma,
+    /// An entry that mremap moved, without a transition.
+    EntryByMove,
 }
 
 /// A rule's documentation.
@@ -63,6 +65,8 @@ pub struct RuleInfo {
 const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
 /// Those with user shadow stacks; 6.12 and later.
 const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
+/// The newest alone.
+const NEWEST: &[Dialect] = &[Dialect::Linux7_2];
 
 /// A rule of the model. The table [`RULES`] says what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,10 +153,32 @@ pub enum Rule {
     MlockNotPopulated,
     Munlock,
     VmaMergeLock,
+    MremapMoved,
+    MremapMovedSeveral,
+    MremapMovedResized,
+    MremapKept,
+    MremapGrown,
+    MremapShrunk,
+    MremapUnchanged,
+    MremapUnmapped,
+    MremapAcross,
+    MremapOverlap,
+    MremapKeepResized,
+    MremapNoLength,
+    MremapNoRoom,
+    MovedEntry,
+    MovedZeroPage,
+    MovedAway,
+    ZapRemapTarget,
+    ZapRemapTail,
+    VmaMoved,
+    VmaMergeMoved,
+    VmaGrown,
+    VmaKept,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 80] = [
+pub const RULES: [RuleInfo; 102] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -792,6 +818,182 @@ pub const RULES: [RuleInfo; 80] = [
         source: "mm/mlock.c: mlock_fixup; mm/vma.c: vma_merge_existing_range",
         dialects: ALL,
         statement: "mlock and munlock merge as mprotect does.",
+    },
+    RuleInfo {
+        rule: Rule::MremapMoved,
+        identifier: "mremap.moved",
+        kind: Kind::Success,
+        source: "mm/mremap.c: mremap_to, move_vma",
+        dialects: ALL,
+        statement: "MREMAP_MAYMOVE | MREMAP_FIXED of a range within one VMA succeeds; what was at the target is gone.",
+    },
+    RuleInfo {
+        rule: Rule::MremapMovedSeveral,
+        identifier: "mremap.moved-several",
+        kind: Kind::Success,
+        source: "mm/mremap.c: remap_move",
+        dialects: NEWEST,
+        statement: "7.2 moves every VMA of a range when the length stays, as far apart as they were; only the first page must be mapped.",
+    },
+    RuleInfo {
+        rule: Rule::MremapMovedResized,
+        identifier: "mremap.moved-resized",
+        kind: Kind::Success,
+        source: "mm/mremap.c: mremap_to",
+        dialects: ALL,
+        statement: "A move to a longer or shorter range succeeds; a tail that is too long is unmapped first, whatever it belongs to.",
+    },
+    RuleInfo {
+        rule: Rule::MremapKept,
+        identifier: "mremap.kept",
+        kind: Kind::Success,
+        source: "mm/mremap.c: move_vma",
+        dialects: ALL,
+        statement: "MREMAP_DONTUNMAP leaves the old VMA, without entries.",
+    },
+    RuleInfo {
+        rule: Rule::MremapGrown,
+        identifier: "mremap.grown",
+        kind: Kind::Success,
+        source: "mm/mremap.c: mremap (7.2: expand_vma_in_place); mm/vma.c: vma_merge_extend",
+        dialects: ALL,
+        statement: "A mapping grows in place where the range ends with its VMA and the slots behind it are free.",
+    },
+    RuleInfo {
+        rule: Rule::MremapShrunk,
+        identifier: "mremap.shrunk",
+        kind: Kind::Success,
+        source: "mm/mremap.c: mremap, mremap_to (7.2: shrink_vma)",
+        dialects: ALL,
+        statement: "Making shorter unmaps the tail, whatever VMAs it belongs to; only the first page must be mapped.",
+    },
+    RuleInfo {
+        rule: Rule::MremapUnchanged,
+        identifier: "mremap.unchanged",
+        kind: Kind::Success,
+        source: "mm/mremap.c: mremap (7.2: mremap_at)",
+        dialects: ALL,
+        statement: "The same length in place does nothing, although the range may cross VMAs and holes.",
+    },
+    RuleInfo {
+        rule: Rule::MremapUnmapped,
+        identifier: "mremap.unmapped",
+        kind: Kind::Errno,
+        source: "mm/mremap.c: vma_to_resize (7.2: check_prep_vma)",
+        dialects: ALL,
+        statement: "EFAULT where nothing is mapped at the first page; nothing is changed.",
+    },
+    RuleInfo {
+        rule: Rule::MremapAcross,
+        identifier: "mremap.across",
+        kind: Kind::Errno,
+        source: "mm/mremap.c: vma_to_resize (7.2: check_prep_vma)",
+        dialects: ALL,
+        statement: "EFAULT where the range to move or to enlarge goes beyond its VMA's end. 6.1 and 6.12 have unmapped the target and the tail by then; 7.2 has not, and moves across VMAs when the length stays.",
+    },
+    RuleInfo {
+        rule: Rule::MremapOverlap,
+        identifier: "mremap.overlap",
+        kind: Kind::Errno,
+        source: "mm/mremap.c: mremap_to (7.2: check_mremap_params)",
+        dialects: ALL,
+        statement: "EINVAL where target and range overlap; 6.1 and 6.12 give EFAULT first where nothing is mapped.",
+    },
+    RuleInfo {
+        rule: Rule::MremapKeepResized,
+        identifier: "mremap.keep-resized",
+        kind: Kind::Errno,
+        source: "mm/mremap.c: mremap (7.2: check_mremap_params)",
+        dialects: ALL,
+        statement: "EINVAL for MREMAP_DONTUNMAP with another length.",
+    },
+    RuleInfo {
+        rule: Rule::MremapNoLength,
+        identifier: "mremap.no-length",
+        kind: Kind::Errno,
+        source: "mm/mremap.c: mremap (7.2: check_mremap_params)",
+        dialects: ALL,
+        statement: "EINVAL for a new length of 0.",
+    },
+    RuleInfo {
+        rule: Rule::MremapNoRoom,
+        identifier: "mremap.no-room",
+        kind: Kind::Errno,
+        source: "mm/mremap.c: mremap, vma_expandable (7.2: expand_vma)",
+        dialects: ALL,
+        statement: "ENOMEM where a mapping cannot grow in place: it goes on behind the range, or something is mapped there.",
+    },
+    RuleInfo {
+        rule: Rule::MovedEntry,
+        identifier: "move.entry",
+        kind: Kind::EntryByMove,
+        source: "mm/mremap.c: move_ptes",
+        dialects: ALL,
+        statement: "An entry moves with all its bits and its frame, PageAnonExclusive and mapcount as they were, and becomes soft-dirty.",
+    },
+    RuleInfo {
+        rule: Rule::MovedZeroPage,
+        identifier: "move.zero-page",
+        kind: Kind::EntryByMove,
+        source: "mm/mremap.c: move_ptes",
+        dialects: ALL,
+        statement: "An entry of the zero page moves and becomes soft-dirty too.",
+    },
+    RuleInfo {
+        rule: Rule::MovedAway,
+        identifier: "move.away",
+        kind: Kind::EntryZap,
+        source: "mm/mremap.c: move_ptes",
+        dialects: ALL,
+        statement: "The place that an entry moved from is empty.",
+    },
+    RuleInfo {
+        rule: Rule::ZapRemapTarget,
+        identifier: "zap.remap-target",
+        kind: Kind::EntryZap,
+        source: "mm/mremap.c: mremap_to",
+        dialects: ALL,
+        statement: "What was mapped at the target of a move is unmapped.",
+    },
+    RuleInfo {
+        rule: Rule::ZapRemapTail,
+        identifier: "zap.remap-tail",
+        kind: Kind::EntryZap,
+        source: "mm/mremap.c: mremap, mremap_to (7.2: shrink_vma)",
+        dialects: ALL,
+        statement: "A mapping that becomes shorter loses the entries of its tail.",
+    },
+    RuleInfo {
+        rule: Rule::VmaMoved,
+        identifier: "vma.moved",
+        kind: Kind::Vma,
+        source: "mm/vma.c (6.1: mm/mmap.c): copy_vma",
+        dialects: ALL,
+        statement: "The VMA at the new place has the flags of the old one, VM_SOFTDIRTY, VM_LOCKED and VM_ACCOUNT included, its anon_vma, and vm_pgoff as it was; without an anon_vma the vm_pgoff of its new place.",
+    },
+    RuleInfo {
+        rule: Rule::VmaMergeMoved,
+        identifier: "vma.merge-moved",
+        kind: Kind::Vma,
+        source: "mm/vma.c: copy_vma, vma_merge_new_range (6.1: mm/mmap.c: copy_vma, vma_merge)",
+        dialects: ALL,
+        statement: "A moved VMA merges with neighbours as a changed one does, where vm_pgoff goes on. VM_SOFTDIRTY is then that of the neighbour, in 7.2 set if any of them had it.",
+    },
+    RuleInfo {
+        rule: Rule::VmaGrown,
+        identifier: "vma.grown",
+        kind: Kind::Vma,
+        source: "mm/vma.c: vma_merge_extend",
+        dialects: ALL,
+        statement: "A VMA that grows keeps its flags and merges with the next one where it reaches it.",
+    },
+    RuleInfo {
+        rule: Rule::VmaKept,
+        identifier: "vma.dont-unmap",
+        kind: Kind::Vma,
+        source: "mm/mremap.c: move_vma (7.2: dontunmap_complete)",
+        dialects: ALL,
+        statement: "The VMA that MREMAP_DONTUNMAP leaves is not locked any more: in 7.2 the part that moved, in 6.1 and 6.12 all of it. It has no anon_vma where all of it moved. In 6.1 and 6.12 it may have merged with its copy.",
     },
 ];
 

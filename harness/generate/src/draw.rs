@@ -1,5 +1,7 @@
 //! Draws a program along the model's state.
 
+mod remap;
+
 use proptest::prelude::Rng;
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::EntryKind;
@@ -116,9 +118,11 @@ impl<R: Rng> Draft<'_, R> {
     /// permission, or another one is left alone with it.
     fn suspected_by(&mut self, step: &Step) -> Option<(ActorId, PageIndex)> {
         let range = match step.operation {
+            Operation::Mremap { range, to, .. } => return self.moved(step.actor, range, to),
             Operation::Munmap { range }
             | Operation::MadviseDontneed { range }
             | Operation::Madvise { range, .. }
+            | Operation::MremapResize { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
             | Operation::Mprotect { range, .. } => range,
             Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
@@ -192,7 +196,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -204,6 +208,7 @@ impl<R: Rng> Draft<'_, R> {
             8 => self.madvise(range),
             9 => Operation::Mlock { range },
             10 => Operation::Munlock { range },
+            11 => self.senseless_remap(range),
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -229,10 +234,13 @@ impl<R: Rng> Draft<'_, R> {
             advise,
             lock,
             unlock,
+            remap,
         ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
-            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
+            for weight in
+                [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock, remap]
+            {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
@@ -245,7 +253,7 @@ impl<R: Rng> Draft<'_, R> {
             *mmap = mmap.div_ceil(2);
         }
         if scene.populated.is_empty() {
-            for weight in [&mut *fork, exit, clear, dontneed, mprotect] {
+            for weight in [&mut *fork, exit, clear, dontneed, mprotect, remap] {
                 *weight = weight.div_ceil(3);
             }
             *write *= 2;
@@ -307,6 +315,7 @@ impl<R: Rng> Draft<'_, R> {
                 let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
                 Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
             }
+            15 => self.remap(&scene),
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },

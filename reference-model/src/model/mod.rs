@@ -9,9 +9,10 @@ mod fork;
 mod lock;
 mod map;
 mod protect;
+mod remap;
 mod vma;
 
-use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
+use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
 use crate::entry::{A, DirtyDesign, Entry, NX, P, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
@@ -141,6 +142,8 @@ impl Model {
             Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
             Operation::Mlock { range } => self.mlock(actor, range),
             Operation::Munlock { range } => self.munlock(actor, range),
+            Operation::Mremap { range, to, keep } => self.mremap(actor, range, to, keep),
+            Operation::MremapResize { range, pages } => self.mremap_resize(actor, range, pages),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -165,6 +168,7 @@ impl Model {
             Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
                 !(self.protection_keys && protection == Protection::EXECUTE)
             }
+            Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             _ => true,
         }
     }
@@ -191,6 +195,21 @@ impl Model {
             soft_dirty: vma.soft_dirty,
             locked: vma.is_locked(),
         })
+    }
+
+    /// The slots of the VMA that covers a page of a living actor.
+    #[must_use]
+    pub fn vma_range(&self, actor: ActorId, page: PageIndex) -> Option<PageRange> {
+        let vma = self.actors[actor.index()].as_ref()?.vmas.at(page)?;
+        PageRange::new(usize::from(vma.first), usize::from(vma.end - vma.first)).ok()
+    }
+
+    /// The slot at which a page of a living actor was first written, as its VMA's `vm_pgoff` remembers it:
+    /// another one than the page's own where mremap moved it since.
+    #[must_use]
+    pub fn home(&self, actor: ActorId, page: PageIndex) -> Option<PageIndex> {
+        let vma = self.actors[actor.index()].as_ref()?.vmas.at(page)?;
+        PageIndex::new(page.index().checked_add_signed(isize::from(vma.displacement))?).ok()
     }
 
     /// What the entry of a page of a living actor must be now; all-zero for an actor that is not alive.

@@ -2,7 +2,6 @@
 //! the semantics digest).
 
 use super::*;
-use crate::arena::PageRange;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};
 use crate::machine::KernelVersion;
 use crate::program::{Advice, Placement};

@@ -44,18 +44,24 @@ pub(super) struct Vma {
     pub(super) soft_dirty: bool,
     /// The flags among [`VM_MARKS`] that are set.
     pub(super) marks: u64,
+    /// `vm_pgoff`, less the slot that the VMA begins at: 0 but for what mremap moved. Slots of one distance
+    /// merge, others do not.
+    pub(super) displacement: i16,
     pub(super) anon: Option<AnonVma>,
 }
 
 impl Vma {
-    /// The flags that may not differ between VMAs that merge.
-    fn merges_with_flags_of(&self, other: &Self) -> bool {
+    /// The flags, and the displacement, that may not differ between VMAs that merge.
+    pub(super) fn merges_with_flags_of(&self, other: &Self) -> bool {
         self.protection == other.protection && self.differs_by_access_only(other)
     }
 
-    /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs (`mm/vma.c: anon_vma_compatible`).
+    /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs, and the offsets fit (`mm/vma.c: anon_vma_compatible`).
     fn differs_by_access_only(&self, other: &Self) -> bool {
-        self.shadow_stack == other.shadow_stack && self.account == other.account && self.marks == other.marks
+        self.shadow_stack == other.shadow_stack
+            && self.account == other.account
+            && self.marks == other.marks
+            && self.displacement == other.displacement
     }
 
     /// `VM_LOCKED`.
@@ -82,7 +88,7 @@ impl Vma {
 }
 
 /// `mm/vma.c: is_mergeable_anon_vma` for a changed part `source` and a neighbour `target` that takes it.
-fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
+pub(super) fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
     let source_anon = source.and_then(|vma| vma.anon);
     match dialect {
         // 6.1 and 6.12 look at the target's chain only, and an empty chain is not singular: a target without
@@ -100,7 +106,7 @@ fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool 
     }
 }
 
-fn anon_compatible(left: &Vma, right: &Vma) -> bool {
+pub(super) fn anon_compatible(left: &Vma, right: &Vma) -> bool {
     left.anon.is_none() || right.anon.is_none() || left.anon_id() == right.anon_id()
 }
 
