@@ -257,7 +257,8 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::Mremap { range, to, keep } => {
             let flag = if *keep { " | MREMAP_DONTUNMAP" } else { "" };
             vec![
-                format!("called((long)mremap({}, {} * PAGE_SIZE,", place(range), to.pages()),
+                format!("called((long)mremap({},", place(range)),
+                format!("\t{} * PAGE_SIZE,", to.pages()),
                 format!("\tMREMAP_MAYMOVE | MREMAP_FIXED{flag},"),
                 format!("\t(void *)PAGE({})), PAGE({}));", to.first(), to.first()),
             ]
