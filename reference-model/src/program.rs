@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::protection_key::{KeyArgument, KeyRights, ProtectionKey};
 
 /// Steps that a program may have at most. It bounds what a stored entry can make the harness do.
 pub const MAX_STEPS: usize = 256;
@@ -235,11 +236,49 @@ pub enum Operation {
         /// Slots to unlock.
         range: PageRange,
     },
+    /// `pkey_alloc`: gives the lowest free protection key.
+    PkeyAlloc {
+        /// The actor's rights to pages of the new key.
+        rights: KeyRights,
+    },
+    /// `pkey_free`.
+    PkeyFree {
+        /// Key to free; pages may still have it.
+        key: ProtectionKey,
+    },
+    /// `pkey_mprotect`.
+    PkeyMprotect {
+        /// Slots to protect.
+        range: PageRange,
+        /// New protection.
+        protection: Protection,
+        /// New key.
+        key: KeyArgument,
+    },
+    /// RDPKRU, then WRPKRU with other rights for one key; gives what RDPKRU read.
+    WritePkru {
+        /// Key whose rights change, allocated or not.
+        key: ProtectionKey,
+        /// The new rights.
+        rights: KeyRights,
+    },
+    /// A system call that reads 8 bytes from the first byte of the page: `write` to an eventfd, from which the
+    /// actor then takes the value.
+    ReadBySystemCall {
+        /// Page that the kernel reads from.
+        page: PageIndex,
+    },
+    /// A system call that writes the 8 bytes of [`store_value`] to the first byte of the page: `read` of an
+    /// eventfd to which the actor gave the value.
+    WriteBySystemCall {
+        /// Page that the kernel writes to.
+        page: PageIndex,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 22] = [
+pub const OPERATION_NAMES: [&str; 28] = [
     "mmap",
     "munmap",
     "read",
@@ -262,6 +301,12 @@ pub const OPERATION_NAMES: [&str; 22] = [
     "madvise-free",
     "mlock",
     "munlock",
+    "pkey-alloc",
+    "pkey-free",
+    "pkey-mprotect",
+    "write-pkru",
+    "read-by-system-call",
+    "write-by-system-call",
 ];
 
 impl Operation {
@@ -284,6 +329,12 @@ impl Operation {
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 12 + Advice::ALL.len(),
             Self::Munlock { .. } => 13 + Advice::ALL.len(),
+            Self::PkeyAlloc { .. } => 22,
+            Self::PkeyFree { .. } => 23,
+            Self::PkeyMprotect { .. } => 24,
+            Self::WritePkru { .. } => 25,
+            Self::ReadBySystemCall { .. } => 26,
+            Self::WriteBySystemCall { .. } => 27,
         }
     }
 
@@ -298,6 +349,7 @@ impl Operation {
             | Self::Madvise { range, .. }
             | Self::Mlock { range }
             | Self::Munlock { range }
+            | Self::PkeyMprotect { range, .. }
             | Self::MapShadowStack { range, .. } => Some(range),
             _ => None,
         }
@@ -307,9 +359,12 @@ impl Operation {
     #[must_use]
     pub fn page(&self) -> Option<PageIndex> {
         match *self {
-            Self::Read { page } | Self::Write { page } | Self::Execute { page } | Self::WriteShadowStack { page } => {
-                Some(page)
-            }
+            Self::Read { page }
+            | Self::Write { page }
+            | Self::Execute { page }
+            | Self::WriteShadowStack { page }
+            | Self::ReadBySystemCall { page }
+            | Self::WriteBySystemCall { page } => Some(page),
             _ => None,
         }
     }
@@ -325,6 +380,13 @@ impl Operation {
     #[must_use]
     pub fn needs_shadow_stack(&self) -> bool {
         matches!(self, Self::WriteShadowStack { .. })
+    }
+
+    /// Whether the operation can only be carried out on a CPU with protection keys. (The system calls can be
+    /// *called* anywhere; WRPKRU is an undefined instruction without them.)
+    #[must_use]
+    pub fn needs_protection_keys(&self) -> bool {
+        matches!(self, Self::WritePkru { .. })
     }
 }
 
@@ -398,6 +460,14 @@ impl fmt::Display for Operation {
             Self::Madvise { range, advice } => write!(formatter, "madvise({}) {}", advice.constant(), slots(range)),
             Self::Mlock { range } => write!(formatter, "mlock {}", slots(range)),
             Self::Munlock { range } => write!(formatter, "munlock {}", slots(range)),
+            Self::PkeyAlloc { rights } => write!(formatter, "pkey_alloc {rights}"),
+            Self::PkeyFree { key } => write!(formatter, "pkey_free {}", key.number()),
+            Self::PkeyMprotect { range, protection, key } => {
+                write!(formatter, "pkey_mprotect {} {protection} key {}", slots(range), key.number())
+            }
+            Self::WritePkru { key, rights } => write!(formatter, "wrpkru key {} {rights}", key.number()),
+            Self::ReadBySystemCall { page } => write!(formatter, "system call reads page {}", page.index()),
+            Self::WriteBySystemCall { page } => write!(formatter, "system call writes page {}", page.index()),
         }
     }
 }

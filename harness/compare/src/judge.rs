@@ -261,12 +261,16 @@ impl Judge {
             let stores = matches!(
                 step.operation,
                 Operation::Write { .. }
+                    | Operation::WriteBySystemCall { .. }
                     | Operation::WriteShadowStack { .. }
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
             );
             // mlock faults in by loads or stores, as the VMA has it; so does mprotect of a locked VMA.
-            let either = matches!(step.operation, Operation::Mlock { .. } | Operation::Mprotect { .. });
+            let either = matches!(
+                step.operation,
+                Operation::Mlock { .. } | Operation::Mprotect { .. } | Operation::PkeyMprotect { .. }
+            );
             if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));

@@ -17,6 +17,7 @@
 
 mod dice;
 mod draw;
+mod keys;
 mod narrowing;
 mod profile;
 mod seed;

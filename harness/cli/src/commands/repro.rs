@@ -45,8 +45,7 @@ fn imagined(dialect: Dialect, shadow_stack: bool) -> Machine {
         dialect,
         dialect_forced: true,
         shadow_stack,
-        // Without keys, execute-only protection needs none and can be told of.
-        protection_keys: false,
+        protection_keys: true,
         exact_accessed: true,
         platform: "none".to_owned(),
         cpu_model: "none".to_owned(),
