@@ -59,6 +59,7 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         model: Model::new(machine),
         shadow_stack: machine.shadow_stack,
         protection_keys: machine.protection_keys,
+        favours_keys: machine.protection_keys && profile == Profile::Keys,
         hoards,
         weights: profile.weights(),
         window,
@@ -85,6 +86,8 @@ pub(crate) struct Draft<'a, R> {
     pub(crate) model: Model,
     shadow_stack: bool,
     protection_keys: bool,
+    /// Whether the program is about keys above all.
+    pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
     hoards: bool,
     weights: Weights,
@@ -473,7 +476,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     pub(crate) fn mmap(&mut self, range: PageRange) -> Operation {
-        let protection = self.protection(&MMAP_PROTECTIONS);
+        let protection = self.execute_only().unwrap_or_else(|| self.protection(&MMAP_PROTECTIONS));
         let placement = if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed };
         Operation::Mmap { range, protection, placement }
     }
@@ -483,7 +486,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     pub(crate) fn mprotect_protection(&mut self) -> Protection {
-        self.protection(&MPROTECT_PROTECTIONS)
+        self.execute_only().unwrap_or_else(|| self.protection(&MPROTECT_PROTECTIONS))
     }
 
     fn madvise(&mut self, range: PageRange) -> Operation {

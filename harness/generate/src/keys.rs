@@ -63,12 +63,13 @@ impl<R: Rng> Draft<'_, R> {
         Operation::PkeyAlloc { rights: self.rights(&INITIAL_RIGHTS) }
     }
 
-    /// Frees a key that is allocated, mostly.
+    /// Frees a key that is allocated, mostly. Where there is none one is allocated instead, mostly.
     pub(crate) fn pkey_free(&mut self, actor: ActorId) -> Operation {
         let allocated = self.allocated(actor);
-        match self.dice.pick(&allocated).filter(|_| self.dice.percent(85)) {
-            Some(key) => Operation::PkeyFree { key },
-            None => self.pkey_free_anything(),
+        match self.dice.pick(&allocated) {
+            Some(key) if self.dice.percent(94) => Operation::PkeyFree { key },
+            None if self.dice.percent(70) => self.pkey_alloc(),
+            _ => self.pkey_free_anything(),
         }
     }
 
@@ -101,6 +102,12 @@ impl<R: Rng> Draft<'_, R> {
         let on_page = self.dice.pick(&scene.keyed).and_then(|page| self.model.mapping(scene.actor, page));
         let used = on_page.and_then(|mapping| ProtectionKey::new(mapping.key).ok());
         let allocated = self.allocated(scene.actor);
+        let execute_only = self.model.keys(scene.actor).execute_only.and_then(|key| ProtectionKey::new(key).ok());
+        if let Some(key) = execute_only
+            && self.dice.percent(45)
+        {
+            return Operation::WritePkru { key, rights: self.rights(&LATER_RIGHTS) };
+        }
         let key = match self.dice.weighted(&[80, 12, 8]) {
             0 => used.or_else(|| self.dice.pick(&allocated)),
             1 => self.dice.pick(&allocated),
@@ -116,6 +123,17 @@ impl<R: Rng> Draft<'_, R> {
         let pages: Vec<PageIndex> =
             self.window.slots().filter(|&page| self.model.mapping(actor, page).is_some_and(has_it)).collect();
         self.dice.pick(&pages).map(|page| (actor, page))
+    }
+
+    /// PROT_EXEC alone, now and then, where programs favour keys: it takes one. More often where an actor has made
+    /// itself access to the key of such mappings: it loses it then.
+    pub(crate) fn execute_only(&mut self) -> Option<Protection> {
+        let is_open = ActorId::all().filter(|&actor| self.model.is_alive(actor)).any(|actor| {
+            let keys = self.model.keys(actor);
+            keys.execute_only.is_some_and(|key| !KeyRights::of(keys.pkru, key).refuse(false))
+        });
+        let percent = if is_open { 60 } else { 14 };
+        (self.favours_keys && self.dice.percent(percent)).then_some(Protection::EXECUTE)
     }
 
     fn allocated(&self, actor: ActorId) -> Vec<ProtectionKey> {
