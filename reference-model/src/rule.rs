@@ -843,7 +843,7 @@ pub const RULES: [RuleInfo; 100] = [
         kind: Kind::Errno,
         source: "arch/x86/include/asm/pkeys.h: mm_pkey_alloc; mm/mprotect.c: pkey_alloc",
         dialects: ALL,
-        statement: "Without protection keys pkey_alloc fails with ENOSPC; 6.12 gives EINVAL the first time in an mm.",
+        statement: "Without protection keys pkey_alloc fails with ENOSPC; 6.1 and 6.12 give EINVAL the first time in an mm.",
     },
     RuleInfo {
         rule: Rule::PkeyFree,

@@ -9,6 +9,7 @@ use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::{OPERATION_NAMES, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 use ptediff_reference_model::rule::{RULES, Rule};
 
 fn entry(name: &str) -> Entry {

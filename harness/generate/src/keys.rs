@@ -104,7 +104,7 @@ impl<R: Rng> Draft<'_, R> {
         let allocated = self.allocated(scene.actor);
         let execute_only = self.model.keys(scene.actor).execute_only.and_then(|key| ProtectionKey::new(key).ok());
         if let Some(key) = execute_only
-            && self.dice.percent(45)
+            && self.dice.percent(55)
         {
             return Operation::WritePkru { key, rights: self.rights(&LATER_RIGHTS) };
         }
@@ -132,7 +132,7 @@ impl<R: Rng> Draft<'_, R> {
             let keys = self.model.keys(actor);
             keys.execute_only.is_some_and(|key| !KeyRights::of(keys.pkru, key).refuse(false))
         });
-        let percent = if is_open { 60 } else { 14 };
+        let percent = if is_open { 70 } else { 16 };
         (self.favours_keys && self.dice.percent(percent)).then_some(Protection::EXECUTE)
     }
 
