@@ -203,7 +203,7 @@ pub const RULES: [RuleInfo; 100] = [
         kind: Kind::Errno,
         source: "mm/mmap.c: do_mmap",
         dialects: ALL,
-        statement: "MAP_FIXED_NOREPLACE over any mapping fails with EEXIST and changes nothing.",
+        statement: "MAP_FIXED_NOREPLACE over any mapping fails with EEXIST and changes no mapping.",
     },
     RuleInfo {
         rule: Rule::Munmap,
@@ -723,7 +723,7 @@ pub const RULES: [RuleInfo; 100] = [
         kind: Kind::Errno,
         source: "mm/gup.c: check_vma_flags",
         dialects: ALL,
-        statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack.",
+        statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack; both at one whose key the caller's PKRU refuses.",
     },
     RuleInfo {
         rule: Rule::VmaMergeAdvice,
@@ -803,7 +803,7 @@ pub const RULES: [RuleInfo; 100] = [
         kind: Kind::Errno,
         source: "mm/gup.c: populate_vma_page_range, check_vma_flags; mm/mlock.c: __mlock_posix_error_return",
         dialects: ALL,
-        statement: "mlock locks everything, but stops faulting in with ENOMEM at a VMA without access rights and at a writable shadow stack.",
+        statement: "mlock locks everything, but stops faulting in with ENOMEM at a VMA without access rights, at a writable shadow stack and at a VMA whose key the caller's PKRU refuses.",
     },
     RuleInfo {
         rule: Rule::Munlock,

@@ -54,12 +54,12 @@ static void write_pkru(int key, unsigned int rights)
 }
 "#;
 
-pub(super) const BY_SYSTEM_CALL: &str = r#"
+pub(super) const LOAD_BY_SYSTEM_CALL: &str = r#"
 /*
  * The kernel reads the page: write() adds what stands there to the count of
  * an eventfd. A count of 0 cannot be taken back (EAGAIN).
  */
-static void __attribute__((unused)) load_by_system_call(unsigned long address)
+static void load_by_system_call(unsigned long address)
 {
 	int event = eventfd(0, EFD_NONBLOCK);
 	unsigned long value = 0;
@@ -73,14 +73,16 @@ static void __attribute__((unused)) load_by_system_call(unsigned long address)
 			 "loaded 0x%lx", value);
 	close(event);
 }
+"#;
 
+pub(super) const STORE_BY_SYSTEM_CALL: &str = r#"
 /* The kernel writes the page: read() puts the eventfd's count there. */
-static void __attribute__((unused)) store_by_system_call(unsigned long address,
-							 unsigned long value)
+static void store_by_system_call(unsigned long address, unsigned long value)
 {
 	int event = eventfd(0, EFD_NONBLOCK);
 
-	if (write(event, &value, 8) != 8 || read(event, (void *)address, 8) != 8)
+	if (write(event, &value, 8) != 8 ||
+	    read(event, (void *)address, 8) != 8)
 		called(-1, 0);
 	else
 		snprintf(shared->result, sizeof(shared->result), "stored");

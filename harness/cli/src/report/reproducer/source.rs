@@ -28,7 +28,8 @@ struct Uses {
     /// Whether numbers that a call or an instruction gives are noted.
     gives: bool,
     writes_pkru: bool,
-    by_system_call: bool,
+    loads_by_system_call: bool,
+    stores_by_system_call: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -65,9 +66,8 @@ impl Uses {
             }),
             gives: any(|operation| matches!(operation, Operation::PkeyAlloc { .. } | Operation::WritePkru { .. })),
             writes_pkru: any(|operation| matches!(operation, Operation::WritePkru { .. })),
-            by_system_call: any(|operation| {
-                matches!(operation, Operation::ReadBySystemCall { .. } | Operation::WriteBySystemCall { .. })
-            }),
+            loads_by_system_call: any(|operation| matches!(operation, Operation::ReadBySystemCall { .. })),
+            stores_by_system_call: any(|operation| matches!(operation, Operation::WriteBySystemCall { .. })),
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
@@ -89,7 +89,8 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     for (wanted, piece) in [
         (uses.gives, pieces::GAVE),
         (uses.writes_pkru, pieces::WRITE_PKRU),
-        (uses.by_system_call, pieces::BY_SYSTEM_CALL),
+        (uses.loads_by_system_call, pieces::LOAD_BY_SYSTEM_CALL),
+        (uses.stores_by_system_call, pieces::STORE_BY_SYSTEM_CALL),
         (uses.accesses, pieces::HANDLER),
         (uses.accesses, pieces::ACCESSED),
         (uses.loads, pieces::LOAD),
@@ -174,7 +175,7 @@ fn includes(uses: &Uses) -> String {
     if uses.calls || uses.forks || uses.clears_soft_dirty || uses.gives {
         names.push("errno.h");
     }
-    if uses.by_system_call {
+    if uses.loads_by_system_call || uses.stores_by_system_call {
         names.push("sys/eventfd.h");
     }
     if uses.shadow_stack_stores || uses.forks || uses.calls || uses.gives {
