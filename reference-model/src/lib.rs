@@ -17,6 +17,7 @@ pub mod mutation;
 pub mod observation;
 pub mod outcome;
 pub mod program;
+pub mod protection_key;
 pub mod rule;
 pub mod validity;
 pub mod verdict;

@@ -50,6 +50,10 @@ pub enum Output {
     Account,
     /// `vm_pgoff` of the VMA.
     Displacement,
+    /// This bit of a protection key: the one chosen, or `si_pkey`.
+    KeyBit(u8),
+    /// This bit of the rights that the thread has to pages of the key.
+    RightsBit(u8),
 }
 
 impl fmt::Display for Output {
@@ -81,6 +85,8 @@ impl fmt::Display for Output {
             Self::Singular => write!(formatter, "vma.anon_vma_singular"),
             Self::Account => write!(formatter, "vma.account"),
             Self::Displacement => write!(formatter, "vma.pgoff"),
+            Self::KeyBit(bit) => write!(formatter, "key.bit{bit}"),
+            Self::RightsBit(bit) => write!(formatter, "rights.bit{bit}"),
         }
     }
 }
@@ -112,7 +118,7 @@ pub fn all() -> Vec<Mutation> {
 }
 
 /// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
-pub(crate) const VM_FLAG_BITS: [u8; 8] = [0, 1, 2, 13, 17, 25, 27, 37];
+pub(crate) const VM_FLAG_BITS: [u8; 12] = [0, 1, 2, 13, 17, 25, 27, 32, 33, 34, 35, 37];
 
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();
@@ -154,6 +160,7 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             outputs.extend((0..5).map(Output::CodeBit));
             outputs.extend((0..48).map(Output::AddressBit));
             outputs.extend([0, 1, 2, 3, 4, 5, 6, 15].map(Output::ErrorCodeBit));
+            outputs.extend((0..4).map(Output::KeyBit));
         }
         Kind::Vma => {
             outputs.extend([Output::SoftDirtyFlag, Output::AnonVma, Output::Account]);
@@ -163,6 +170,16 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             if matches!(rule, Rule::VmaMoved | Rule::VmaKept) {
                 outputs.push(Output::Displacement);
             }
+        }
+        Kind::Returned => {
+            outputs.push(Output::Succeeds);
+            outputs.extend((0..32).map(Output::ValueBit));
+            outputs.extend((0..2).map(Output::RightsBit));
+        }
+        Kind::Key => outputs.extend((0..4).map(Output::KeyBit)),
+        Kind::KeyAndRights => {
+            outputs.extend((0..4).map(Output::KeyBit));
+            outputs.extend((0..2).map(Output::RightsBit));
         }
         _ => {}
     }
@@ -189,12 +206,17 @@ impl Mutation {
             return outcome;
         }
         match (self.output, outcome) {
-            (Output::Succeeds, Outcome::Succeeded | Outcome::Executed | Outcome::Stored | Outcome::Loaded(_)) => {
-                Outcome::Failed(22)
-            }
+            (
+                Output::Succeeds,
+                Outcome::Succeeded | Outcome::Executed | Outcome::Stored | Outcome::Loaded(_) | Outcome::Returned(_),
+            ) => Outcome::Failed(22),
             (Output::Succeeds, _) => Outcome::Succeeded,
             (Output::ErrnoBit(bit), Outcome::Failed(errno)) => Outcome::Failed(errno ^ (1 << bit)),
             (Output::ValueBit(bit), Outcome::Loaded(value)) => Outcome::Loaded(value ^ (1 << bit)),
+            (Output::ValueBit(bit), Outcome::Returned(value)) => Outcome::Returned(value ^ (1 << bit)),
+            (Output::KeyBit(bit), Outcome::Faulted(fault)) => {
+                Outcome::Faulted(Fault { key: fault.key ^ (1 << bit), ..fault })
+            }
             (Output::SignalBit(bit), Outcome::Faulted(fault)) => {
                 Outcome::Faulted(Fault { signal: fault.signal ^ (1 << bit), ..fault })
             }

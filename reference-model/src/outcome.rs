@@ -22,6 +22,8 @@ pub enum Outcome {
     Executed,
     /// The access was refused and the actor got a signal.
     Faulted(Fault),
+    /// The system call or instruction gave this number: a key of `pkey_alloc`, the PKRU that RDPKRU read.
+    Returned(u64),
 }
 
 /// A signal that an access raised, as its handler saw it.
@@ -35,6 +37,8 @@ pub struct Fault {
     pub address: u64,
     /// Hardware error code of the page fault: bit 0 P, 1 W, 2 U, 4 I, 5 PK, 6 SHSTK.
     pub error_code: u32,
+    /// `si_pkey`: the VMA's protection key with `si_code` 4 (PKUERR), 0 with others.
+    pub key: u32,
 }
 
 /// Name of an errno that the operations of ptediff can meet.
@@ -68,6 +72,7 @@ impl fmt::Display for Outcome {
             Self::Stored => write!(formatter, "stored"),
             Self::Executed => write!(formatter, "executed"),
             Self::Faulted(fault) => write!(formatter, "{fault}"),
+            Self::Returned(value) => write!(formatter, "gave {value:#x}"),
         }
     }
 }
@@ -93,6 +98,10 @@ impl fmt::Display for Fault {
             formatter,
             "{signal}({}) {code}({}) at {:#x}, error code {:#x}",
             self.signal, self.code, self.address, self.error_code
-        )
+        )?;
+        if self.key != 0 {
+            write!(formatter, ", key {}", self.key)?;
+        }
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::protection_key::{KeyArgument, KeyRights, ProtectionKey};
 
 /// Steps that a program may have at most. It bounds what a stored entry can make the harness do.
 pub const MAX_STEPS: usize = 256;
@@ -251,11 +252,49 @@ pub enum Operation {
         /// Pages of the new length, which end in the arena; `mremap` refuses 0.
         pages: u8,
     },
+    /// `pkey_alloc`: gives the lowest free protection key.
+    PkeyAlloc {
+        /// The actor's rights to pages of the new key.
+        rights: KeyRights,
+    },
+    /// `pkey_free`.
+    PkeyFree {
+        /// Key to free; pages may still have it.
+        key: ProtectionKey,
+    },
+    /// `pkey_mprotect`.
+    PkeyMprotect {
+        /// Slots to protect.
+        range: PageRange,
+        /// New protection.
+        protection: Protection,
+        /// New key.
+        key: KeyArgument,
+    },
+    /// RDPKRU, then WRPKRU with other rights for one key; gives what RDPKRU read.
+    WritePkru {
+        /// Key whose rights change, allocated or not.
+        key: ProtectionKey,
+        /// The new rights.
+        rights: KeyRights,
+    },
+    /// A system call that reads 8 bytes from the first byte of the page: `write` to an eventfd, from which the
+    /// actor then takes the value.
+    ReadBySystemCall {
+        /// Page that the kernel reads from.
+        page: PageIndex,
+    },
+    /// A system call that writes the 8 bytes of [`store_value`] to the first byte of the page: `read` of an
+    /// eventfd to which the actor gave the value.
+    WriteBySystemCall {
+        /// Page that the kernel writes to.
+        page: PageIndex,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 26] = [
+pub const OPERATION_NAMES: [&str; 32] = [
     "mmap",
     "munmap",
     "read",
@@ -282,6 +321,12 @@ pub const OPERATION_NAMES: [&str; 26] = [
     "mremap-move-resize",
     "mremap-dont-unmap",
     "mremap-resize",
+    "pkey-alloc",
+    "pkey-free",
+    "pkey-mprotect",
+    "write-pkru",
+    "read-by-system-call",
+    "write-by-system-call",
 ];
 
 impl Operation {
@@ -304,10 +349,16 @@ impl Operation {
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 12 + Advice::ALL.len(),
             Self::Munlock { .. } => 13 + Advice::ALL.len(),
-            Self::Mremap { keep: true, .. } => 16 + Advice::ALL.len(),
-            Self::Mremap { range, to, .. } if range.pages() == to.pages() => 14 + Advice::ALL.len(),
-            Self::Mremap { .. } => 15 + Advice::ALL.len(),
-            Self::MremapResize { .. } => 17 + Advice::ALL.len(),
+            Self::Mremap { keep: true, .. } => 24,
+            Self::Mremap { range, to, .. } if range.pages() == to.pages() => 22,
+            Self::Mremap { .. } => 23,
+            Self::MremapResize { .. } => 25,
+            Self::PkeyAlloc { .. } => 26,
+            Self::PkeyFree { .. } => 27,
+            Self::PkeyMprotect { .. } => 28,
+            Self::WritePkru { .. } => 29,
+            Self::ReadBySystemCall { .. } => 30,
+            Self::WriteBySystemCall { .. } => 31,
         }
     }
 
@@ -324,6 +375,7 @@ impl Operation {
             | Self::Munlock { range }
             | Self::Mremap { range, .. }
             | Self::MremapResize { range, .. }
+            | Self::PkeyMprotect { range, .. }
             | Self::MapShadowStack { range, .. } => Some(range),
             _ => None,
         }
@@ -343,9 +395,12 @@ impl Operation {
     #[must_use]
     pub fn page(&self) -> Option<PageIndex> {
         match *self {
-            Self::Read { page } | Self::Write { page } | Self::Execute { page } | Self::WriteShadowStack { page } => {
-                Some(page)
-            }
+            Self::Read { page }
+            | Self::Write { page }
+            | Self::Execute { page }
+            | Self::WriteShadowStack { page }
+            | Self::ReadBySystemCall { page }
+            | Self::WriteBySystemCall { page } => Some(page),
             _ => None,
         }
     }
@@ -361,6 +416,13 @@ impl Operation {
     #[must_use]
     pub fn needs_shadow_stack(&self) -> bool {
         matches!(self, Self::WriteShadowStack { .. })
+    }
+
+    /// Whether the operation can only be carried out on a CPU with protection keys. (The system calls can be
+    /// *called* anywhere; WRPKRU is an undefined instruction without them.)
+    #[must_use]
+    pub fn needs_protection_keys(&self) -> bool {
+        matches!(self, Self::WritePkru { .. })
     }
 }
 
@@ -439,6 +501,14 @@ impl fmt::Display for Operation {
                 write!(formatter, "mremap {} to {}{flag}", slots(range), slots(to))
             }
             Self::MremapResize { range, pages } => write!(formatter, "mremap {} in place, {pages} pages", slots(range)),
+            Self::PkeyAlloc { rights } => write!(formatter, "pkey_alloc {rights}"),
+            Self::PkeyFree { key } => write!(formatter, "pkey_free {}", key.number()),
+            Self::PkeyMprotect { range, protection, key } => {
+                write!(formatter, "pkey_mprotect {} {protection} key {}", slots(range), key.number())
+            }
+            Self::WritePkru { key, rights } => write!(formatter, "wrpkru key {} {rights}", key.number()),
+            Self::ReadBySystemCall { page } => write!(formatter, "system call reads page {}", page.index()),
+            Self::WriteBySystemCall { page } => write!(formatter, "system call writes page {}", page.index()),
         }
     }
 }

@@ -10,8 +10,9 @@ const EMULATORS: &str = include_str!("../../vm-images/emulators.json");
 const PACKAGES: &str = include_str!("../../vm-images/packages.json");
 
 /// Patches that a recipe may name, by file name in `vm-images/bochs/`.
-const PATCHES: [(&str, &str); 2] = [
+const PATCHES: [(&str, &str); 3] = [
     ("load-ram-by-block.patch", include_str!("../../vm-images/bochs/load-ram-by-block.patch")),
+    ("supervisor-protection-keys.patch", include_str!("../../vm-images/bochs/supervisor-protection-keys.patch")),
     ("xrstors-compacted-offset.patch", include_str!("../../vm-images/bochs/xrstors-compacted-offset.patch")),
 ];
 

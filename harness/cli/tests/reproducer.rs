@@ -93,7 +93,7 @@ fn compile_all() -> Result<Vec<Compiled>, String> {
     let mut all = Vec::new();
     for stored in corpus.entries() {
         let entry = stored.map_err(|error| error.to_string())?.entry;
-        let machine = Machine::imagined(Dialect::Linux6_12, Needs::to_behave_alike(&entry.program).shadow_stack, false);
+        let machine = Machine::imagined(Dialect::Linux6_12, Needs::to_behave_alike(&entry.program).shadow_stack, true);
         // Words that would end a comment, or begin one, must do no harm.
         let finding = ["A finding with */ and /* and ??/ in it.".to_owned()];
         let text = source(&entry, &machine, &finding)?;

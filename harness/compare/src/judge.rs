@@ -263,6 +263,7 @@ impl Judge {
             let stores = matches!(
                 step.operation,
                 Operation::Write { .. }
+                    | Operation::WriteBySystemCall { .. }
                     | Operation::WriteShadowStack { .. }
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
@@ -272,6 +273,7 @@ impl Judge {
                 step.operation,
                 Operation::Mlock { .. }
                     | Operation::Mprotect { .. }
+                    | Operation::PkeyMprotect { .. }
                     | Operation::Mremap { .. }
                     | Operation::MremapResize { .. }
             );

@@ -1,7 +1,7 @@
 //! One entry of the corpus.
 
 use ptediff_reference_model::machine::Machine;
-use ptediff_reference_model::program::{Operation, Program, Protection};
+use ptediff_reference_model::program::Program;
 use serde::{Deserialize, Serialize};
 
 use crate::needs::Needs;
@@ -31,20 +31,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Why the machine cannot run the entry, by name; empty where it can. Beside what [`Needs::missing`]
-    /// names there is what the model cannot follow: PROT_EXEC alone takes a protection key of its own on
-    /// a CPU that has them (`arch/x86/mm/pkeys.c: __execute_only_pkey`).
+    /// Why the machine cannot run the entry, by name; empty where it can.
     #[must_use]
     pub fn missing(&self, machine: &Machine) -> Vec<String> {
-        let mut missing = self.needs.missing(machine);
-        let is_execute_only = |operation: &Operation| {
-            matches!(operation, Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. }
-                if *protection == Protection::EXECUTE)
-        };
-        if machine.protection_keys && self.program.steps.iter().any(|step| is_execute_only(&step.operation)) {
-            missing.push("a CPU without protection keys (execute-only keys are not modelled)".to_owned());
-        }
-        missing
+        self.needs.missing(machine)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a machine must have to run an entry.
 
 use ptediff_reference_model::machine::{Dialect, Machine};
-use ptediff_reference_model::program::{Operation, Program};
+use ptediff_reference_model::program::{Operation, Program, Protection};
 use serde::{Deserialize, Serialize};
 
 /// What a machine must have. The default is nothing.
@@ -11,6 +11,9 @@ pub struct Needs {
     /// User shadow stacks must work.
     #[serde(default, skip_serializing_if = "is_false")]
     pub shadow_stack: bool,
+    /// The CPU must have protection keys for user pages, and the kernel use them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub protection_keys: bool,
     /// The kernel must follow one of these dialects; none named means any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Dialect>,
@@ -26,16 +29,22 @@ impl Needs {
     #[must_use]
     pub fn of(program: &Program) -> Self {
         let shadow_stack = program.steps.iter().any(|step| step.operation.needs_shadow_stack());
-        Self { shadow_stack, kernels: Vec::new() }
+        let protection_keys = program.steps.iter().any(|step| step.operation.needs_protection_keys());
+        Self { shadow_stack, protection_keys, kernels: Vec::new() }
     }
 
-    /// Like [`Self::of`], but a program that maps a shadow stack needs a machine on which that succeeds.
+    /// Like [`Self::of`], but a program that maps a shadow stack or asks for a key needs a machine on which that
+    /// succeeds, and one with execute-only mappings a machine where they have a key.
     /// This is what a divergence found on a machine with shadow stacks is stored with.
     #[must_use]
     pub fn to_behave_alike(program: &Program) -> Self {
-        let maps = |operation: &Operation| matches!(operation, Operation::MapShadowStack { .. });
         let least = Self::of(program);
-        Self { shadow_stack: least.shadow_stack || program.steps.iter().any(|step| maps(&step.operation)), ..least }
+        let any = |wanted: fn(&Operation) -> bool| program.steps.iter().any(|step| wanted(&step.operation));
+        Self {
+            shadow_stack: least.shadow_stack || any(|operation| matches!(operation, Operation::MapShadowStack { .. })),
+            protection_keys: least.protection_keys || any(takes_key),
+            ..least
+        }
     }
 
     /// What the machine lacks, by name; empty where it has everything.
@@ -44,6 +53,9 @@ impl Needs {
         let mut missing = Vec::new();
         if self.shadow_stack && !machine.shadow_stack {
             missing.push("user shadow stacks (CET SHSTK)".to_owned());
+        }
+        if self.protection_keys && !machine.protection_keys {
+            missing.push("protection keys (PKU)".to_owned());
         }
         if !self.kernels.is_empty() && !self.kernels.contains(&machine.dialect) {
             let names: Vec<String> = self.kernels.iter().map(ToString::to_string).collect();
@@ -55,7 +67,25 @@ impl Needs {
     /// What `self` demands and `declared` does not, by the names of the fields.
     #[must_use]
     pub fn undeclared_in(&self, declared: &Self) -> Vec<&'static str> {
-        if self.shadow_stack && !declared.shadow_stack { vec!["shadow-stack"] } else { Vec::new() }
+        let mut undeclared = Vec::new();
+        if self.shadow_stack && !declared.shadow_stack {
+            undeclared.push("shadow-stack");
+        }
+        if self.protection_keys && !declared.protection_keys {
+            undeclared.push("protection-keys");
+        }
+        undeclared
+    }
+}
+
+/// Whether the operation asks for a protection key, or takes one where the machine has them.
+fn takes_key(operation: &Operation) -> bool {
+    match operation {
+        Operation::PkeyAlloc { .. } | Operation::PkeyFree { .. } | Operation::PkeyMprotect { .. } => true,
+        Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
+            *protection == Protection::EXECUTE
+        }
+        _ => false,
     }
 }
 
@@ -64,6 +94,7 @@ mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
     use ptediff_reference_model::machine::KernelVersion;
     use ptediff_reference_model::program::Step;
+    use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 
     use super::*;
 
@@ -87,13 +118,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let both = Needs { shadow_stack: true, kernels: vec![Dialect::Linux7_2] };
+        let both = Needs { shadow_stack: true, protection_keys: true, kernels: vec![Dialect::Linux7_2] };
         check(&Needs::default(), &machine(false, Dialect::Linux6_12), &[]);
-        check(&both, &machine(true, Dialect::Linux7_2), &[]);
+        check(&both, &Machine { protection_keys: true, ..machine(true, Dialect::Linux7_2) }, &[]);
         check(
             &both,
             &machine(false, Dialect::Linux6_12),
-            &["user shadow stacks (CET SHSTK)", "a kernel of 7.2 (this one is 6.12)"],
+            &["user shadow stacks (CET SHSTK)", "protection keys (PKU)", "a kernel of 7.2 (this one is 6.12)"],
         );
     }
 
@@ -103,6 +134,10 @@ mod tests {
         let of = |operation| Program { steps: vec![Step { actor: ActorId::FIRST, operation }] };
         let map = of(Operation::MapShadowStack { range: PageRange::single(page), token: false });
         let store = of(Operation::WriteShadowStack { page });
+        let (key, rights) = (ProtectionKey::FIRST, KeyRights::Allow);
+        let (alloc, pkru) = (of(Operation::PkeyAlloc { rights }), of(Operation::WritePkru { key, rights }));
+        assert!(!Needs::of(&alloc).protection_keys && Needs::to_behave_alike(&alloc).protection_keys);
+        assert_eq!(Needs::of(&pkru).undeclared_in(&Needs::default()), ["protection-keys"]);
         assert!(!Needs::of(&map).shadow_stack);
         assert!(Needs::to_behave_alike(&map).shadow_stack);
         assert!(Needs::of(&store).shadow_stack);

@@ -9,6 +9,7 @@ use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::{OPERATION_NAMES, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 use ptediff_reference_model::rule::{RULES, Rule};
 
 fn entry(name: &str) -> Entry {
@@ -105,18 +106,17 @@ fn what_could_not_be_read_again_is_not_written() {
 }
 
 #[test]
-fn an_entry_that_the_model_cannot_follow_is_not_run() {
-    let range = PageRange::new(0, 1).expect("a range");
-    let operation = Operation::Mprotect { range, protection: Protection::EXECUTE };
-    let steps = vec![Step { actor: ActorId::FIRST, operation }];
-    let execute_only = Entry { program: Program { steps }, ..entry("a") };
+fn an_entry_that_needs_keys_is_not_run_without() {
+    let operation = Operation::WritePkru { key: ProtectionKey::FIRST, rights: KeyRights::Allow };
+    let program = Program { steps: vec![Step { actor: ActorId::FIRST, operation }] };
+    let needs = Needs::of(&program);
+    let keys = Entry { program, needs, ..entry("a") };
     let with_keys = machine(true);
-    assert!(!Model::new(&with_keys).is_possible(&execute_only.program.steps[0]));
-    let reason = "a CPU without protection keys (execute-only keys are not modelled)";
-    assert_eq!(execute_only.missing(&with_keys), [reason]);
+    assert_eq!(keys.missing(&with_keys), Vec::<String>::new());
+    assert!(Model::new(&with_keys).is_possible(&keys.program.steps[0]));
     let without_keys = Machine { protection_keys: false, ..with_keys };
-    assert_eq!(execute_only.missing(&without_keys), Vec::<String>::new());
-    assert!(Model::new(&without_keys).is_possible(&execute_only.program.steps[0]));
+    assert_eq!(keys.missing(&without_keys), ["protection keys (PKU)"]);
+    assert!(!Model::new(&without_keys).is_possible(&keys.program.steps[0]));
 }
 
 #[test]

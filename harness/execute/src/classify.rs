@@ -46,6 +46,7 @@ impl Answer {
             code: self.code as u32 as i32,
             address: self.address,
             error_code: self.error_code as u32,
+            key: self.key as u32,
         }
     }
 }
@@ -66,6 +67,8 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::Madvise { .. }
         | Operation::Mlock { .. }
         | Operation::Munlock { .. }
+        | Operation::PkeyFree { .. }
+        | Operation::PkeyMprotect { .. }
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),
@@ -76,6 +79,21 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
             (_, Some(errno)) => Outcome::Failed(errno),
             (_, None) if answer.value == 1 => Outcome::Succeeded,
             (_, None) => return Err(Unclassified::Senseless),
+        },
+        Operation::PkeyAlloc { .. } => match errno(answer.value) {
+            Some(errno) => Outcome::Failed(errno),
+            None => Outcome::Returned(answer.value),
+        },
+        Operation::WritePkru { .. } => Outcome::Returned(answer.value),
+        Operation::ReadBySystemCall { .. } => match (answer.stage, errno(answer.value)) {
+            (1, _) => Outcome::Loaded(answer.value),
+            (_, Some(errno)) => Outcome::Failed(errno),
+            (_, None) => return Err(Unclassified::Senseless),
+        },
+        Operation::WriteBySystemCall { .. } => match (answer.stage, errno(answer.value)) {
+            (1, Some(errno)) => Outcome::Failed(errno),
+            (1, None) if answer.value == 8 => Outcome::Stored,
+            _ => return Err(Unclassified::Senseless),
         },
         Operation::Read { .. } => Outcome::Loaded(answer.value),
         Operation::Write { .. } | Operation::WriteShadowStack { .. } => Outcome::Stored,
@@ -130,7 +148,7 @@ mod tests {
     }
 
     fn segv_fault(address: u64, error_code: u32) -> Fault {
-        Fault { signal: 11, code: 2, address, error_code }
+        Fault { signal: 11, code: 2, address, error_code, key: 0 }
     }
 
     fn page() -> PageIndex {
@@ -211,8 +229,39 @@ mod tests {
             check(operation, segv(PAGE, 0x47, 0x44), Err(Unclassified::Stray(segv_fault(PAGE, 0x47))));
         }
         let no_wrss = Answer { signal: 4, code: 2, address: 0x33, trap: 6, instruction: 0x33, ..Answer::default() };
-        let fault = Fault { signal: 4, code: 2, address: 0x33, error_code: 0 };
+        let fault = Fault { signal: 4, code: 2, address: 0x33, error_code: 0, key: 0 };
         check(Operation::WriteShadowStack { page: page() }, no_wrss, Ok(Outcome::Faulted(fault)));
+    }
+
+    #[test]
+    fn keys() {
+        use ptediff_reference_model::protection_key::{KeyArgument, KeyRights, ProtectionKey};
+        let rights = KeyRights::Allow;
+        check(Operation::PkeyAlloc { rights }, returns(1), Ok(Outcome::Returned(1)));
+        check(Operation::PkeyAlloc { rights }, returns(-28), Ok(Outcome::Failed(28)));
+        check(Operation::PkeyFree { key: ProtectionKey::FIRST }, returns(-22), Ok(Outcome::Failed(22)));
+        let protect = Operation::PkeyMprotect { range: range(), protection: Protection::READ, key: KeyArgument::NONE };
+        check(protect, returns(0), Ok(Outcome::Succeeded));
+        let write = Operation::WritePkru { key: ProtectionKey::FIRST, rights };
+        check(write, returns(0x5555_5554), Ok(Outcome::Returned(0x5555_5554)));
+        let denied = Answer { code: 4, key: 1, ..segv(PAGE, 0x25, 0x11) };
+        let fault = Fault { code: 4, key: 1, ..segv_fault(PAGE, 0x25) };
+        check(Operation::Read { page: page() }, denied, Ok(Outcome::Faulted(fault)));
+    }
+
+    #[test]
+    fn accesses_by_system_calls() {
+        let (read, write) =
+            (Operation::ReadBySystemCall { page: page() }, Operation::WriteBySystemCall { page: page() });
+        let staged = |value: i64| Answer { stage: 1, ..returns(value) };
+        check(read, staged(0x2_e1ff), Ok(Outcome::Loaded(0x2_e1ff)));
+        check(read, staged(-14), Ok(Outcome::Loaded(-14_i64 as u64)));
+        check(read, returns(-14), Ok(Outcome::Failed(14)));
+        check(read, returns(7), Err(Unclassified::Senseless));
+        check(write, staged(8), Ok(Outcome::Stored));
+        check(write, staged(-14), Ok(Outcome::Failed(14)));
+        check(write, staged(4), Err(Unclassified::Senseless));
+        check(write, returns(-11), Err(Unclassified::Senseless));
     }
 
     #[test]

@@ -28,6 +28,12 @@ const fn saved_register(index: i32) -> usize {
 /// Offset of `si_addr` in `siginfo_t`: the union after signo, errno, code and padding.
 const SIGNAL_ADDRESS: usize = 16;
 
+/// Offset of `si_pkey` in `siginfo_t` (uapi/asm-generic/siginfo.h): behind `si_addr` and eight bytes of padding.
+const SIGNAL_KEY: usize = 32;
+
+/// Descriptor of the eventfd through which the kernel is made to access a page; see [`crate::nursery`].
+pub(crate) const EVENT_DESCRIPTOR: i32 = 0;
+
 global_asm!(
     ".pushsection .text.ptediff_actor, \"ax\", @progbits",
     ".balign 64",
@@ -76,6 +82,12 @@ global_asm!(
     "je 38f",
     "cmp eax, {kind_switch_shadow_stack}",
     "je 40f",
+    "cmp eax, {kind_write_pkru}",
+    "je 42f",
+    "cmp eax, {kind_load_by_system_call}",
+    "je 43f",
+    "cmp eax, {kind_store_by_system_call}",
+    "je 45f",
     "ud2",
     // System call: number and six arguments.
     "30:",
@@ -172,6 +184,59 @@ global_asm!(
     "rdsspq rax",
     "mov qword ptr [r15 + {value}], rax",
     "jmp 20b",
+    // RDPKRU and WRPKRU: words are the bits of PKRU that stay and those that are set. Both want ecx 0, the
+    // latter edx 0 too. Nothing here is refused by PKRU: all pages but the arena's have key 0.
+    "42:",
+    "xor ecx, ecx",
+    "rdpkru",
+    "mov qword ptr [r15 + {value}], rax",
+    "and eax, edi",
+    "or eax, esi",
+    "xor edx, edx",
+    "wrpkru",
+    "jmp 20b",
+    // The kernel reads the page: it adds what stands there to the eventfd's count, which is then taken. A count of
+    // 0 cannot be taken (EAGAIN).
+    "43:",
+    "mov rsi, rdi",
+    "mov edi, {event_descriptor}",
+    "mov edx, 8",
+    "mov eax, {sys_write}",
+    "syscall",
+    "mov qword ptr [r15 + {value}], rax",
+    "cmp rax, 8",
+    "jne 20b",
+    "mov qword ptr [r15 + {value}], 0",
+    "mov edi, {event_descriptor}",
+    "lea rsi, [r15 + {value}]",
+    "mov edx, 8",
+    "mov eax, {sys_read}",
+    "syscall",
+    "cmp rax, 8",
+    "je 44f",
+    "cmp rax, -{would_block}",
+    "jne 20b",
+    "44:",
+    "mov qword ptr [r15 + {stage}], 1",
+    "jmp 20b",
+    // The kernel writes the page: it puts there the count that it was given before. A failure takes the count too.
+    "45:",
+    "mov edi, {event_descriptor}",
+    "lea rsi, [r15 + {words} + 8]",
+    "mov edx, 8",
+    "mov eax, {sys_write}",
+    "syscall",
+    "mov qword ptr [r15 + {value}], rax",
+    "cmp rax, 8",
+    "jne 20b",
+    "mov qword ptr [r15 + {stage}], 1",
+    "mov edi, {event_descriptor}",
+    "mov rsi, qword ptr [r15 + {words}]",
+    "mov edx, 8",
+    "mov eax, {sys_read}",
+    "syscall",
+    "mov qword ptr [r15 + {value}], rax",
+    "jmp 20b",
     // The signal handler: rdi = signal, rsi = siginfo, rdx = ucontext.
     ".globl ptediff_actor_handler",
     ".hidden ptediff_actor_handler",
@@ -182,6 +247,8 @@ global_asm!(
     "mov qword ptr [r8 + {code}], rax",
     "mov rax, qword ptr [rsi + {signal_address}]",
     "mov qword ptr [r8 + {address}], rax",
+    "mov eax, dword ptr [rsi + {signal_key}]",
+    "mov qword ptr [r8 + {key}], rax",
     "mov rax, qword ptr [rdx + {saved_trapno}]",
     "mov qword ptr [r8 + {trap}], rax",
     "mov rax, qword ptr [rdx + {saved_err}]",
@@ -216,6 +283,7 @@ global_asm!(
     trap = const offset_of!(Slot, answer) + offset_of!(Answer, trap),
     error_code = const offset_of!(Slot, answer) + offset_of!(Answer, error_code),
     instruction = const offset_of!(Slot, answer) + offset_of!(Answer, instruction),
+    key = const offset_of!(Slot, answer) + offset_of!(Answer, key),
     kind_system_call = const kind::SYSTEM_CALL,
     kind_load = const kind::LOAD,
     kind_store = const kind::STORE,
@@ -224,6 +292,11 @@ global_asm!(
     kind_fork = const kind::FORK,
     kind_clear_soft_dirty = const kind::CLEAR_SOFT_DIRTY,
     kind_switch_shadow_stack = const kind::SWITCH_SHADOW_STACK,
+    kind_write_pkru = const kind::WRITE_PKRU,
+    kind_load_by_system_call = const kind::LOAD_BY_SYSTEM_CALL,
+    kind_store_by_system_call = const kind::STORE_BY_SYSTEM_CALL,
+    event_descriptor = const EVENT_DESCRIPTOR,
+    would_block = const libc::EAGAIN,
     fork_flags = const FORK_FLAGS,
     open_flags = const libc::O_WRONLY | libc::O_CLOEXEC,
     futex_wake = const libc::FUTEX_WAKE,
@@ -235,6 +308,7 @@ global_asm!(
     sys_prctl = const libc::SYS_prctl,
     sys_open = const libc::SYS_open,
     sys_write = const libc::SYS_write,
+    sys_read = const libc::SYS_read,
     sys_close = const libc::SYS_close,
     sys_rt_sigreturn = const libc::SYS_rt_sigreturn,
     saved_r15 = const saved_register(libc::REG_R15),
@@ -242,6 +316,7 @@ global_asm!(
     saved_err = const saved_register(libc::REG_ERR),
     saved_trapno = const saved_register(libc::REG_TRAPNO),
     signal_address = const SIGNAL_ADDRESS,
+    signal_key = const SIGNAL_KEY,
 );
 
 unsafe extern "C" {

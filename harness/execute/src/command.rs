@@ -2,6 +2,7 @@
 
 use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, PAGE_SIZE};
 use ptediff_reference_model::program::{Operation, Placement, store_value};
+use ptediff_reference_model::protection_key::KeyRights;
 
 use crate::area::{MAILBOX_BASE, stack_top};
 use crate::mailbox::{Command, slot_offset};
@@ -16,6 +17,9 @@ pub(crate) mod kind {
     pub(crate) const FORK: u64 = 6;
     pub(crate) const CLEAR_SOFT_DIRTY: u64 = 7;
     pub(crate) const SWITCH_SHADOW_STACK: u64 = 8;
+    pub(crate) const WRITE_PKRU: u64 = 9;
+    pub(crate) const LOAD_BY_SYSTEM_CALL: u64 = 10;
+    pub(crate) const STORE_BY_SYSTEM_CALL: u64 = 11;
 }
 
 /// `map_shadow_stack`, which this libc does not name (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -103,6 +107,21 @@ impl Command {
             Operation::MremapResize { range, pages } => {
                 Self::system_call(libc::SYS_mremap, &[range.address(), range.bytes(), u64::from(pages) * PAGE_SIZE])
             }
+            Operation::PkeyAlloc { rights } => Self::system_call(libc::SYS_pkey_alloc, &[0, rights.bits().into()]),
+            Operation::PkeyFree { key } => Self::system_call(libc::SYS_pkey_free, &[key.number().into()]),
+            Operation::PkeyMprotect { range, protection, key } => {
+                let key = i64::from(key.number()) as u64;
+                let arguments = [range.address(), range.bytes(), protection.bits().into(), key];
+                Self::system_call(libc::SYS_pkey_mprotect, &arguments)
+            }
+            Operation::WritePkru { key, rights } => {
+                let (kept, set) = (!KeyRights::DisableBoth.put(0, key.number()), rights.put(0, key.number()));
+                Self::new(kind::WRITE_PKRU, &[kept.into(), set.into()])
+            }
+            Operation::ReadBySystemCall { page } => Self::new(kind::LOAD_BY_SYSTEM_CALL, &[page.address()]),
+            Operation::WriteBySystemCall { page } => {
+                Self::new(kind::STORE_BY_SYSTEM_CALL, &[page.address(), store_value(index)])
+            }
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -114,6 +133,7 @@ impl Command {
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
     use ptediff_reference_model::program::{Advice, Protection};
+    use ptediff_reference_model::protection_key::{KeyArgument, ProtectionKey};
 
     use super::*;
 
@@ -164,6 +184,15 @@ mod tests {
         check(Operation::MapShadowStack { range, token: true }, call, &[453, start, bytes, 1]);
         check(Operation::MapShadowStack { range, token: false }, call, &[453, start, bytes]);
         check(Operation::WriteShadowStack { page }, kind::SHADOW_STACK_STORE, &[last, value]);
+        let (key, rights) = (ProtectionKey::new(3).unwrap(), KeyRights::DisableWrite);
+        check(Operation::PkeyAlloc { rights }, call, &[330, 0, 2]);
+        check(Operation::PkeyFree { key }, call, &[331, 3]);
+        let protect = |key| Operation::PkeyMprotect { range, protection, key };
+        check(protect(KeyArgument::new(15).unwrap()), call, &[329, start, bytes, 3, 15]);
+        check(protect(KeyArgument::NONE), call, &[329, start, bytes, 3, u64::MAX]);
+        check(Operation::WritePkru { key, rights }, kind::WRITE_PKRU, &[0xffff_ff3f, 0x80]);
+        check(Operation::ReadBySystemCall { page }, kind::LOAD_BY_SYSTEM_CALL, &[last]);
+        check(Operation::WriteBySystemCall { page }, kind::STORE_BY_SYSTEM_CALL, &[last, value]);
         let child = ActorId::new(2).unwrap();
         check(Operation::Fork { child }, kind::FORK, &[MAILBOX_BASE + 512, stack_top(2)]);
     }

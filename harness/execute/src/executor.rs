@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ptediff_reference_model::arena::{ACTORS, ActorId};
 use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Operation, Step};
+use ptediff_reference_model::program::{Operation, Protection, Step};
 
 use crate::classify::{self, Unclassified, errno};
 use crate::code::Sites;
@@ -38,7 +38,8 @@ pub struct Executor {
     actors: [Option<u32>; ACTORS],
     /// Whether a program was begun and not ended.
     in_program: bool,
-    /// Whether actor 0 answered all it was asked and can serve the next program.
+    /// Whether actor 0 answered all it was asked and can serve the next program: one whose keys or PKRU the program
+    /// may have changed cannot.
     first_is_healthy: bool,
     /// Whether the program has done what may leave references in a per-CPU batch of pages.
     drains: bool,
@@ -115,6 +116,9 @@ impl Executor {
     pub fn perform(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
         let outcome = self.perform_undrained(index, step)?;
         self.drains |= leaves_batched_references(&step.operation);
+        if changes_keys(&step.operation) {
+            self.first_is_healthy = false;
+        }
         if self.drains {
             self.mailbox
                 .drain_page_batches()
@@ -279,6 +283,18 @@ impl Drop for Executor {
 /// depend on how full the batch happens to be.
 fn leaves_batched_references(operation: &Operation) -> bool {
     matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })
+}
+
+/// Whether protection keys or PKRU are not those of a new process after this operation. The key that PROT_EXEC alone
+/// takes cannot be given back (`arch/x86/mm/pkeys.c: __execute_only_pkey`).
+fn changes_keys(operation: &Operation) -> bool {
+    match operation {
+        Operation::PkeyAlloc { .. } | Operation::PkeyFree { .. } | Operation::WritePkru { .. } => true,
+        Operation::Mmap { protection, .. }
+        | Operation::Mprotect { protection, .. }
+        | Operation::PkeyMprotect { protection, .. } => *protection == Protection::EXECUTE,
+        _ => false,
+    }
 }
 
 fn name(actor: ActorId) -> String {

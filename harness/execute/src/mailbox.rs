@@ -54,6 +54,8 @@ pub(crate) struct Answer {
     pub(crate) error_code: u64,
     /// Address of the instruction that faulted.
     pub(crate) instruction: u64,
+    /// `si_pkey`.
+    pub(crate) key: u64,
 }
 
 /// One process's place in the mailbox.
@@ -80,7 +82,7 @@ pub(crate) fn slot_offset(slot: usize) -> u64 {
 /// Offset of the scratch room in the mailbox.
 pub(crate) const SCRATCH_OFFSET: u64 = std::mem::offset_of!(Mailbox, scratch) as u64;
 
-const _: () = assert!(size_of::<Command>() == 64 && size_of::<Answer>() == 64, "the assembly relies on these sizes");
+const _: () = assert!(size_of::<Command>() == 64 && size_of::<Answer>() == 72, "the assembly relies on these sizes");
 const _: () = assert!(size_of::<Slot>() == 256, "a slot is four cache lines");
 const _: () = assert!(size_of::<Mailbox>() as u64 <= MAILBOX_BYTES, "the mailbox is one page");
 
@@ -103,8 +105,9 @@ mod tests {
             std::mem::offset_of!(Answer, trap),
             std::mem::offset_of!(Answer, error_code),
             std::mem::offset_of!(Answer, instruction),
+            std::mem::offset_of!(Answer, key),
         ];
-        assert_eq!(fields, [0, 8, 16, 24, 32, 40, 48, 56]);
+        assert_eq!(fields, [0, 8, 16, 24, 32, 40, 48, 56, 64]);
     }
 
     #[test]

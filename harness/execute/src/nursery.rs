@@ -13,7 +13,7 @@ use ptediff_reference_model::arena::PAGE_SIZE;
 use crate::actor::ACTOR_ARGUMENT;
 use crate::area::{MAILBOX_BASE, SHADOW_STACK_BASE};
 use crate::classify::errno;
-use crate::code::Sites;
+use crate::code::{EVENT_DESCRIPTOR, Sites};
 use crate::command::{SET_TOKEN, SYS_MAP_SHADOW_STACK};
 use crate::error::ExecuteError;
 use crate::handshake::{NoAnswer, SharedMailbox};
@@ -145,6 +145,12 @@ impl Nursery {
         let no_huge_pages = [libc::PR_SET_THP_DISABLE as u64, 1, 0, 0, 0];
         self.must(mailbox, "prctl(PR_SET_THP_DISABLE)", libc::SYS_prctl, &no_huge_pages)?;
         self.must(mailbox, "close_range", libc::SYS_close_range, &[0, u32::MAX.into(), 0])?;
+        // Actors inherit it: their system calls that access a page go through it.
+        let flags = libc::EFD_NONBLOCK as u64;
+        let descriptor = self.must(mailbox, "eventfd2", libc::SYS_eventfd2, &[0, flags])?;
+        if descriptor != EVENT_DESCRIPTOR as u64 {
+            return Err(ExecuteError::Preparation { call: "eventfd2", errno: libc::EBADF });
+        }
         // Only speed hangs on the priority: without the right to it (EPERM), handshakes take the slower way.
         mailbox.write_scratch([PRIORITY, 0, 0, 0, 0, 0, 0, 0]);
         let priority = [0, libc::SCHED_FIFO as u64, SCRATCH];

@@ -11,6 +11,7 @@ use ptediff_reference_model::model::{Mapping, Model};
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 
 use crate::dice::Dice;
+use crate::keys;
 use crate::profile::{Profile, Weights};
 use crate::strategy::Options;
 
@@ -27,13 +28,13 @@ const SAME_ACTOR: usize = 45;
 /// Draws that may give an impossible step before a plain mmap is taken instead.
 const ATTEMPTS: usize = 8;
 
-/// Protections of new mappings with their weights. PROT_EXEC alone is left out; see `NARROWINGS`.
-const MMAP_PROTECTIONS: [(&str, u32); 7] =
-    [("rw-", 50), ("rwx", 24), ("r--", 8), ("r-x", 8), ("---", 4), ("-w-", 3), ("-wx", 3)];
+/// Protections of new mappings with their weights.
+const MMAP_PROTECTIONS: [(&str, u32); 8] =
+    [("rw-", 50), ("rwx", 24), ("r--", 8), ("r-x", 8), ("---", 4), ("-w-", 3), ("-wx", 3), ("--x", 3)];
 
 /// Protections of mprotect with their weights.
-const MPROTECT_PROTECTIONS: [(&str, u32); 7] =
-    [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3)];
+const MPROTECT_PROTECTIONS: [(&str, u32); 8] =
+    [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3), ("--x", 4)];
 
 /// Kinds of advice with their weights.
 const ADVICE: [(Advice, u32); 8] = [
@@ -54,10 +55,14 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
     let length = fewest + dice.below(most - fewest + 1);
     let profile = options.profile.unwrap_or_else(|| Profile::ALL[dice.weighted(&Profile::FREQUENCIES)]);
     let window = draw_window(&mut dice);
+    let hoards = keys::hoards(machine, profile, length, &mut dice);
     let mut draft = Draft {
         dice,
         model: Model::new(machine),
         shadow_stack: machine.shadow_stack,
+        protection_keys: machine.protection_keys,
+        favours_keys: machine.protection_keys && profile == Profile::Keys,
+        hoards,
         weights: profile.weights(),
         window,
         last_actor: ActorId::FIRST,
@@ -78,21 +83,26 @@ fn draw_window(dice: &mut Dice<'_, impl Rng>) -> PageRange {
     PageRange::new(first, pages).expect("within the arena")
 }
 
-struct Draft<'a, R> {
-    dice: Dice<'a, R>,
-    model: Model,
+pub(crate) struct Draft<'a, R> {
+    pub(crate) dice: Dice<'a, R>,
+    pub(crate) model: Model,
     shadow_stack: bool,
+    protection_keys: bool,
+    /// Whether the program is about keys above all.
+    pub(crate) favours_keys: bool,
+    /// Whether all keys are taken before anything else is done with them.
+    hoards: bool,
     weights: Weights,
-    window: PageRange,
+    pub(crate) window: PageRange,
     last_actor: ActorId,
     /// Who may hold a stale translation of which page, or shared one until now.
     suspect: Option<(ActorId, PageIndex)>,
-    program: Program,
+    pub(crate) program: Program,
 }
 
 /// What one actor's window looks like.
-struct Scene {
-    actor: ActorId,
+pub(crate) struct Scene {
+    pub(crate) actor: ActorId,
     holes: Vec<PageIndex>,
     mapped: Vec<PageIndex>,
     writable: Vec<PageIndex>,
@@ -100,6 +110,8 @@ struct Scene {
     shadow_stack: Vec<PageIndex>,
     locked: Vec<PageIndex>,
     populated: Vec<PageIndex>,
+    /// Pages with another protection key than 0.
+    pub(crate) keyed: Vec<PageIndex>,
     /// Ordinary pages whose frame another entry maps too.
     shared: Vec<PageIndex>,
     /// The same of shadow stacks.
@@ -124,7 +136,9 @@ impl<R: Rng> Draft<'_, R> {
             | Operation::Madvise { range, .. }
             | Operation::MremapResize { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
-            | Operation::Mprotect { range, .. } => range,
+            | Operation::Mprotect { range, .. }
+            | Operation::PkeyMprotect { range, .. } => range,
+            Operation::WritePkru { key, .. } => return self.guarded_by(step.actor, key),
             Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
             Operation::Exit => return self.heir_of(step.actor),
             _ => return None,
@@ -152,6 +166,11 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn step(&mut self) -> Step {
+        if self.hoards
+            && let Some(step) = self.hoarding_step()
+        {
+            return step;
+        }
         if let Some((actor, page)) = self.suspect
             && self.dice.percent(FOLLOW_UP)
         {
@@ -182,10 +201,13 @@ impl<R: Rng> Draft<'_, R> {
     /// The access that shows a stale translation: of the kind that was possible before.
     fn follow_up(&mut self, actor: ActorId, page: PageIndex) -> Step {
         let is_shadow_stack = self.model.mapping(actor, page).is_some_and(|mapping| mapping.shadow_stack);
-        let operation = match self.dice.weighted(if is_shadow_stack { &[2, 1, 1, 6] } else { &[3, 6, 1, 0] }) {
+        let weights = if is_shadow_stack { [4, 2, 2, 1, 1, 12] } else { [6, 12, 2, 1, 1, 0] };
+        let operation = match self.dice.weighted(&weights) {
             0 => Operation::Read { page },
             1 => Operation::Write { page },
             2 => Operation::Execute { page },
+            3 => Operation::ReadBySystemCall { page },
+            4 => Operation::WriteBySystemCall { page },
             _ => Operation::WriteShadowStack { page },
         };
         Step { actor, operation }
@@ -196,7 +218,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(13) {
+        match self.dice.below(17) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -208,7 +230,11 @@ impl<R: Rng> Draft<'_, R> {
             8 => self.madvise(range),
             9 => Operation::Mlock { range },
             10 => Operation::Munlock { range },
-            11 => self.senseless_remap(range),
+            11 => self.pkey_free_anything(),
+            12 => self.pkey_mprotect_anything(range),
+            13 => Operation::ReadBySystemCall { page },
+            14 => Operation::WriteBySystemCall { page },
+            15 => self.senseless_remap(range),
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -235,12 +261,20 @@ impl<R: Rng> Draft<'_, R> {
             lock,
             unlock,
             remap,
+            pkey_alloc,
+            pkey_free,
+            pkey_mprotect,
+            write_pkru,
+            by_system_call,
         ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
             for weight in
                 [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock, remap]
             {
+                *weight = weight.div_ceil(12);
+            }
+            for weight in [&mut *pkey_mprotect, by_system_call] {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
@@ -268,6 +302,12 @@ impl<R: Rng> Draft<'_, R> {
         if !self.shadow_stack {
             *store_stack = 0;
             *map_stack = map_stack.div_ceil(4);
+        }
+        if !self.protection_keys {
+            *write_pkru = 0;
+            for weight in [pkey_alloc, pkey_free, pkey_mprotect] {
+                *weight = weight.div_ceil(4);
+            }
         }
         if free.is_empty() {
             *fork = 0;
@@ -316,6 +356,21 @@ impl<R: Rng> Draft<'_, R> {
                 Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
             }
             15 => self.remap(&scene),
+            16 => self.pkey_alloc(),
+            17 => self.pkey_free(actor),
+            18 => {
+                let range = self.range_of(&scene.mapped);
+                self.pkey_mprotect(actor, range)
+            }
+            19 => self.write_pkru(&scene),
+            20 => {
+                let page = self.page(&[(&scene.keyed, 30), (&scene.populated, 30), (&scene.mapped, 35)]);
+                if self.dice.percent(45) {
+                    Operation::ReadBySystemCall { page }
+                } else {
+                    Operation::WriteBySystemCall { page }
+                }
+            }
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -332,15 +387,19 @@ impl<R: Rng> Draft<'_, R> {
             shadow_stack: Vec::new(),
             locked: Vec::new(),
             populated: Vec::new(),
+            keyed: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, locked, .. }) = self.model.mapping(actor, page) else {
+            let Some(Mapping { protection, shadow_stack, locked, key, .. }) = self.model.mapping(actor, page) else {
                 scene.holes.push(page);
                 continue;
             };
             scene.mapped.push(page);
+            if key != 0 {
+                scene.keyed.push(page);
+            }
             if locked {
                 scene.locked.push(page);
             }
@@ -425,14 +484,18 @@ impl<R: Rng> Draft<'_, R> {
         PageRange::new(first.index(), run.max(1)).expect("in the window")
     }
 
-    fn mmap(&mut self, range: PageRange) -> Operation {
-        let protection = self.protection(&MMAP_PROTECTIONS);
+    pub(crate) fn mmap(&mut self, range: PageRange) -> Operation {
+        let protection = self.execute_only().unwrap_or_else(|| self.protection(&MMAP_PROTECTIONS));
         let placement = if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed };
         Operation::Mmap { range, protection, placement }
     }
 
     fn mprotect(&mut self, range: PageRange) -> Operation {
-        Operation::Mprotect { range, protection: self.protection(&MPROTECT_PROTECTIONS) }
+        Operation::Mprotect { range, protection: self.mprotect_protection() }
+    }
+
+    pub(crate) fn mprotect_protection(&mut self) -> Protection {
+        self.execute_only().unwrap_or_else(|| self.protection(&MPROTECT_PROTECTIONS))
     }
 
     fn madvise(&mut self, range: PageRange) -> Operation {
@@ -440,7 +503,7 @@ impl<R: Rng> Draft<'_, R> {
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 
-    fn protection(&mut self, choices: &[(&str, u32); 7]) -> Protection {
+    fn protection(&mut self, choices: &[(&str, u32); 8]) -> Protection {
         let weights = choices.map(|(_, weight)| weight);
         protection(choices[self.dice.weighted(&weights)].0)
     }

@@ -18,6 +18,7 @@
 mod coverage;
 mod dice;
 mod draw;
+mod keys;
 mod narrowing;
 mod profile;
 mod seed;

@@ -18,6 +18,8 @@ pub enum Profile {
     SoftDirty,
     /// Mapping and unmapping over what is there.
     Layout,
+    /// Protection keys and accesses under them.
+    Keys,
 }
 
 /// A name that is no profile's.
@@ -33,17 +35,24 @@ impl fmt::Display for UnknownProfile {
 
 impl std::error::Error for UnknownProfile {}
 
-/// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise` and one
-/// for all of `mremap`.
-pub(crate) type Weights = [u32; 16];
+/// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise`, one for all of
+/// `mremap`, and one for both accesses by system calls.
+pub(crate) type Weights = [u32; 21];
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 6] =
-        [Self::Balanced, Self::ForkHeavy, Self::ShadowStack, Self::Protection, Self::SoftDirty, Self::Layout];
+    pub const ALL: [Self; 7] = [
+        Self::Balanced,
+        Self::ForkHeavy,
+        Self::ShadowStack,
+        Self::Protection,
+        Self::SoftDirty,
+        Self::Layout,
+        Self::Keys,
+    ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 6] = [30, 20, 20, 14, 8, 8];
+    pub(crate) const FREQUENCIES: [u32; 7] = [30, 20, 20, 14, 8, 8, 18];
 
     /// The profile's name.
     #[must_use]
@@ -55,6 +64,7 @@ impl Profile {
             Self::Protection => "protection",
             Self::SoftDirty => "soft-dirty",
             Self::Layout => "layout",
+            Self::Keys => "keys",
         }
     }
 
@@ -62,13 +72,14 @@ impl Profile {
     /// favour other things fork rarely.
     pub(crate) fn weights(self) -> Weights {
         match self {
-            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp
-            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 17],
-            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 12],
-            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 13],
-            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 11],
-            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 13],
-            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 27],
+            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp pkal pkfr pkmp pkru kern
+            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 17, 1, 3, 2, 2, 5],
+            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 12, 1, 1, 1, 0, 4],
+            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 13, 1, 1, 2, 2, 4],
+            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 11, 1, 3, 3, 2, 5],
+            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 13, 0, 0, 0, 0, 4],
+            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 27, 1, 2, 2, 1, 4],
+            Self::Keys => [8, 3, 8, 13, 5, 9, 4, 6, 3, 3, 5, 6, 14, 5, 2, 4, 10, 17, 22, 21, 8],
         }
     }
 }

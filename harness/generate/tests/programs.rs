@@ -11,7 +11,7 @@ use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{MAX_STEPS, OPERATION_NAMES, Operation, Program, Protection};
+use ptediff_reference_model::program::{MAX_STEPS, OPERATION_NAMES, Operation, Program};
 use ptediff_reference_model::validity::check_program;
 use sha2::{Digest, Sha256};
 
@@ -41,10 +41,8 @@ fn check(program: &Program, machine: &Machine) {
     for (index, step) in program.steps.iter().enumerate() {
         assert!(model.is_possible(step), "step {index} of {program:?}");
         model.step(index, step);
-        if let Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } = step.operation {
-            assert_ne!(protection, Protection::EXECUTE, "step {index}");
-        }
         assert!(machine.shadow_stack || !step.operation.needs_shadow_stack(), "step {index}");
+        assert!(machine.protection_keys || !step.operation.needs_protection_keys(), "step {index}");
     }
 }
 
@@ -95,7 +93,7 @@ fn every_operation_succeeds_often() {
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
         assert!(succeeded[kind] >= 500, "{name} succeeded {} times", succeeded[kind]);
     }
-    let refusable = [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 22, 24, 25];
+    let refusable = [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 22, 24, 25, 27, 28, 30, 31];
     for kind in refusable {
         assert!(tried[kind] - succeeded[kind] >= 100, "{} is hardly ever refused", OPERATION_NAMES[kind]);
     }
@@ -121,7 +119,9 @@ fn a_lost_permission_is_often_tried_at_once() {
                     Operation::Read { page }
                     | Operation::Write { page }
                     | Operation::Execute { page }
-                    | Operation::WriteShadowStack { page } => Some(page),
+                    | Operation::WriteShadowStack { page }
+                    | Operation::ReadBySystemCall { page }
+                    | Operation::WriteBySystemCall { page } => Some(page),
                     _ => None,
                 };
                 let is_there =
@@ -162,6 +162,7 @@ fn every_profile_is_used_and_differs() {
         (Profile::Protection, 5),
         (Profile::SoftDirty, 9),
         (Profile::Layout, 0),
+        (Profile::Keys, 28),
     ] {
         let count = |profile| {
             let options = Options { profile: Some(profile), ..Options::default() };

@@ -9,6 +9,7 @@ use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::validity::check_program;
 
@@ -135,10 +136,18 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &[step(0, map_without_token), step(0, store), step(0, fork), step(0, store)],
         ],
     );
-    check(
+    let read = Operation::Read { page: page(0) };
+    let clear = Operation::ClearSoftDirty;
+    check_one_of(
         fires(Rule::ClearRefsProtected),
-        &[step(0, map), step(0, Operation::Read { page: page(0) }), step(0, Operation::ClearSoftDirty)],
+        &[
+            &[step(0, map), step(0, read), step(0, clear)],
+            &[step(0, map), step(0, fork), step(1, read), step(1, clear)],
+        ],
     );
+    let alloc = Operation::PkeyAlloc { rights: KeyRights::Allow };
+    let free = Operation::PkeyFree { key: ProtectionKey::FIRST };
+    check(fires(Rule::PkeyFree), &[step(0, alloc), step(0, free)]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! VMA flags by the kernel's other words: the `VmFlags` lines of `/proc/pid/smaps`.
+//! VMA flags by the kernel's other words: the `VmFlags` and `ProtectionKey` lines of `/proc/pid/smaps`.
 
 use std::fs;
 
@@ -42,9 +42,13 @@ const CODES: [(u32, &str); 30] = [
     (37, "ss"),
 ];
 
+/// First of the four bits of the protection key in `vm_flags` (`VM_PKEY_SHIFT`). `ProtectionKey:` is not shown on a
+/// machine without keys, where the bits are clear (`arch/x86/kernel/setup.c: arch_show_smap`).
+const KEY_SHIFT: u32 = 32;
+
 /// The bits of `vm_flags` that smaps shows.
 pub(crate) fn shown_flags() -> u64 {
-    CODES.iter().fold(0, |mask, (bit, _)| mask | 1 << bit)
+    CODES.iter().fold(0xf << KEY_SHIFT, |mask, (bit, _)| mask | 1 << bit)
 }
 
 /// The VMAs of a process with their flags.
@@ -68,10 +72,15 @@ impl Smaps {
 fn areas(text: &str) -> Vec<(std::ops::Range<u64>, u64)> {
     let mut areas = Vec::new();
     let mut range = 0..0;
+    let mut key = 0;
     for line in text.lines() {
         if let Some(codes) = line.strip_prefix("VmFlags:") {
             let bit = |code: &str| CODES.iter().find(|(_, known)| *known == code).map_or(0, |(bit, _)| 1 << bit);
-            areas.push((range.clone(), codes.split_whitespace().fold(0, |flags, code| flags | bit(code))));
+            areas.push((range.clone(), codes.split_whitespace().fold(key, |flags, code| flags | bit(code))));
+            key = 0;
+        } else if let Some(number) = line.strip_prefix("ProtectionKey:") {
+            // A key that is no number would be a format that nobody knows: no VMA has all these bits set.
+            key = number.trim().parse().map_or(!0, |number: u64| number << KEY_SHIFT);
         } else if let Some(found) = address_range(line) {
             range = found;
         }
@@ -91,11 +100,11 @@ mod tests {
 
     #[test]
     fn flags_are_found_by_address() {
-        let text = "100000000000-100000002000 rw-p 00000000 00:00 0 \nSize: 8 kB\nVmFlags: rd wr mr mw me ac sd \n\
+        let text = "100000000000-100000002000 rw-p 00000000 00:00 0 \nSize: 8 kB\nProtectionKey:         5\nVmFlags: rd wr mr mw me ac sd \n\
                     100000002000-100000003000 r--p 00000000 00:00 0 \nVmFlags: rd ss zz\n";
         let smaps = Smaps { areas: areas(text) };
         let flags = |slot| smaps.flags(PageIndex::new(slot).expect("a slot"));
-        assert_eq!(flags(1), Some(0x0810_0073));
+        assert_eq!(flags(1), Some(0x5_0810_0073));
         assert_eq!(flags(2), Some(1 << 37 | 1));
         assert_eq!(flags(3), None);
         assert_eq!(shown_flags() & 0x0810_0073, 0x0810_0073);

@@ -62,7 +62,7 @@ fn record() -> StepRecord {
 
 fn witnessed() -> StepRecord {
     StepRecord {
-        outcome: Outcome::Faulted(Fault { signal: 11, code: 2, address: ARENA_BASE + 8, error_code: 7 }),
+        outcome: Outcome::Faulted(Fault { signal: 11, code: 2, address: ARENA_BASE + 8, error_code: 7, key: 0 }),
         witness: Some(WitnessReport {
             walked: 64,
             mismatches: vec![WitnessMismatch {
@@ -350,9 +350,12 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         any::<u64>().prop_map(Outcome::Loaded),
         any::<u64>().prop_map(Outcome::Elsewhere),
         any::<i32>().prop_map(Outcome::Failed),
-        (any::<u8>(), any::<i32>(), any::<u64>(), any::<u32>()).prop_map(|(signal, code, address, error_code)| {
-            Outcome::Faulted(Fault { signal, code, address, error_code })
-        }),
+        any::<u64>().prop_map(Outcome::Returned),
+        (any::<u8>(), any::<i32>(), any::<u64>(), any::<u32>(), any::<u32>()).prop_map(
+            |(signal, code, address, error_code, key)| {
+                Outcome::Faulted(Fault { signal, code, address, error_code, key })
+            }
+        ),
     ]
 }
 

@@ -126,7 +126,7 @@ impl Model {
                 }
                 return (Rule::PopulateHole, Outcome::Failed(ENOMEM));
             };
-            if !may_populate(&vma, access) {
+            if !may_populate(&vma, access, self.pkru(actor)) {
                 return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
             }
             self.populate_page(actor, page, access, vma.shadow_stack);
@@ -151,8 +151,11 @@ impl Model {
     }
 }
 
-/// `mm/gup.c: check_vma_flags` without FOLL_FORCE.
-fn may_populate(vma: &Vma, access: Access) -> bool {
+/// `mm/gup.c: check_vma_flags` without FOLL_FORCE. It asks the caller's PKRU.
+fn may_populate(vma: &Vma, access: Access, pkru: u32) -> bool {
+    if access.is_refused_by_key(pkru, vma.key()) {
+        return false;
+    }
     match access {
         Access::Write => vma.protection.contains(Protection::WRITE) && !vma.shadow_stack,
         _ => vma.protection.contains(Protection::READ),

@@ -8,16 +8,20 @@ use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::{Fault, Outcome};
 use crate::program::{Protection, store_value};
+use crate::protection_key::KeyRights;
 use crate::rule::Rule;
 
 const SIGSEGV: u8 = 11;
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
+const SEGV_PKUERR: i32 = 4;
+const EFAULT: i32 = 14;
 
 const ERROR_PRESENT: u32 = 1 << 0;
 const ERROR_WRITE: u32 = 1 << 1;
 const ERROR_USER: u32 = 1 << 2;
 const ERROR_FETCH: u32 = 1 << 4;
+const ERROR_PROTECTION_KEY: u32 = 1 << 5;
 const ERROR_SHADOW_STACK: u32 = 1 << 6;
 
 /// What an access does to the page.
@@ -34,15 +38,23 @@ impl Access {
         matches!(self, Self::Write | Self::ShadowStackWrite)
     }
 
-    /// Whether the entry lets a user access through (SDM 3A 4.6), or the page fault's error code.
-    fn check(self, bits: u64) -> Result<(), u32> {
+    /// Whether PKRU refuses the access to pages of this key. Fetches are not asked
+    /// (`arch_vma_access_permitted`; SDM 3A 4.6.2).
+    pub(super) fn is_refused_by_key(self, pkru: u32, key: u8) -> bool {
+        self != Self::Execute && KeyRights::of(pkru, key).refuse(self.is_store())
+    }
+
+    /// Whether the entry lets a user access through (SDM 3A 4.6), or the page fault's error code. The key of an
+    /// entry that is present is looked at whatever else stands in the way (SDM 3A 4.7).
+    fn check(self, bits: u64, pkru: u32) -> Result<(), u32> {
+        let by_key = bits & P != 0 && self.is_refused_by_key(pkru, Entry(bits).protection_key());
         let allowed = match self {
             Self::Read => true,
             Self::Write => bits & RW != 0,
             Self::Execute => bits & NX == 0,
             Self::ShadowStackWrite => bits & (RW | D) == D,
         };
-        if bits & P != 0 && allowed {
+        if bits & P != 0 && allowed && !by_key {
             return Ok(());
         }
         let present = if bits & P != 0 { ERROR_PRESENT } else { 0 };
@@ -52,7 +64,7 @@ impl Access {
             Self::Execute => ERROR_FETCH,
             Self::ShadowStackWrite => ERROR_WRITE | ERROR_SHADOW_STACK,
         };
-        Err(ERROR_USER | kind | present)
+        Err(ERROR_USER | kind | present | if by_key { ERROR_PROTECTION_KEY } else { 0 })
     }
 }
 
@@ -84,11 +96,28 @@ impl Model {
         }
     }
 
+    /// A system call's copy from or to the page (`copy_from_user`, `copy_to_user`). The kernel's access is checked
+    /// and faults as the actor's own would, PKRU included; a refusal is EFAULT and no signal
+    /// (`arch/x86/mm/fault.c: kernelmode_fixup_or_oops`).
+    pub(super) fn access_by_kernel(
+        &mut self,
+        index: usize,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+    ) -> (Rule, Outcome) {
+        match self.access(index, actor, page, access) {
+            (_, Outcome::Faulted(_)) => (Rule::SystemCallRefused, Outcome::Failed(EFAULT)),
+            (_, Outcome::Loaded(value)) => (Rule::SystemCallLoad, Outcome::Loaded(value)),
+            (_, outcome) => (Rule::SystemCallStore, outcome),
+        }
+    }
+
     /// The CPU's walk, with the kernel's help, until the access is through or refused.
     pub(super) fn translate(&mut self, actor: ActorId, page: PageIndex, access: Access) -> Result<(), (Rule, Fault)> {
         for _ in 0..FAULT_LIMIT {
             let slot = self.slot(actor, page);
-            match access.check(slot.bits.0) {
+            match access.check(slot.bits.0, self.pkru(actor)) {
                 Ok(()) => {
                     let touched = slot.bits.0 | A | if access == Access::Write { D } else { 0 };
                     if touched != slot.bits.0 {
@@ -114,11 +143,16 @@ impl Model {
         access: Access,
         error_code: u32,
     ) -> Result<(), (Rule, Fault)> {
-        let refuse = |rule, code| Err((rule, Fault { signal: SIGSEGV, code, address: page.address(), error_code }));
+        let fault = Fault { signal: SIGSEGV, code: SEGV_MAPERR, address: page.address(), error_code, key: 0 };
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
-            return refuse(Rule::FaultUnmapped, SEGV_MAPERR);
+            return Err((Rule::FaultUnmapped, fault));
         };
         // access_error, in its order.
+        if access.is_refused_by_key(self.pkru(actor), vma.key()) {
+            let by_entry = error_code & ERROR_PROTECTION_KEY != 0;
+            let rule = if by_entry { Rule::FaultKeyOfEntry } else { Rule::FaultKeyOfVma };
+            return Err((rule, Fault { code: SEGV_PKUERR, key: vma.key().into(), ..fault }));
+        }
         let writable = vma.protection.contains(Protection::WRITE);
         let denied = match access {
             Access::ShadowStackWrite => (!(vma.shadow_stack && writable)).then_some(Rule::FaultShadowStackDenied),
@@ -133,7 +167,7 @@ impl Model {
             }
         };
         if let Some(rule) = denied {
-            return refuse(rule, SEGV_ACCERR);
+            return Err((rule, Fault { code: SEGV_ACCERR, ..fault }));
         }
         self.handle_mm_fault(actor, page, access, vma.shadow_stack);
         Ok(())
@@ -169,8 +203,9 @@ impl Model {
 
     fn install(&mut self, rule: Rule, actor: ActorId, page: PageIndex, shadow_stack: bool) {
         let slot = self.slot(actor, page);
-        let protection = self.memory(actor).vmas.at(page).map_or(Protection::NONE, |vma| vma.protection);
-        let fresh = page_protection(protection);
+        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.key()));
+        let (protection, key) = vma.unwrap_or((Protection::NONE, 0));
+        let fresh = page_protection(protection, key);
         let design = self.design;
         let writable = |entry: Entry| {
             let dirty = design.make_dirty(entry);

@@ -15,7 +15,8 @@ use crate::arena::PageIndex;
 impl Model {
     /// `dup_mmap`: every VMA in order, and its entries where `vma_needs_copy`.
     pub(super) fn fork(&mut self, actor: ActorId, child: ActorId) -> (Rule, Outcome) {
-        self.actors[child.index()] = Some(ActorMemory::new());
+        let keys = self.fork_keys(actor);
+        self.actors[child.index()] = Some(ActorMemory::new(keys));
         let vmas = self.memory(actor).vmas.list.clone();
         for vma in vmas {
             if vma.marks & VM_DONTCOPY != 0 {

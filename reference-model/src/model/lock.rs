@@ -49,7 +49,9 @@ impl Model {
         for slot in start..end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of the range");
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else { continue };
-            let Some(access) = populates_by(&vma) else { return false };
+            let pkru = self.pkru(actor);
+            let access = populates_by(&vma).filter(|access| !access.is_refused_by_key(pkru, vma.key()));
+            let Some(access) = access else { return false };
             self.populate_page(actor, page, access, vma.shadow_stack);
         }
         true
@@ -58,6 +60,7 @@ impl Model {
 
 /// How a VMA is faulted in: by a store where it is writable, to break COW beforehand; otherwise by a load,
 /// with FOLL_FORCE. A store into a shadow stack would need FOLL_FORCE too (`mm/gup.c: check_vma_flags`).
+/// A key that PKRU refuses is refused to FOLL_FORCE as well.
 fn populates_by(vma: &Vma) -> Option<Access> {
     match (vma.protection.contains(Protection::WRITE), vma.shadow_stack) {
         _ if vma.protection == Protection::NONE => None,

@@ -1,7 +1,7 @@
 //! mmap, munmap, madvise(DONTNEED) and map_shadow_stack.
 
 use super::fault::Access;
-use super::vma::Vma;
+use super::vma::{Vma, key_flags};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::Entry;
@@ -26,6 +26,9 @@ impl Model {
         protection: Protection,
         placement: Placement,
     ) -> (Rule, Outcome) {
+        // 6.1 looks whether the range is free before it takes an execute-only key; later kernels after it.
+        let early = self.dialect != Dialect::Linux6_1;
+        let key = if early { self.mmap_key(actor, protection) } else { 0 };
         let rule = match placement {
             Placement::FixedNoReplace if self.memory(actor).vmas.overlaps(range) => {
                 return (Rule::MmapOccupied, Outcome::Failed(EEXIST));
@@ -37,12 +40,13 @@ impl Model {
                 Rule::MmapFixed
             }
         };
-        self.insert_vma(actor, range, protection, false);
+        let key = if early { key } else { self.mmap_key(actor, protection) };
+        self.insert_vma(actor, range, protection, false, key);
         (rule, Outcome::Succeeded)
     }
 
     /// `__mmap_region`: VM_ACCOUNT for what is writable (`accountable_mapping`), then merge or a new VMA.
-    fn insert_vma(&mut self, actor: ActorId, range: PageRange, protection: Protection, shadow_stack: bool) {
+    fn insert_vma(&mut self, actor: ActorId, range: PageRange, protection: Protection, shadow_stack: bool, key: u8) {
         let dialect = self.dialect;
         let vma = Vma {
             first: range.first() as u8,
@@ -51,7 +55,7 @@ impl Model {
             shadow_stack,
             account: protection.contains(Protection::WRITE),
             soft_dirty: true,
-            marks: 0,
+            marks: key_flags(key),
             displacement: 0,
             anon: None,
         };
@@ -100,7 +104,7 @@ impl Model {
         if self.memory(actor).vmas.overlaps(range) {
             return (Rule::ShadowStackOccupied, Outcome::Failed(EEXIST));
         }
-        self.insert_vma(actor, range, Protection::READ_WRITE, true);
+        self.insert_vma(actor, range, Protection::READ_WRITE, true, 0);
         if token {
             let last = PageIndex::new(range.end() - 1).expect("the last slot of a range");
             // The token is at the page's end; the first eight bytes, which are compared, stay zero.

@@ -8,21 +8,24 @@ mod fault;
 mod fork;
 mod lock;
 mod map;
+mod pkey;
 mod protect;
 mod remap;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use crate::entry::{A, DirtyDesign, Entry, NX, P, PROTNONE, RW, US};
+use crate::entry::{A, DirtyDesign, Entry, NX, P, PKEY, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
 use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
+use pkey::Keys;
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK
+/// and the four of the protection key.
 pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
 /// What is mapped at a page.
@@ -36,6 +39,8 @@ pub struct Mapping {
     pub soft_dirty: bool,
     /// `VM_LOCKED`.
     pub locked: bool,
+    /// The VMA's protection key.
+    pub key: u8,
 }
 
 /// One entry and the rule that last wrote it.
@@ -68,11 +73,12 @@ struct Frame {
 struct ActorMemory {
     vmas: VmaList,
     slots: [Slot; ARENA_PAGES],
+    keys: Keys,
 }
 
 impl ActorMemory {
-    fn new() -> Self {
-        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES] }
+    fn new(keys: Keys) -> Self {
+        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys }
     }
 }
 
@@ -105,7 +111,7 @@ impl Model {
             protection_keys: machine.protection_keys,
             exact_accessed: machine.exact_accessed,
             mutation: None,
-            actors: [Some(ActorMemory::new()), None, None, None],
+            actors: [Some(ActorMemory::new(Keys::new(machine.protection_keys))), None, None, None],
             frames: Vec::with_capacity(64),
             next_anon: 0,
             expectation: StepExpectation::default(),
@@ -132,7 +138,7 @@ impl Model {
             Operation::Read { page } => self.access(index, actor, page, fault::Access::Read),
             Operation::Write { page } => self.access(index, actor, page, fault::Access::Write),
             Operation::Execute { page } => self.access(index, actor, page, fault::Access::Execute),
-            Operation::Mprotect { range, protection } => self.mprotect(actor, range, protection),
+            Operation::Mprotect { range, protection } => self.mprotect(actor, range, protection, None),
             Operation::Fork { child } => self.fork(actor, child),
             Operation::Exit => self.exit(actor),
             Operation::MadviseDontneed { range } => self.dontneed(actor, range),
@@ -144,6 +150,12 @@ impl Model {
             Operation::Munlock { range } => self.munlock(actor, range),
             Operation::Mremap { range, to, keep } => self.mremap(actor, range, to, keep),
             Operation::MremapResize { range, pages } => self.mremap_resize(actor, range, pages),
+            Operation::PkeyAlloc { rights } => self.pkey_alloc(actor, rights),
+            Operation::PkeyFree { key } => self.pkey_free(actor, key),
+            Operation::PkeyMprotect { range, protection, key } => self.pkey_mprotect(actor, range, protection, key),
+            Operation::WritePkru { key, rights } => self.write_pkru(actor, key, rights),
+            Operation::ReadBySystemCall { page } => self.access_by_kernel(index, actor, page, fault::Access::Read),
+            Operation::WriteBySystemCall { page } => self.access_by_kernel(index, actor, page, fault::Access::Write),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -153,10 +165,7 @@ impl Model {
     }
 
     /// Whether the step can be performed at all: its actor is alive, a forked child's number is free, the
-    /// machine has what the operation needs, and the model knows the operation on this machine.
-    ///
-    /// Execute-only protection on a CPU with protection keys takes a key of its own
-    /// (`arch/x86/mm/pkeys.c: __execute_only_pkey`), which this model does not have yet.
+    /// machine has what the operation needs.
     #[must_use]
     pub fn is_possible(&self, step: &Step) -> bool {
         if !self.is_alive(step.actor) {
@@ -165,10 +174,8 @@ impl Model {
         match step.operation {
             Operation::Fork { child } => !self.is_alive(child),
             Operation::WriteShadowStack { .. } => self.shadow_stack,
-            Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
-                !(self.protection_keys && protection == Protection::EXECUTE)
-            }
             Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
+            Operation::WritePkru { .. } => self.protection_keys,
             _ => true,
         }
     }
@@ -194,6 +201,7 @@ impl Model {
             shadow_stack: vma.shadow_stack,
             soft_dirty: vma.soft_dirty,
             locked: vma.is_locked(),
+            key: vma.key(),
         })
     }
 
@@ -341,14 +349,16 @@ impl Model {
     }
 }
 
-/// `vm_page_prot` of a private VMA with this protection: `arch/x86/mm/pgprot.c: protection_map`. Write is
-/// withheld for COW, so a shadow-stack VMA has the same.
-fn page_protection(protection: Protection) -> Entry {
+/// `vm_page_prot` of a private VMA with this protection and key: `arch/x86/mm/pgprot.c: protection_map,
+/// vm_get_page_prot`. Write is withheld for COW, so a shadow-stack VMA has the same. The key stands in the
+/// entry of a PROT_NONE VMA too.
+fn page_protection(protection: Protection, key: u8) -> Entry {
+    let key = u64::from(key) << PKEY.trailing_zeros();
     if protection == Protection::NONE {
-        return Entry(PROTNONE | A);
+        return Entry(PROTNONE | A | key);
     }
     let no_execute = if protection.contains(Protection::EXECUTE) { 0 } else { NX };
-    Entry(P | US | A | no_execute)
+    Entry(P | US | A | no_execute | key)
 }
 
 const _: () = assert!(RW == 2, "the masks of entry.rs are the hardware's");

@@ -11,13 +11,19 @@ use crate::outcome::Outcome;
 use crate::program::Protection;
 use crate::rule::Rule;
 
-use super::vma::Vma;
+use super::vma::{VM_PKEY, Vma, key_flags};
 
 const ENOMEM: i32 = 12;
 
 impl Model {
     /// `mm/mprotect.c: do_mprotect_pkey`.
-    pub(super) fn mprotect(&mut self, actor: ActorId, range: PageRange, protection: Protection) -> (Rule, Outcome) {
+    pub(super) fn mprotect(
+        &mut self,
+        actor: ActorId,
+        range: PageRange,
+        protection: Protection,
+        key: Option<u8>,
+    ) -> (Rule, Outcome) {
         let mut start = range.first() as u8;
         let end = range.end() as u8;
         while start < end {
@@ -27,16 +33,25 @@ impl Model {
                 return (rule, Outcome::Failed(ENOMEM));
             };
             let until = self.memory(actor).vmas.list[index].end.min(end);
-            start = self.mprotect_fixup(actor, index, start, until, protection);
+            let key = self.mprotect_key(actor, index, protection, key);
+            start = self.mprotect_fixup(actor, index, (start, until), protection, key);
         }
         (Rule::MprotectAll, Outcome::Succeeded)
     }
 
     /// `mprotect_fixup` of slots `start..end` of one VMA. Returns where the next VMA is looked for:
     /// `vma_iter_end`, the end of the VMA that resulted.
-    fn mprotect_fixup(&mut self, actor: ActorId, index: usize, start: u8, end: u8, protection: Protection) -> u8 {
+    fn mprotect_fixup(
+        &mut self,
+        actor: ActorId,
+        index: usize,
+        (start, end): (u8, u8),
+        protection: Protection,
+        key: u8,
+    ) -> u8 {
         let old = self.memory(actor).vmas.list[index];
-        if old.protection == protection {
+        let marks = old.marks & !VM_PKEY | key_flags(key);
+        if old.protection == protection && old.marks == marks {
             return old.end;
         }
         let account = if protection.contains(Protection::WRITE) {
@@ -47,7 +62,7 @@ impl Model {
         };
         let dialect = self.dialect;
         let (target, merged) =
-            self.memory(actor).vmas.modify(dialect, index, start, end, Vma { protection, account, ..old });
+            self.memory(actor).vmas.modify(dialect, index, start, end, Vma { protection, account, marks, ..old });
         if merged {
             self.vma_rule(Rule::VmaMergeProtect, actor, target);
         }
@@ -85,7 +100,7 @@ impl Model {
         }
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
         let before = self.expect(&slot);
-        let modified = self.design.modify(slot.bits, page_protection(vma.protection).0);
+        let modified = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0);
         // pte_write(): a shadow-stack entry counts, on a CPU that has them.
         let already_writable = modified.has(RW) || (self.shadow_stack && modified.is_shadow_stack());
         let upgrade = vma.protection.contains(Protection::WRITE) && !already_writable;

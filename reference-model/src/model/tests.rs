@@ -215,7 +215,7 @@ fn refusals_have_the_hardware_error_code() {
         for (index, &(who, operation)) in steps.iter().enumerate() {
             outcome = model.step(index, &Step { actor: actor(who), operation }).outcome;
         }
-        let fault = crate::outcome::Fault { signal: 11, code, address: FIRST.address(), error_code };
+        let fault = crate::outcome::Fault { signal: 11, code, address: FIRST.address(), error_code, key: 0 };
         assert_eq!(outcome, Some(crate::outcome::Outcome::Faulted(fault)), "{name}");
     };
     refused("read of nothing", &[(0, READ)], 1, 0x4);

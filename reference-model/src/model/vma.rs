@@ -19,8 +19,17 @@ pub(super) const VM_DONTCOPY: u64 = 1 << 17;
 pub(super) const VM_WIPEONFORK: u64 = 1 << 25;
 /// `VM_LOCKED` in `vm_flags`.
 pub(super) const VM_LOCKED: u64 = 1 << 13;
+/// First of the four bits of the protection key in `vm_flags` (`VM_PKEY_SHIFT`; the same in all dialects).
+const VM_PKEY_SHIFT: u32 = 32;
+/// `ARCH_VM_PKEY_FLAGS`.
+pub(super) const VM_PKEY: u64 = 0xf << VM_PKEY_SHIFT;
 /// What [`Vma::marks`] may hold.
-pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED;
+pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED | VM_PKEY;
+
+/// The protection key as it stands in `vm_flags`.
+pub(super) fn key_flags(key: u8) -> u64 {
+    u64::from(key) << VM_PKEY_SHIFT
+}
 
 /// A VMA's anon_vma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +76,11 @@ impl Vma {
     /// `VM_LOCKED`.
     pub(super) fn is_locked(&self) -> bool {
         self.marks & VM_LOCKED != 0
+    }
+
+    /// `vma_pkey`.
+    pub(super) fn key(&self) -> u8 {
+        ((self.marks & VM_PKEY) >> VM_PKEY_SHIFT) as u8
     }
 
     /// `vm_flags` under the compared mask.

@@ -17,8 +17,7 @@ pub(super) fn run(arguments: &Repro) -> Result<Exit, Failure> {
     let stored = entry(&arguments.entry, &arguments.corpus)?;
     let entry = &stored.entry;
     let shadow_stack = entry.needs.shadow_stack || Needs::to_behave_alike(&entry.program).shadow_stack;
-    // Without keys, execute-only protection needs none and can be told of.
-    let machine = Machine::imagined(arguments.dialect, shadow_stack, false);
+    let machine = Machine::imagined(arguments.dialect, shadow_stack, true);
     let subject = Subject {
         name: &entry.name,
         description: &entry.description,

@@ -113,10 +113,10 @@ pub(crate) fn fork(child: usize) -> Operation {
 
 /// SIGSEGV with SEGV_MAPERR at the page.
 pub(crate) fn unmapped(number: usize, error_code: u32) -> Outcome {
-    Outcome::Faulted(Fault { signal: 11, code: 1, address: page(number).address(), error_code })
+    Outcome::Faulted(Fault { signal: 11, code: 1, address: page(number).address(), error_code, key: 0 })
 }
 
 /// SIGSEGV with SEGV_ACCERR at the page.
 pub(crate) fn refused(number: usize, error_code: u32) -> Outcome {
-    Outcome::Faulted(Fault { signal: 11, code: 2, address: page(number).address(), error_code })
+    Outcome::Faulted(Fault { signal: 11, code: 2, address: page(number).address(), error_code, key: 0 })
 }

@@ -122,7 +122,13 @@ fn refused_by_the_cpu(executor: &mut Executor) -> Result<(), String> {
     begin(executor)?;
     let outcome = executor.perform(0, &Step { actor: actor(0), operation: wrss(0) });
     match outcome {
-        Ok(Faulted(Fault { signal: 4, code: 2, address: 0x1000_2000_0000..0x1000_2000_1000, error_code: 0 })) => {}
+        Ok(Faulted(Fault {
+            signal: 4,
+            code: 2,
+            address: 0x1000_2000_0000..0x1000_2000_1000,
+            error_code: 0,
+            key: 0,
+        })) => {}
         other => return Err(format!("WRSSQ on a CPU without: {other:x?}")),
     }
     executor.end().map_err(|error| error.to_string())

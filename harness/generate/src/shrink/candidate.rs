@@ -2,6 +2,7 @@
 
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 use ptediff_reference_model::validity::repaired;
 
 use super::remap;
@@ -168,6 +169,16 @@ fn rank(operation: &Operation) -> usize {
         Operation::Munlock { .. } => 13,
         Operation::Mremap { keep, .. } => 14 + usize::from(keep),
         Operation::MremapResize { .. } => 14,
+        Operation::PkeyAlloc { rights } => rights.bits() as usize,
+        Operation::PkeyFree { key } => usize::from(key.number()) - 1,
+        Operation::PkeyMprotect { protection, key, .. } => {
+            20 + place(&SIMPLE_FOR_MPROTECT, protection) + usize::from(key.number().unsigned_abs())
+        }
+        Operation::WritePkru { key, rights } => {
+            usize::from(key.number()) - 1 + 16 * usize::from(rights != KeyRights::DisableAccess)
+        }
+        Operation::ReadBySystemCall { .. } => 4,
+        Operation::WriteBySystemCall { .. } => 5,
         _ => 0,
     }
 }
@@ -191,6 +202,26 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         Operation::Mprotect { range, .. } => {
             SIMPLE_FOR_MPROTECT.get(choice).map(|&protection| Operation::Mprotect { range, protection })
         }
+        Operation::PkeyMprotect { range, protection, key } => match choice.checked_sub(1) {
+            None => Some(Operation::Mprotect { range, protection }),
+            Some(choice) => {
+                SIMPLE_FOR_MPROTECT.get(choice).map(|&protection| Operation::PkeyMprotect { range, protection, key })
+            }
+        },
+        Operation::PkeyAlloc { .. } if choice == 0 => Some(Operation::PkeyAlloc { rights: KeyRights::Allow }),
+        Operation::PkeyFree { .. } if choice == 0 => Some(Operation::PkeyFree { key: ProtectionKey::FIRST }),
+        Operation::WritePkru { key, rights } => match choice {
+            0 => Some(Operation::WritePkru { key, rights: KeyRights::DisableAccess }),
+            1 => Some(Operation::WritePkru { key: ProtectionKey::FIRST, rights }),
+            _ => None,
+        },
+        Operation::ReadBySystemCall { page } if choice == 0 => Some(Operation::Read { page }),
+        Operation::WriteBySystemCall { page } => match choice {
+            0 => Some(Operation::Read { page }),
+            1 => Some(Operation::Write { page }),
+            2 => Some(Operation::ReadBySystemCall { page }),
+            _ => None,
+        },
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
         }
@@ -281,6 +312,7 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Madvise { advice, .. } => Operation::Madvise { range: new, advice },
         Operation::Mlock { .. } => Operation::Mlock { range: new },
         Operation::Munlock { .. } => Operation::Munlock { range: new },
+        Operation::PkeyMprotect { protection, key, .. } => Operation::PkeyMprotect { range: new, protection, key },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
         Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::with_range(operation, new),
         other => other,
@@ -293,6 +325,8 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
         Operation::Write { .. } => Operation::Write { page: new },
         Operation::Execute { .. } => Operation::Execute { page: new },
         Operation::WriteShadowStack { .. } => Operation::WriteShadowStack { page: new },
+        Operation::ReadBySystemCall { .. } => Operation::ReadBySystemCall { page: new },
+        Operation::WriteBySystemCall { .. } => Operation::WriteBySystemCall { page: new },
         other => other,
     }
 }

@@ -133,8 +133,13 @@ fn result_text(outcome: &Outcome) -> String {
         Outcome::Stored => "stored".to_owned(),
         Outcome::Executed => "executed".to_owned(),
         Outcome::Faulted(fault) => format!(
-            "signal {}, si_code {}, address {:#x}, error code {:#x}",
-            fault.signal, fault.code, fault.address, fault.error_code
+            "signal {}, si_code {}, address {:#x}, error code {:#x}{}",
+            fault.signal,
+            fault.code,
+            fault.address,
+            fault.error_code,
+            if fault.key == 0 { String::new() } else { format!(", key {}", fault.key) }
         ),
+        Outcome::Returned(value) => format!("gave {value:#x}"),
     }
 }

@@ -28,10 +28,73 @@ static void called(long value, unsigned long success)
 }
 "#;
 
+pub(super) const GAVE: &str = r#"
+/* Notes the number that a system call or an instruction gave. */
+static void gave(long value)
+{
+	if (value == -1)
+		snprintf(shared->result, sizeof(shared->result),
+			 "errno %d", errno);
+	else
+		snprintf(shared->result, sizeof(shared->result),
+			 "gave 0x%lx", value);
+}
+"#;
+
+pub(super) const WRITE_PKRU: &str = r#"
+/* Other rights for one key in PKRU; what stood there before is noted. */
+static void write_pkru(int key, unsigned int rights)
+{
+	unsigned int before, after;
+
+	__asm__ volatile("rdpkru" : "=a"(before) : "c"(0) : "rdx");
+	after = (before & ~(3U << 2 * key)) | rights << 2 * key;
+	__asm__ volatile("wrpkru" : : "a"(after), "c"(0), "d"(0) : "memory");
+	gave(before);
+}
+"#;
+
+pub(super) const LOAD_BY_SYSTEM_CALL: &str = r#"
+/*
+ * The kernel reads the page: write() adds what stands there to the count of
+ * an eventfd. A count of 0 cannot be taken back (EAGAIN).
+ */
+static void load_by_system_call(unsigned long address)
+{
+	int event = eventfd(0, EFD_NONBLOCK);
+	unsigned long value = 0;
+
+	if (write(event, (void *)address, 8) != 8)
+		called(-1, 0);
+	else if (read(event, &value, 8) != 8 && errno != EAGAIN)
+		called(-1, 0);
+	else
+		snprintf(shared->result, sizeof(shared->result),
+			 "loaded 0x%lx", value);
+	close(event);
+}
+"#;
+
+pub(super) const STORE_BY_SYSTEM_CALL: &str = r#"
+/* The kernel writes the page: read() puts the eventfd's count there. */
+static void store_by_system_call(unsigned long address, unsigned long value)
+{
+	int event = eventfd(0, EFD_NONBLOCK);
+
+	if (write(event, &value, 8) != 8 ||
+	    read(event, (void *)address, 8) != 8)
+		called(-1, 0);
+	else
+		snprintf(shared->result, sizeof(shared->result), "stored");
+	close(event);
+}
+"#;
+
 pub(super) const HANDLER: &str = r#"
 /* The last fault; signal 0: none. */
 static volatile struct {
 	int signal, code;
+	unsigned int key;	/* of SEGV_PKUERR */
 	unsigned long address, trap, error_code, instruction;
 } fault;
 
@@ -46,6 +109,7 @@ static void handler(int signal, siginfo_t *info, void *context)
 
 	fault.signal = signal;
 	fault.code = info->si_code;
+	fault.key = info->si_code == 4 ? info->si_pkey : 0;
 	fault.address = (unsigned long)info->si_addr;
 	fault.trap = registers[REG_TRAPNO];
 	fault.error_code = registers[REG_ERR];
@@ -58,12 +122,16 @@ pub(super) const ACCESSED: &str = r#"
 /* Notes the fault of an access, or this text where there was none. */
 static void accessed(const char *text, unsigned long value)
 {
+	char key[16] = "";
+
+	if (fault.key)
+		snprintf(key, sizeof(key), ", key %u", fault.key);
 	if (fault.signal)
 		snprintf(shared->result, sizeof(shared->result),
 			 "signal %d, si_code %d, address 0x%lx, "
-			 "error code 0x%lx",
+			 "error code 0x%lx%s",
 			 fault.signal, fault.code, fault.address,
-			 fault.error_code);
+			 fault.error_code, key);
 	else
 		snprintf(shared->result, sizeof(shared->result), text, value);
 	fault.signal = 0;

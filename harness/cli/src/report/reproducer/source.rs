@@ -25,6 +25,11 @@ struct Uses {
     forks: bool,
     exits: bool,
     clears_soft_dirty: bool,
+    /// Whether numbers that a call or an instruction gives are noted.
+    gives: bool,
+    writes_pkru: bool,
+    loads_by_system_call: bool,
+    stores_by_system_call: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -55,8 +60,16 @@ impl Uses {
                         | Operation::Mremap { .. }
                         | Operation::MremapResize { .. }
                         | Operation::MapShadowStack { .. }
+                        | Operation::PkeyFree { .. }
+                        | Operation::PkeyMprotect { .. }
+                        | Operation::ReadBySystemCall { .. }
+                        | Operation::WriteBySystemCall { .. }
                 )
             }),
+            gives: any(|operation| matches!(operation, Operation::PkeyAlloc { .. } | Operation::WritePkru { .. })),
+            writes_pkru: any(|operation| matches!(operation, Operation::WritePkru { .. })),
+            loads_by_system_call: any(|operation| matches!(operation, Operation::ReadBySystemCall { .. })),
+            stores_by_system_call: any(|operation| matches!(operation, Operation::WriteBySystemCall { .. })),
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
@@ -76,6 +89,10 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         text.push_str(pieces::CALLED);
     }
     for (wanted, piece) in [
+        (uses.gives, pieces::GAVE),
+        (uses.writes_pkru, pieces::WRITE_PKRU),
+        (uses.loads_by_system_call, pieces::LOAD_BY_SYSTEM_CALL),
+        (uses.stores_by_system_call, pieces::STORE_BY_SYSTEM_CALL),
         (uses.accesses, pieces::HANDLER),
         (uses.accesses, pieces::ACCESSED),
         (uses.loads, pieces::LOAD),
@@ -141,7 +158,12 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
     paragraphs.extend(subject.finding.iter().cloned());
     paragraphs.push(format!(
         "Needs x86-64 with CONFIG_MEM_SOFT_DIRTY{}; root, or the frames stay hidden. To compile and run:",
-        if uses.shadow_stack_stores { ", user shadow stacks in CPU and kernel" } else { "" }
+        match (uses.shadow_stack_stores, uses.writes_pkru) {
+            (true, true) => ", user shadow stacks and protection keys in CPU and kernel",
+            (true, false) => ", user shadow stacks in CPU and kernel",
+            (false, true) => ", protection keys in CPU and kernel",
+            (false, false) => "",
+        }
     ));
     paragraphs.push("    gcc -Wall -O1 -o repro repro.c && ./repro".to_owned());
     let mut text = String::new();
@@ -152,10 +174,13 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
 fn includes(uses: &Uses) -> String {
     let mut names = vec!["semaphore.h", "signal.h", "stdio.h", "stdlib.h", "sys/mman.h", "sys/prctl.h"];
     names.extend(["sys/utsname.h", "time.h", "unistd.h", "fcntl.h"]);
-    if uses.calls || uses.forks || uses.clears_soft_dirty {
+    if uses.calls || uses.forks || uses.clears_soft_dirty || uses.gives {
         names.push("errno.h");
     }
-    if uses.shadow_stack_stores || uses.forks || uses.calls {
+    if uses.loads_by_system_call || uses.stores_by_system_call {
+        names.push("sys/eventfd.h");
+    }
+    if uses.shadow_stack_stores || uses.forks || uses.calls || uses.gives {
         names.push("sys/syscall.h");
     }
     if uses.forks {
@@ -267,6 +292,17 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
             format!("called((long)mremap({},", place(range)),
             format!("\t{pages} * PAGE_SIZE, 0), PAGE({}));", range.first()),
         ],
+        Operation::PkeyAlloc { rights } => line(format!("gave(syscall(SYS_pkey_alloc, 0, {}));", rights.bits())),
+        Operation::PkeyFree { key } => line(format!("called(syscall(SYS_pkey_free, {}), 0);", key.number())),
+        Operation::PkeyMprotect { range, protection, key } => vec![
+            format!("called(syscall(SYS_pkey_mprotect, {},", place(range)),
+            format!("\t{}, {}), 0);", protection_text(*protection), key.number()),
+        ],
+        Operation::WritePkru { key, rights } => line(format!("write_pkru({}, {});", key.number(), rights.bits())),
+        Operation::ReadBySystemCall { page } => line(format!("load_by_system_call(PAGE({}));", page.index())),
+        Operation::WriteBySystemCall { page } => {
+            line(format!("store_by_system_call(PAGE({}), {:#x});", page.index(), store_value(index)))
+        }
         Operation::MapShadowStack { range, token } => vec![
             "/* 453: map_shadow_stack; flag 1: SHADOW_STACK_SET_TOKEN */".to_owned(),
             format!("called(syscall(453, {}, {}),", place(range), u8::from(*token)),
