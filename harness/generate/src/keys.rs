@@ -132,7 +132,7 @@ impl<R: Rng> Draft<'_, R> {
             let keys = self.model.keys(actor);
             keys.execute_only.is_some_and(|key| !KeyRights::of(keys.pkru, key).refuse(false))
         });
-        let percent = if is_open { 70 } else { 16 };
+        let percent = if is_open { 85 } else { 17 };
         (self.favours_keys && self.dice.percent(percent)).then_some(Protection::EXECUTE)
     }
 

@@ -51,6 +51,9 @@ fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
     if info.identifier == "shadow-stack.map.unsupported" {
         return if machine.shadow_stack { "the machine has user shadow stacks" } else { "too few programs" };
     }
+    if info.identifier == "pkey-alloc.unsupported" {
+        return if machine.protection_keys { "the machine has protection keys" } else { "too few programs" };
+    }
     if needs_shadow_stack && !machine.shadow_stack {
         return "the machine has no user shadow stacks";
     }
