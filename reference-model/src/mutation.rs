@@ -48,6 +48,8 @@ pub enum Output {
     Singular,
     /// `VM_ACCOUNT` of the VMA.
     Account,
+    /// Whether a signal pushes its frame on the shadow stack.
+    Pushed,
 }
 
 impl fmt::Display for Output {
@@ -78,6 +80,7 @@ impl fmt::Display for Output {
             Self::AnonVma => write!(formatter, "vma.anon_vma"),
             Self::Singular => write!(formatter, "vma.anon_vma_singular"),
             Self::Account => write!(formatter, "vma.account"),
+            Self::Pushed => write!(formatter, "pushed"),
         }
     }
 }
@@ -135,7 +138,12 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
         outputs.push(Output::Exclusive);
     }
     match kind {
-        Kind::Success | Kind::Stored | Kind::Executed => outputs.push(Output::Succeeds),
+        Kind::Success | Kind::Stored | Kind::Executed | Kind::Dead => outputs.push(Output::Succeeds),
+        Kind::Killed => {
+            outputs.push(Output::Succeeds);
+            outputs.extend((0..6).map(Output::SignalBit));
+        }
+        Kind::SignalFrame => outputs.push(Output::Pushed),
         Kind::Errno => {
             outputs.push(Output::Succeeds);
             outputs.extend((0..8).map(Output::ErrnoBit));
@@ -200,6 +208,7 @@ impl Mutation {
             (Output::ErrorCodeBit(bit), Outcome::Faulted(fault)) => {
                 Outcome::Faulted(Fault { error_code: fault.error_code ^ (1 << bit), ..fault })
             }
+            (Output::SignalBit(bit), Outcome::Killed(signal)) => Outcome::Killed(signal ^ (1 << bit)),
             (_, outcome) => outcome,
         }
     }

@@ -29,11 +29,16 @@ impl Needs {
         Self { shadow_stack, kernels: Vec::new() }
     }
 
-    /// Like [`Self::of`], but a program that maps a shadow stack needs a machine on which that succeeds.
+    /// Like [`Self::of`], but a program that maps a shadow stack or asks for features needs a machine on which that succeeds.
     /// This is what a divergence found on a machine with shadow stacks is stored with.
     #[must_use]
     pub fn to_behave_alike(program: &Program) -> Self {
-        let maps = |operation: &Operation| matches!(operation, Operation::MapShadowStack { .. });
+        let maps = |operation: &Operation| {
+            matches!(
+                operation,
+                Operation::MapShadowStack { .. } | Operation::ControlShadowStack { .. } | Operation::ShadowStackStatus
+            )
+        };
         let least = Self::of(program);
         Self { shadow_stack: least.shadow_stack || program.steps.iter().any(|step| maps(&step.operation)), ..least }
     }

@@ -7,6 +7,9 @@ use ptediff_reference_model::program::Operation;
 use crate::code::Sites;
 use crate::mailbox::Answer;
 
+/// Vector of an invalid opcode.
+const INVALID_OPCODE: u64 = 6;
+
 /// Vector of a page fault.
 const PAGE_FAULT: u64 = 14;
 
@@ -65,6 +68,7 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::Madvise { .. }
         | Operation::Mlock { .. }
         | Operation::Munlock { .. }
+        | Operation::ControlShadowStack { .. }
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),
@@ -80,15 +84,41 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         Operation::Write { .. } | Operation::WriteShadowStack { .. } => Outcome::Stored,
         Operation::Execute { .. } if answer.stage == 1 => Outcome::Executed,
         Operation::Execute { .. } => return Err(Unclassified::Senseless),
+        Operation::EnterShadowStack { .. }
+        | Operation::LeaveShadowStack
+        | Operation::Call { .. }
+        | Operation::Return { .. }
+        | Operation::DiscardFrames { .. } => Outcome::Loaded(answer.value),
+        Operation::OverwriteReturn if answer.stage == 1 => Outcome::Stored,
+        Operation::OverwriteReturn => Outcome::Loaded(answer.value),
+        Operation::ShadowStackStatus => match errno(answer.value) {
+            Some(errno) => Outcome::Failed(errno),
+            None => Outcome::Loaded(answer.stage),
+        },
     })
 }
 
 fn faulted(operation: &Operation, answer: &Answer, sites: &Sites) -> Result<Outcome, Unclassified> {
-    let fault = answer.fault();
+    let mut fault = answer.fault();
+    if answer.trap == INVALID_OPCODE && answer.address == answer.instruction {
+        // The instruction's own address, which no other machine has to share.
+        fault.address = 0;
+    }
+    if answer.instruction == sites.answer && fault.signal == libc::SIGSEGV as u8 && fault.code == libc::SI_KERNEL {
+        // The sigreturn of an access's fault was refused: the kernel's own signal came on top.
+        return Ok(Outcome::Faulted(fault));
+    }
     let expected = match *operation {
         Operation::Read { .. } => sites.load,
         Operation::Write { .. } => sites.store,
         Operation::WriteShadowStack { .. } => sites.shadow_stack_store,
+        Operation::EnterShadowStack { .. } if answer.instruction == sites.enter[1] => sites.enter[1],
+        Operation::EnterShadowStack { .. } => sites.enter[0],
+        Operation::LeaveShadowStack => sites.leave_save,
+        Operation::Call { .. } => sites.call,
+        Operation::Return { .. } => sites.ret,
+        Operation::DiscardFrames { .. } => sites.discard,
+        Operation::OverwriteReturn => sites.overwrite,
         Operation::Execute { page } => {
             // A refused fetch is a page fault at the page itself. Anything else that the page's own
             // instructions raise (`add [rax], al` of a zero-filled page: a page fault at address 0; or

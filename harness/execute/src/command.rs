@@ -4,7 +4,7 @@ use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, PAGE_SIZE};
 use ptediff_reference_model::program::{Operation, Placement, store_value};
 
 use crate::area::{MAILBOX_BASE, stack_top};
-use crate::mailbox::{Command, slot_offset};
+use crate::mailbox::{Command, STAGE_OFFSET, slot_offset};
 
 /// Kinds of command, the value of [`Command::kind`]. The assembly in [`crate::code`] knows them.
 pub(crate) mod kind {
@@ -16,10 +16,20 @@ pub(crate) mod kind {
     pub(crate) const FORK: u64 = 6;
     pub(crate) const CLEAR_SOFT_DIRTY: u64 = 7;
     pub(crate) const SWITCH_SHADOW_STACK: u64 = 8;
+    pub(crate) const ENTER_SHADOW_STACK: u64 = 9;
+    pub(crate) const LEAVE_SHADOW_STACK: u64 = 10;
+    pub(crate) const CALL: u64 = 11;
+    pub(crate) const RETURN: u64 = 12;
+    pub(crate) const DISCARD_FRAMES: u64 = 13;
+    pub(crate) const OVERWRITE_RETURN: u64 = 14;
+    pub(crate) const GO_HOME: u64 = 15;
 }
 
 /// `map_shadow_stack`, which this libc does not name (arch/x86/entry/syscalls/syscall_64.tbl).
 pub(crate) const SYS_MAP_SHADOW_STACK: i64 = 453;
+
+/// `ARCH_SHSTK_STATUS` (uapi/asm/prctl.h).
+const SHADOW_STACK_STATUS: u64 = 0x5005;
 
 /// `SHADOW_STACK_SET_TOKEN` (uapi/asm/mman.h).
 pub(crate) const SET_TOKEN: u64 = 1;
@@ -53,13 +63,18 @@ impl Command {
         Self::new(kind::SWITCH_SHADOW_STACK, &[address])
     }
 
+    /// Move back to the shadow stack outside the arena, if the actor runs on another.
+    pub(crate) fn go_home() -> Self {
+        Self::new(kind::GO_HOME, &[])
+    }
+
     /// Unmap the whole arena.
     pub(crate) fn empty_arena() -> Self {
         Self::system_call(libc::SYS_munmap, &[ARENA_BASE, ARENA_PAGES as u64 * PAGE_SIZE])
     }
 
-    /// The command for the operation of the step with this index.
-    pub(crate) fn of_operation(index: usize, operation: &Operation) -> Self {
+    /// The command for the operation of the step with this index, of the actor in this slot.
+    pub(crate) fn of_operation(index: usize, slot: usize, operation: &Operation) -> Self {
         match *operation {
             Operation::Mmap { range, protection, placement } => {
                 let placement = match placement {
@@ -95,6 +110,22 @@ impl Command {
             }
             Operation::Mlock { range } => Self::system_call(libc::SYS_mlock, &[range.address(), range.bytes()]),
             Operation::Munlock { range } => Self::system_call(libc::SYS_munlock, &[range.address(), range.bytes()]),
+            Operation::EnterShadowStack { page } => {
+                Self::new(kind::ENTER_SHADOW_STACK, &[page.address() + PAGE_SIZE - 8])
+            }
+            Operation::LeaveShadowStack => Self::new(kind::LEAVE_SHADOW_STACK, &[]),
+            Operation::Call { frames } => Self::new(kind::CALL, &[frames.get().into()]),
+            Operation::Return { frames } => Self::new(kind::RETURN, &[frames.get().into()]),
+            Operation::DiscardFrames { frames } => Self::new(kind::DISCARD_FRAMES, &[frames.get().into()]),
+            Operation::OverwriteReturn => Self::new(kind::OVERWRITE_RETURN, &[store_value(index)]),
+            Operation::ControlShadowStack { control, features } => {
+                Self::system_call(libc::SYS_arch_prctl, &[control.number(), features.bits().into()])
+            }
+            // The kernel stores the features in the answer.
+            Operation::ShadowStackStatus => {
+                let features = MAILBOX_BASE + slot_offset(slot) + STAGE_OFFSET;
+                Self::system_call(libc::SYS_arch_prctl, &[SHADOW_STACK_STATUS, features])
+            }
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -105,12 +136,12 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::{Advice, Protection};
+    use ptediff_reference_model::program::{Advice, FrameCount, Protection, ShadowStackControl, ShadowStackFeatures};
 
     use super::*;
 
     fn check(operation: Operation, kind: u64, words: &[u64]) {
-        let command = Command::of_operation(6, &operation);
+        let command = Command::of_operation(6, 1, &operation);
         assert_eq!(command.kind, kind, "{operation}");
         assert_eq!(command.words[..words.len()], *words, "{operation}");
         assert!(command.words[words.len()..].iter().all(|&word| word == 0), "{operation}: words beyond the last");
@@ -151,6 +182,18 @@ mod tests {
         check(Operation::MapShadowStack { range, token: true }, call, &[453, start, bytes, 1]);
         check(Operation::MapShadowStack { range, token: false }, call, &[453, start, bytes]);
         check(Operation::WriteShadowStack { page }, kind::SHADOW_STACK_STORE, &[last, value]);
+        let frames = FrameCount::try_from(1024).unwrap();
+        check(Operation::EnterShadowStack { page }, kind::ENTER_SHADOW_STACK, &[last + 4088]);
+        check(Operation::LeaveShadowStack, kind::LEAVE_SHADOW_STACK, &[]);
+        check(Operation::Call { frames }, kind::CALL, &[1024]);
+        check(Operation::Return { frames }, kind::RETURN, &[1024]);
+        check(Operation::DiscardFrames { frames }, kind::DISCARD_FRAMES, &[1024]);
+        check(Operation::OverwriteReturn, kind::OVERWRITE_RETURN, &[value]);
+        for (control, number) in ShadowStackControl::ALL.into_iter().zip(0x5001..) {
+            let features = ShadowStackFeatures::WRSS;
+            check(Operation::ControlShadowStack { control, features }, call, &[158, number, 2]);
+        }
+        check(Operation::ShadowStackStatus, call, &[158, 0x5005, MAILBOX_BASE + 256 + STAGE_OFFSET]);
         let child = ActorId::new(2).unwrap();
         check(Operation::Fork { child }, kind::FORK, &[MAILBOX_BASE + 512, stack_top(2)]);
     }

@@ -1,12 +1,15 @@
 //! Draws a program along the model's state.
 
 use proptest::prelude::Rng;
-use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
+use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, ActorId, PAGE_SIZE, PageIndex, PageRange};
 use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::expectation::ExpectedFrame;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Mapping, Model};
-use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{
+    Advice, FrameCount, MAX_FRAMES, Operation, Placement, Program, Protection, ShadowStackControl, ShadowStackFeatures,
+    Step,
+};
 
 use crate::dice::Dice;
 use crate::profile::{Profile, Weights};
@@ -21,6 +24,9 @@ const SENSELESS: usize = 5;
 
 /// Probability, in percent, that the actor of the step before acts again.
 const SAME_ACTOR: usize = 45;
+
+/// Probability, in percent, that one who was killed is asked for a step.
+const DEAD: usize = 8;
 
 /// Draws that may give an impossible step before a plain mmap is taken instead.
 const ATTEMPTS: usize = 8;
@@ -62,7 +68,8 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         suspect: None,
         program: Program { steps: Vec::with_capacity(length) },
     };
-    while draft.program.steps.len() < length {
+    // Signals may have killed everybody.
+    while draft.program.steps.len() < length && draft.model.alive() != 0 {
         let step = draft.step();
         draft.perform(step);
     }
@@ -102,6 +109,8 @@ struct Scene {
     shared: Vec<PageIndex>,
     /// The same of shadow stacks.
     shared_shadow_stack: Vec<PageIndex>,
+    /// Pages with a restore token at their end.
+    tokens: Vec<PageIndex>,
 }
 
 impl<R: Rng> Draft<'_, R> {
@@ -156,6 +165,9 @@ impl<R: Rng> Draft<'_, R> {
                 return step;
             }
         }
+        if let Some(actor) = self.somebody_dead() {
+            return Step { actor, operation: self.mmap(self.window) };
+        }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
             let operation = if self.dice.percent(SENSELESS) { self.senseless() } else { self.sensible(actor) };
@@ -165,6 +177,12 @@ impl<R: Rng> Draft<'_, R> {
             }
         }
         Step { actor: self.actor(), operation: self.mmap(self.window) }
+    }
+
+    /// Now and then one who was killed, to do something all the same.
+    fn somebody_dead(&mut self) -> Option<ActorId> {
+        let dead: Vec<ActorId> = ActorId::all().filter(|&actor| self.model.is_killed(actor)).collect();
+        self.dice.pick(&dead).filter(|_| self.dice.percent(DEAD))
     }
 
     fn actor(&mut self) -> ActorId {
@@ -177,6 +195,14 @@ impl<R: Rng> Draft<'_, R> {
 
     /// The access that shows a stale translation: of the kind that was possible before.
     fn follow_up(&mut self, actor: ActorId, page: PageIndex) -> Step {
+        if self.model.live_shadow_stack(actor).and_then(PageIndex::of_address) == Some(page) && self.dice.percent(60) {
+            let operation = match self.dice.below(5) {
+                0..2 => Operation::Call { frames: self.frames_to_call(actor) },
+                2..4 => Operation::Return { frames: self.frames_to_return(actor) },
+                _ => Operation::OverwriteReturn,
+            };
+            return Step { actor, operation };
+        }
         let is_shadow_stack = self.model.mapping(actor, page).is_some_and(|mapping| mapping.shadow_stack);
         let operation = match self.dice.weighted(if is_shadow_stack { &[2, 1, 1, 6] } else { &[3, 6, 1, 0] }) {
             0 => Operation::Read { page },
@@ -192,7 +218,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(12) {
+        match self.dice.below(14) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -204,6 +230,8 @@ impl<R: Rng> Draft<'_, R> {
             8 => self.madvise(range),
             9 => Operation::Mlock { range },
             10 => Operation::Munlock { range },
+            11 => self.any_control(),
+            12 if self.shadow_stack => Operation::EnterShadowStack { page },
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -211,7 +239,8 @@ impl<R: Rng> Draft<'_, R> {
 
     fn sensible(&mut self, actor: ActorId) -> Operation {
         let scene = self.look_at(actor);
-        let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_alive(other)).collect();
+        let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_taken(other)).collect();
+        let alone = self.model.alive().count_ones() == 1;
         let mut weights = self.weights;
         let [
             mmap,
@@ -229,7 +258,16 @@ impl<R: Rng> Draft<'_, R> {
             advise,
             lock,
             unlock,
+            enter,
+            leave,
+            call,
+            back,
+            discard,
+            overwrite,
+            control,
+            status,
         ] = &mut weights;
+        let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
             for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
@@ -257,14 +295,35 @@ impl<R: Rng> Draft<'_, R> {
             *map_stack = map_stack.div_ceil(4);
             *munmap *= 2;
         }
+        if live.is_none() {
+            for weight in [&mut *leave, call, back, discard, overwrite] {
+                *weight = weight.div_ceil(12);
+            }
+            if scene.tokens.is_empty() {
+                *enter = enter.div_ceil(8);
+            } else {
+                *enter *= 3;
+            }
+        } else {
+            *enter = enter.div_ceil(5);
+            if !self.model.is_return_on_top(actor) {
+                *back = back.div_ceil(4);
+            }
+        }
         if !self.shadow_stack {
             *store_stack = 0;
             *map_stack = map_stack.div_ceil(4);
+            for weight in [&mut *enter, leave, call, back, discard, overwrite] {
+                *weight = 0;
+            }
+            for weight in [&mut *control, status] {
+                *weight = weight.div_ceil(2);
+            }
         }
         if free.is_empty() {
             *fork = 0;
         }
-        if free.len() + 1 == ActorId::all().count() {
+        if alone {
             *exit = 0;
         }
         match self.dice.weighted(&weights) {
@@ -293,7 +352,7 @@ impl<R: Rng> Draft<'_, R> {
                 Operation::MadviseDontneed { range }
             }
             9 => Operation::ClearSoftDirty,
-            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(35) },
+            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(55) },
             12 => {
                 let range = if self.dice.percent(50) && !scene.populated.is_empty() {
                     self.range_of(&scene.populated)
@@ -307,6 +366,14 @@ impl<R: Rng> Draft<'_, R> {
                 let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
                 Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
             }
+            15 => Operation::EnterShadowStack { page: self.page(&[(&scene.tokens, 88), (&scene.shadow_stack, 9)]) },
+            16 => Operation::LeaveShadowStack,
+            17 => Operation::Call { frames: self.frames_to_call(actor) },
+            18 => Operation::Return { frames: self.frames_to_return(actor) },
+            19 => Operation::DiscardFrames { frames: self.frames_to_return(actor) },
+            20 => Operation::OverwriteReturn,
+            21 => self.control(actor),
+            22 => Operation::ShadowStackStatus,
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -325,6 +392,7 @@ impl<R: Rng> Draft<'_, R> {
             populated: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
+            tokens: Vec::new(),
         };
         for page in self.window.slots() {
             let Some(Mapping { protection, shadow_stack, locked, .. }) = self.model.mapping(actor, page) else {
@@ -337,6 +405,9 @@ impl<R: Rng> Draft<'_, R> {
             }
             if shadow_stack {
                 scene.shadow_stack.push(page);
+                if self.model.has_restore_token(actor, page) {
+                    scene.tokens.push(page);
+                }
             } else if protection.contains(Protection::WRITE) {
                 scene.writable.push(page);
             }
@@ -431,10 +502,75 @@ impl<R: Rng> Draft<'_, R> {
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 
+    /// Frames to push: a few, or as many as lead onto the page below, where that is a shadow stack (and now and
+    /// then anyway).
+    fn frames_to_call(&mut self, actor: ActorId) -> FrameCount {
+        let few = [1, 2, 3, 5, 8][self.dice.below(5)];
+        let Some(ssp) = self.model.live_shadow_stack(actor) else { return frames(few) };
+        let left = match ((ssp - ARENA_BASE) % PAGE_SIZE / FRAME) as usize {
+            0 => FRAMES_OF_PAGE,
+            left => left,
+        };
+        let below = PageIndex::of_address((ssp - 1) / PAGE_SIZE * PAGE_SIZE - 1);
+        let is_stack = below
+            .and_then(|page| self.model.mapping(actor, page))
+            .is_some_and(|mapping| mapping.shadow_stack && mapping.protection.contains(Protection::WRITE));
+        if self.dice.percent(if is_stack { 55 } else { 4 }) {
+            let past = [0, 1, 2, 7][self.dice.below(4)];
+            frames(left + past)
+        } else {
+            frames(if self.dice.percent(10) { left } else { few.min(left) })
+        }
+    }
+
+    /// Frames to pop: those that are there, or, now and then, one more.
+    fn frames_to_return(&mut self, actor: ActorId) -> FrameCount {
+        let mut there = 0;
+        if let Some(ssp) = self.model.live_shadow_stack(actor) {
+            while there < FRAMES_OF_PAGE + 8 && self.model.is_return_at(actor, ssp + there as u64 * FRAME) {
+                there += 1;
+            }
+        }
+        let wanted = match self.dice.below(10) {
+            0..5 => there,
+            5..9 => 1 + self.dice.below(there.max(1)),
+            _ => there + 1,
+        };
+        frames(wanted)
+    }
+
+    fn control(&mut self, actor: ActorId) -> Operation {
+        let (on, locked) = self.model.shadow_stack_features(actor);
+        if locked == 0 && on < 3 && self.dice.percent(60) {
+            let features = if on == 0 { ShadowStackFeatures::SHADOW_STACK } else { ShadowStackFeatures::WRSS };
+            return Operation::ControlShadowStack { control: ShadowStackControl::Enable, features };
+        }
+        self.any_control()
+    }
+
+    fn any_control(&mut self) -> Operation {
+        let control = ShadowStackControl::ALL[self.dice.weighted(&[30, 32, 20, 18])];
+        let features = [1, 2, 0, 3, 4][self.dice.weighted(&[32, 46, 6, 8, 8])];
+        let features = ShadowStackFeatures::try_from(features).expect("features that programs may name");
+        Operation::ControlShadowStack { control, features }
+    }
+
     fn protection(&mut self, choices: &[(&str, u32); 7]) -> Protection {
         let weights = choices.map(|(_, weight)| weight);
         protection(choices[self.dice.weighted(&weights)].0)
     }
+}
+
+/// Bytes of a frame on a shadow stack.
+const FRAME: u64 = 8;
+
+/// Frames that fill a page.
+const FRAMES_OF_PAGE: usize = (PAGE_SIZE / FRAME) as usize;
+
+/// As many frames, or as an operation takes.
+fn frames(count: usize) -> FrameCount {
+    let count = u16::try_from(count).unwrap_or(MAX_FRAMES).clamp(1, MAX_FRAMES);
+    FrameCount::try_from(count).expect("within the bounds")
 }
 
 /// The protection that the text stands for.

@@ -1,5 +1,6 @@
 //! Accesses: what the CPU allows, what the kernel does about what it does not.
 
+use super::shadow_stack::UNDEFINED;
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{A, D, Entry, NX, P, RW, SPECIAL};
@@ -27,20 +28,26 @@ pub(super) enum Access {
     Write,
     Execute,
     ShadowStackWrite,
+    ShadowStackRead,
 }
 
 impl Access {
+    /// FAULT_FLAG_WRITE: set for every shadow-stack access, reads too (`do_user_addr_fault`).
     fn is_store(self) -> bool {
-        matches!(self, Self::Write | Self::ShadowStackWrite)
+        matches!(self, Self::Write) || self.is_shadow_stack()
+    }
+
+    fn is_shadow_stack(self) -> bool {
+        matches!(self, Self::ShadowStackWrite | Self::ShadowStackRead)
     }
 
     /// Whether the entry lets a user access through (SDM 3A 4.6), or the page fault's error code.
-    fn check(self, bits: u64) -> Result<(), u32> {
+    pub(super) fn check(self, bits: u64) -> Result<(), u32> {
         let allowed = match self {
             Self::Read => true,
             Self::Write => bits & RW != 0,
             Self::Execute => bits & NX == 0,
-            Self::ShadowStackWrite => bits & (RW | D) == D,
+            Self::ShadowStackWrite | Self::ShadowStackRead => bits & (RW | D) == D,
         };
         if bits & P != 0 && allowed {
             return Ok(());
@@ -51,6 +58,7 @@ impl Access {
             Self::Write => ERROR_WRITE,
             Self::Execute => ERROR_FETCH,
             Self::ShadowStackWrite => ERROR_WRITE | ERROR_SHADOW_STACK,
+            Self::ShadowStackRead => ERROR_SHADOW_STACK,
         };
         Err(ERROR_USER | kind | present)
     }
@@ -61,8 +69,11 @@ const FAULT_LIMIT: usize = 4;
 
 impl Model {
     pub(super) fn access(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
+        if access == Access::ShadowStackWrite && !self.thread(actor).may_store() {
+            return self.deliver(actor, (Rule::ShadowStackUndefined, UNDEFINED));
+        }
         match self.translate(actor, page, access) {
-            Err((rule, fault)) => (rule, Outcome::Faulted(fault)),
+            Err(refused) => self.deliver(actor, refused),
             Ok(()) => {
                 let frame = self.slot(actor, page).frame;
                 match (access, frame) {
@@ -77,7 +88,7 @@ impl Model {
                 match access {
                     Access::Read => (Rule::Load, Outcome::Loaded(0)),
                     Access::Write => (Rule::Store, Outcome::Stored),
-                    Access::ShadowStackWrite => (Rule::ShadowStackStore, Outcome::Stored),
+                    Access::ShadowStackWrite | Access::ShadowStackRead => (Rule::ShadowStackStore, Outcome::Stored),
                     Access::Execute => (Rule::Fetch, Outcome::Executed),
                 }
             }
@@ -121,7 +132,9 @@ impl Model {
         // access_error, in its order.
         let writable = vma.protection.contains(Protection::WRITE);
         let denied = match access {
-            Access::ShadowStackWrite => (!(vma.shadow_stack && writable)).then_some(Rule::FaultShadowStackDenied),
+            Access::ShadowStackWrite | Access::ShadowStackRead => {
+                (!(vma.shadow_stack && writable)).then_some(Rule::FaultShadowStackDenied)
+            }
             Access::Write if vma.shadow_stack => Some(Rule::FaultWriteToShadowStack),
             Access::Write => (!writable).then_some(Rule::FaultWriteDenied),
             Access::Read | Access::Execute => {
@@ -197,8 +210,11 @@ impl Model {
                     ExpectedFrame::None | ExpectedFrame::Zero => 0,
                 };
                 self.release(slot.frame);
-                let frame = ExpectedFrame::Frame(self.new_frame(content));
-                self.write(rule, actor, page, writable(fresh), frame);
+                let number = self.new_frame(content);
+                if let ExpectedFrame::Frame(copied) = slot.frame {
+                    self.words.copy(copied, number);
+                }
+                self.write(rule, actor, page, writable(fresh), ExpectedFrame::Frame(number));
             }
         }
     }

@@ -9,6 +9,7 @@ mod fork;
 mod lock;
 mod map;
 mod protect;
+mod shadow_stack;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
@@ -19,6 +20,7 @@ use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
 use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
+use shadow_stack::{Thread, Words};
 use vma::{AnonVma, Vma, VmaList};
 
 /// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
@@ -67,11 +69,12 @@ struct Frame {
 struct ActorMemory {
     vmas: VmaList,
     slots: [Slot; ARENA_PAGES],
+    thread: Thread,
 }
 
 impl ActorMemory {
-    fn new() -> Self {
-        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES] }
+    fn new(thread: Thread) -> Self {
+        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], thread }
     }
 }
 
@@ -85,7 +88,10 @@ pub struct Model {
     exact_accessed: bool,
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
+    /// Actors whose number is taken and who are dead, bit `n` for actor `n`.
+    killed: u8,
     frames: Vec<Frame>,
+    words: Words,
     next_anon: u32,
     expectation: StepExpectation,
 }
@@ -104,8 +110,10 @@ impl Model {
             protection_keys: machine.protection_keys,
             exact_accessed: machine.exact_accessed,
             mutation: None,
-            actors: [Some(ActorMemory::new()), None, None, None],
+            actors: [Some(ActorMemory::new(Thread::prepared(machine.shadow_stack))), None, None, None],
+            killed: 0,
             frames: Vec::with_capacity(64),
+            words: Words::default(),
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
@@ -126,6 +134,7 @@ impl Model {
         let actor = step.actor;
         self.expectation = StepExpectation::default();
         let (rule, outcome) = match step.operation {
+            _ if self.is_killed(actor) => self.act_dead(step),
             Operation::Mmap { range, protection, placement } => self.mmap(actor, range, protection, placement),
             Operation::Munmap { range } => self.munmap(actor, range),
             Operation::Read { page } => self.access(index, actor, page, fault::Access::Read),
@@ -141,6 +150,14 @@ impl Model {
             Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
             Operation::Mlock { range } => self.mlock(actor, range),
             Operation::Munlock { range } => self.munlock(actor, range),
+            Operation::EnterShadowStack { page } => self.enter_shadow_stack(actor, page),
+            Operation::LeaveShadowStack => self.leave_shadow_stack(actor),
+            Operation::Call { frames } => self.call(actor, frames),
+            Operation::Return { frames } => self.return_from(actor, frames),
+            Operation::DiscardFrames { frames } => self.discard(actor, frames),
+            Operation::OverwriteReturn => self.overwrite_return(index, actor),
+            Operation::ControlShadowStack { control, features } => self.control_shadow_stack(actor, control, features),
+            Operation::ShadowStackStatus => self.shadow_stack_status(actor),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -156,12 +173,12 @@ impl Model {
     /// (`arch/x86/mm/pkeys.c: __execute_only_pkey`), which this model does not have yet.
     #[must_use]
     pub fn is_possible(&self, step: &Step) -> bool {
-        if !self.is_alive(step.actor) {
+        if !self.is_taken(step.actor) {
             return false;
         }
         match step.operation {
-            Operation::Fork { child } => !self.is_alive(child),
-            Operation::WriteShadowStack { .. } => self.shadow_stack,
+            Operation::Fork { child } => !self.is_taken(child),
+            operation if operation.needs_shadow_stack() => self.shadow_stack,
             Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
                 !(self.protection_keys && protection == Protection::EXECUTE)
             }
@@ -173,6 +190,12 @@ impl Model {
     #[must_use]
     pub fn is_alive(&self, actor: ActorId) -> bool {
         self.actors[actor.index()].is_some()
+    }
+
+    /// Whether the actor's number is not free: it is alive, or it was killed.
+    #[must_use]
+    pub fn is_taken(&self, actor: ActorId) -> bool {
+        self.is_alive(actor) || self.is_killed(actor)
     }
 
     /// Living actors, bit `n` for actor `n`.

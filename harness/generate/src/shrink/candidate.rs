@@ -1,7 +1,9 @@
 //! Candidates that are simpler than a program, in passes from coarse to fine.
 
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{
+    Advice, FrameCount, Operation, Placement, Program, Protection, ShadowStackFeatures, Step,
+};
 use ptediff_reference_model::validity::repaired;
 
 /// Programs of more steps are not searched for pairs to drop: there would be too many.
@@ -151,6 +153,12 @@ fn rank(operation: &Operation) -> usize {
         Operation::Madvise { advice, .. } => 2 + advice as usize,
         Operation::Mlock { .. } => 12,
         Operation::Munlock { .. } => 13,
+        Operation::EnterShadowStack { .. } | Operation::LeaveShadowStack => 14,
+        Operation::Return { frames } | Operation::DiscardFrames { frames } => 15 + usize::from(frames.get()),
+        Operation::Call { frames } => 14 + usize::from(frames.get()),
+        Operation::OverwriteReturn => 16,
+        Operation::ControlShadowStack { features, .. } => 17 + usize::from(features.bits()),
+        Operation::ShadowStackStatus => 17,
         _ => 0,
     }
 }
@@ -187,6 +195,17 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
                 _ => None,
             }
         }
+        Operation::Call { frames } => fewer(frames, choice).map(|frames| Operation::Call { frames }),
+        Operation::Return { frames } => fewer(frames, choice).map(|frames| Operation::Return { frames }),
+        Operation::DiscardFrames { frames } => match fewer(frames, choice) {
+            Some(frames) => Some(Operation::DiscardFrames { frames }),
+            None => (choice == 3).then_some(Operation::Return { frames }),
+        },
+        Operation::ControlShadowStack { control, .. } => {
+            let simple = [ShadowStackFeatures::SHADOW_STACK, ShadowStackFeatures::WRSS];
+            simple.get(choice).map(|&features| Operation::ControlShadowStack { control, features })
+        }
+        Operation::EnterShadowStack { page } => (choice == 0).then_some(Operation::WriteShadowStack { page }),
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
                 0 => Some(Operation::Read { page }),
@@ -196,6 +215,13 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         }
         _ => None,
     }
+}
+
+/// Less deep: one frame, half of them, one less.
+fn fewer(frames: FrameCount, choice: usize) -> Option<FrameCount> {
+    let count = frames.get();
+    let count = [1, count / 2, count - 1].get(choice).copied().filter(|&fewer| fewer < count)?;
+    FrameCount::try_from(count).ok()
 }
 
 /// Alternatives of one range in [`narrower`].
@@ -269,6 +295,7 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
         Operation::Write { .. } => Operation::Write { page: new },
         Operation::Execute { .. } => Operation::Execute { page: new },
         Operation::WriteShadowStack { .. } => Operation::WriteShadowStack { page: new },
+        Operation::EnterShadowStack { .. } => Operation::EnterShadowStack { page: new },
         other => other,
     }
 }
