@@ -302,9 +302,12 @@ impl<R: Rng> Draft<'_, R> {
             if scene.tokens.is_empty() {
                 *enter = enter.div_ceil(8);
             } else {
-                *enter *= 3;
+                *enter *= 6;
             }
         } else {
+            for weight in [&mut *call, back, discard, overwrite] {
+                *weight *= 3;
+            }
             *enter = enter.div_ceil(5);
             if !self.model.is_return_on_top(actor) {
                 *back = back.div_ceil(4);

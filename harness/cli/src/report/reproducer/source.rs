@@ -266,6 +266,7 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
+        _ => line("TODO".to_owned()),
     }
 }
 
