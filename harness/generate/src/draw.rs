@@ -26,7 +26,7 @@ const SENSELESS: usize = 5;
 const SAME_ACTOR: usize = 45;
 
 /// Probability, in percent, that one who was killed is asked for a step.
-const DEAD: usize = 8;
+const DEAD: usize = 40;
 
 /// Draws that may give an impossible step before a plain mmap is taken instead.
 const ATTEMPTS: usize = 8;
@@ -166,7 +166,11 @@ impl<R: Rng> Draft<'_, R> {
             }
         }
         if let Some(actor) = self.somebody_dead() {
-            return Step { actor, operation: self.mmap(self.window) };
+            let operation = if self.dice.percent(20) { Operation::Exit } else { self.senseless() };
+            let step = Step { actor, operation };
+            if self.model.is_possible(&step) {
+                return step;
+            }
         }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
@@ -296,18 +300,20 @@ impl<R: Rng> Draft<'_, R> {
             *munmap *= 2;
         }
         if live.is_none() {
+            let tried = u32::from(self.dice.percent(12));
             for weight in [&mut *leave, call, back, discard, overwrite] {
-                *weight = weight.div_ceil(12);
+                *weight = tried;
             }
             if scene.tokens.is_empty() {
-                *enter = enter.div_ceil(8);
+                *enter = enter.div_ceil(16);
             } else {
-                *enter *= 6;
+                *enter *= 7;
             }
         } else {
             for weight in [&mut *call, back, discard, overwrite] {
-                *weight *= 3;
+                *weight *= 6;
             }
+            *leave *= 2;
             *enter = enter.div_ceil(5);
             if !self.model.is_return_on_top(actor) {
                 *back = back.div_ceil(4);
@@ -355,7 +361,7 @@ impl<R: Rng> Draft<'_, R> {
                 Operation::MadviseDontneed { range }
             }
             9 => Operation::ClearSoftDirty,
-            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(55) },
+            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
             12 => {
                 let range = if self.dice.percent(50) && !scene.populated.is_empty() {
                     self.range_of(&scene.populated)
@@ -546,6 +552,7 @@ impl<R: Rng> Draft<'_, R> {
         let (on, locked) = self.model.shadow_stack_features(actor);
         if locked == 0 && on < 3 && self.dice.percent(60) {
             let features = if on == 0 { ShadowStackFeatures::SHADOW_STACK } else { ShadowStackFeatures::WRSS };
+            let features = if self.dice.percent(50) { ShadowStackFeatures::WRSS } else { features };
             return Operation::ControlShadowStack { control: ShadowStackControl::Enable, features };
         }
         self.any_control()
