@@ -29,10 +29,13 @@ pub const ARENA_END: u64 = ARENA_BASE + ARENA_PAGES as u64 * PAGE_SIZE;
 pub const CODE_BASE: u64 = ARENA_BASE + (512 << 20);
 
 /// Where a `Return` goes to: the address that every `Call` pushes.
-pub const RETURN_SITE: u64 = CODE_BASE + 0xf00;
+///
+/// As instructions its bytes, and those of [`RESTORER_SITE`], store to where `rax` points: an `Execute` of a
+/// page that begins with them faults at address 0, as one of a page of zeroes does.
+pub const RETURN_SITE: u64 = CODE_BASE + 0x800;
 
 /// Where a signal handler returns to (`sa_restorer`), which the kernel pushes on the shadow stack.
-pub const RESTORER_SITE: u64 = CODE_BASE + 0xf80;
+pub const RESTORER_SITE: u64 = CODE_BASE + 0x880;
 
 /// A number that is not a slot of the arena, not an actor, or not a range of slots.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -89,9 +89,26 @@ impl Model {
                     Access::Read => (Rule::Load, Outcome::Loaded(0)),
                     Access::Write => (Rule::Store, Outcome::Stored),
                     Access::ShadowStackWrite | Access::ShadowStackRead => (Rule::ShadowStackStore, Outcome::Stored),
-                    Access::Execute => (Rule::Fetch, Outcome::Executed),
+                    Access::Execute => self.run(actor, page),
                 }
             }
+        }
+    }
+
+    /// What is fetched from the page runs: the jump of [`store_value`] leads back, anything else raises a signal,
+    /// which says that it was executed.
+    fn run(&mut self, actor: ActorId, page: PageIndex) -> (Rule, Outcome) {
+        let content = match self.slot(actor, page).frame {
+            ExpectedFrame::Frame(number) => self.frames[number as usize].content,
+            ExpectedFrame::None | ExpectedFrame::Zero => 0,
+        };
+        if content & 0xffff == store_value(0) & 0xffff {
+            return (Rule::Fetch, Outcome::Executed);
+        }
+        let store = Fault { signal: SIGSEGV, code: SEGV_MAPERR, address: 0, error_code: ERROR_USER | ERROR_WRITE };
+        match self.deliver(actor, (Rule::Fetch, store)) {
+            (rule, Outcome::Faulted(told)) if told == store => (rule, Outcome::Executed),
+            other => other,
         }
     }
 

@@ -135,8 +135,8 @@ INLINE void clear_soft_dirty(void)
 
 pub(super) const DRAIN: &str = r#"
 /*
- * MADV_COLD, MADV_FREE, munlock and sigreturn on a shadow stack leave pages in
- * a batch of this CPU, with a reference that makes the kernel copy where it
+ * MADV_COLD, MADV_FREE, munlock and sigreturn on a shadow stack leave pages
+ * in a batch of this CPU, with a reference that makes the kernel copy where it
  * would reuse. Populating any page drains the batches (mm/gup.c:
  * faultin_page_range, lru_add_drain).
  */
