@@ -68,8 +68,8 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         suspect: None,
         program: Program { steps: Vec::with_capacity(length) },
     };
-    // Signals may have killed everybody.
-    while draft.program.steps.len() < length && draft.model.alive() != 0 {
+    // Once signals have killed everybody, a program need be no longer than it must.
+    while draft.program.steps.len() < if draft.model.alive() == 0 { fewest } else { length } {
         let step = draft.step();
         draft.perform(step);
     }
@@ -165,12 +165,8 @@ impl<R: Rng> Draft<'_, R> {
                 return step;
             }
         }
-        if let Some(actor) = self.somebody_dead() {
-            let operation = if self.dice.percent(20) { Operation::Exit } else { self.senseless() };
-            let step = Step { actor, operation };
-            if self.model.is_possible(&step) {
-                return step;
-            }
+        if let Some(step) = self.step_of_the_dead() {
+            return step;
         }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
@@ -183,10 +179,13 @@ impl<R: Rng> Draft<'_, R> {
         Step { actor: self.actor(), operation: self.mmap(self.window) }
     }
 
-    /// Now and then one who was killed, to do something all the same.
-    fn somebody_dead(&mut self) -> Option<ActorId> {
+    /// Now and then one who was killed is asked to do something all the same; always where nobody is alive.
+    fn step_of_the_dead(&mut self) -> Option<Step> {
         let dead: Vec<ActorId> = ActorId::all().filter(|&actor| self.model.is_killed(actor)).collect();
-        self.dice.pick(&dead).filter(|_| self.dice.percent(DEAD))
+        let alone = self.model.alive() == 0;
+        let actor = self.dice.pick(&dead).filter(|_| alone || self.dice.percent(DEAD))?;
+        let operation = if !alone && self.dice.percent(20) { Operation::Exit } else { self.senseless() };
+        Some(Step { actor, operation }).filter(|step| alone || self.model.is_possible(step))
     }
 
     fn actor(&mut self) -> ActorId {
@@ -310,13 +309,14 @@ impl<R: Rng> Draft<'_, R> {
                 *enter *= 7;
             }
         } else {
-            for weight in [&mut *call, back, discard, overwrite] {
-                *weight *= 6;
+            for (weight, times) in [(&mut *call, 15), (back, 33), (discard, 40), (overwrite, 33), (leave, 6)] {
+                *weight *= times;
             }
-            *leave *= 2;
             *enter = enter.div_ceil(5);
             if !self.model.is_return_on_top(actor) {
-                *back = back.div_ceil(4);
+                *back = back.div_ceil(6);
+                *discard = discard.div_ceil(3);
+                *overwrite = overwrite.div_ceil(3);
             }
         }
         if !self.shadow_stack {
@@ -559,7 +559,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn any_control(&mut self) -> Operation {
-        let control = ShadowStackControl::ALL[self.dice.weighted(&[30, 32, 20, 18])];
+        let control = ShadowStackControl::ALL[self.dice.weighted(&[22, 30, 18, 30])];
         let features = [1, 2, 0, 3, 4][self.dice.weighted(&[32, 46, 6, 8, 8])];
         let features = ShadowStackFeatures::try_from(features).expect("features that programs may name");
         Operation::ControlShadowStack { control, features }

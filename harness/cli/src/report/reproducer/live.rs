@@ -144,7 +144,8 @@ INLINE void drain(void)
 {
 	static char page[PAGE_SIZE] __attribute__((aligned(PAGE_SIZE)));
 
-	raw(SYS_madvise, (long)page, sizeof(page), MADV_POPULATE_READ, 0, 0, 0);
+	raw(SYS_madvise, (long)page, sizeof(page), MADV_POPULATE_READ,
+	    0, 0, 0);
 }
 "#;
 

@@ -142,7 +142,7 @@ fn put_calling_nothing(text: &mut String, subject: &Subject<'_>, uses: &Uses, st
         (true, live::NAMES.to_owned()),
         (true, inlined(&perform(subject.program, uses.batches)).replace("_exit(0);", LEAVE_AT_ONCE)),
         (true, live::END_OF_NAMES.to_owned()),
-        (true, "\nstatic void __attribute__((noreturn)) actor(void)\n{\n".to_owned()),
+        (true, "\nstatic void __attribute__((noreturn, noinline)) actor(void)\n{\n".to_owned()),
         (uses.accesses, pieces::INSTALL_HANDLER.to_owned()),
         (true, "\tprctl(PR_SET_PDEATHSIG, SIGKILL);\n".to_owned()),
         (uses.needs_shadow_stack, live::ENABLE.to_owned()),
