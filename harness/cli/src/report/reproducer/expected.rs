@@ -79,12 +79,15 @@ pub fn expected_steps(machine: &Machine, program: &Program) -> Result<Vec<Expect
     Ok(steps)
 }
 
-/// The pages that the program names, in order.
+/// The pages that the program names, in order. One that names none shows the first: an empty array is no C.
 pub(super) fn pages_of(program: &Program) -> Vec<PageIndex> {
     let mut pages: Vec<PageIndex> = Vec::new();
     for step in &program.steps {
         pages.extend(step.operation.range().into_iter().flat_map(|range| range.slots()));
         pages.extend(step.operation.page());
+    }
+    if pages.is_empty() {
+        pages.push(PageIndex::FIRST);
     }
     pages.sort_unstable();
     pages.dedup();

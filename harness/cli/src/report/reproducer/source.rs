@@ -246,8 +246,6 @@ fn constants(program: &Program) -> String {
         _ => step.actor.index(),
     });
     let pages: Vec<String> = pages_of(program).iter().map(|page| page.index().to_string()).collect();
-    // A program that maps nothing has no pages; an empty array is no C.
-    let pages = if pages.is_empty() { vec!["0".to_owned()] } else { pages };
     let mut text = format!(
         "\n#define PAGE_SIZE {PAGE_SIZE}\n/* Address of a page: all lie in one page table, far from anything else. */\n\
          #define PAGE(n) ({ARENA_BASE:#x}UL + (n) * {PAGE_SIZE}UL)\n#define ACTORS {}\n\n\
