@@ -139,11 +139,24 @@ fn faulted(operation: &Operation, answer: &Answer, sites: &Sites) -> Result<Outc
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::{Advice, Placement, Protection};
+    use ptediff_reference_model::program::{Advice, FrameCount, Placement, Protection};
 
     use super::*;
 
-    const SITES: Sites = Sites { load: 0x11, store: 0x22, shadow_stack_store: 0x33, handler: 0x44, restorer: 0x55 };
+    const SITES: Sites = Sites {
+        load: 0x11,
+        store: 0x22,
+        shadow_stack_store: 0x33,
+        enter: [0x61, 0x62],
+        leave_save: 0x63,
+        call: 0x64,
+        ret: 0x65,
+        discard: 0x66,
+        overwrite: 0x67,
+        answer: 0x68,
+        handler: 0x44,
+        restorer: 0x55,
+    };
     const PAGE: u64 = 0x1000_0000_5000;
 
     fn check(operation: Operation, answer: Answer, expected: Result<Outcome, Unclassified>) {
@@ -232,8 +245,36 @@ mod tests {
             check(operation, segv(PAGE, 0x47, 0x44), Err(Unclassified::Stray(segv_fault(PAGE, 0x47))));
         }
         let no_wrss = Answer { signal: 4, code: 2, address: 0x33, trap: 6, instruction: 0x33, ..Answer::default() };
-        let fault = Fault { signal: 4, code: 2, address: 0x33, error_code: 0 };
+        let fault = Fault { signal: 4, code: 2, address: 0, error_code: 0 };
         check(Operation::WriteShadowStack { page: page() }, no_wrss, Ok(Outcome::Faulted(fault)));
+    }
+
+    #[test]
+    fn live_shadow_stacks() {
+        let frames = FrameCount::ONE;
+        let moved = [
+            (Operation::EnterShadowStack { page: page() }, 0x61),
+            (Operation::EnterShadowStack { page: page() }, 0x62),
+            (Operation::LeaveShadowStack, 0x63),
+            (Operation::Call { frames }, 0x64),
+            (Operation::Return { frames }, 0x65),
+            (Operation::DiscardFrames { frames }, 0x66),
+        ];
+        for (operation, site) in moved {
+            check(operation, returns(42), Ok(Outcome::Loaded(42)));
+            check(operation, segv(PAGE, 0x46, site), Ok(Outcome::Faulted(segv_fault(PAGE, 0x46))));
+            check(operation, segv(PAGE, 0x46, 0x11), Err(Unclassified::Stray(segv_fault(PAGE, 0x46))));
+            // Its sigreturn was refused.
+            let again = Answer { code: 128, ..segv(0, 0x46, 0x68) };
+            check(operation, again, Ok(Outcome::Faulted(Fault { code: 128, ..segv_fault(0, 0x46) })));
+            check(operation, segv(0, 0x46, 0x68), Err(Unclassified::Stray(segv_fault(0, 0x46))));
+        }
+        let overwritten = Answer { stage: 1, ..Answer::default() };
+        check(Operation::OverwriteReturn, overwritten, Ok(Outcome::Stored));
+        check(Operation::OverwriteReturn, Answer::default(), Ok(Outcome::Loaded(0)));
+        let status = Answer { stage: 3, ..Answer::default() };
+        check(Operation::ShadowStackStatus, status, Ok(Outcome::Loaded(3)));
+        check(Operation::ShadowStackStatus, returns(-22), Ok(Outcome::Failed(22)));
     }
 
     #[test]

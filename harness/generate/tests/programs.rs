@@ -10,7 +10,6 @@ use ptediff_generate::{Options, Profile, ProgramStrategy, program, program_of_se
 use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
-use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{MAX_STEPS, OPERATION_NAMES, Operation, Program, Protection};
 use ptediff_reference_model::validity::check_program;
 use sha2::{Digest, Sha256};
