@@ -309,7 +309,7 @@ impl<R: Rng> Draft<'_, R> {
                 *enter *= 7;
             }
         } else {
-            for (weight, times) in [(&mut *call, 15), (back, 33), (discard, 40), (overwrite, 33), (leave, 6)] {
+            for (weight, times) in [(&mut *call, 24), (back, 64), (discard, 82), (overwrite, 76), (leave, 10)] {
                 *weight *= times;
             }
             *enter = enter.div_ceil(5);
@@ -559,7 +559,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn any_control(&mut self) -> Operation {
-        let control = ShadowStackControl::ALL[self.dice.weighted(&[22, 30, 18, 30])];
+        let control = ShadowStackControl::ALL[self.dice.weighted(&[23, 30, 20, 27])];
         let features = [1, 2, 0, 3, 4][self.dice.weighted(&[32, 46, 6, 8, 8])];
         let features = ShadowStackFeatures::try_from(features).expect("features that programs may name");
         Operation::ControlShadowStack { control, features }

@@ -103,7 +103,7 @@ fn every_operation_succeeds_often() {
 #[test]
 fn a_lost_permission_is_often_tried_at_once() {
     let (mut losses, mut followed) = (0, 0);
-    for program in campaign(2, 500) {
+    for program in campaign(2, 800) {
         let mut model = Model::new(&machine(Dialect::Linux6_12, true));
         for (index, pair) in program.steps.windows(2).enumerate() {
             let (step, next) = (pair[0], pair[1]);
@@ -137,7 +137,7 @@ fn a_lost_permission_is_often_tried_at_once() {
 #[test]
 fn programs_keep_to_few_pages_and_some_do_not() {
     let (mut few, mut wide) = (0, 0);
-    for program in campaign(3, 500) {
+    for program in campaign(3, 1000) {
         let accesses = program.steps.iter().filter_map(|step| match step.operation {
             Operation::Read { page } | Operation::Write { page } | Operation::Execute { page } => Some(page.index()),
             _ => None,
@@ -148,8 +148,8 @@ fn programs_keep_to_few_pages_and_some_do_not() {
             _ => false,
         }));
     }
-    println!("of 500 programs {few} access at most 4 pages, {wide} have ranges of more than 8");
-    assert!(few >= 350 && wide >= 4, "{few} and {wide} of 500");
+    println!("of 1000 programs {few} access at most 4 pages, {wide} have ranges of more than 8");
+    assert!(few >= 700 && wide >= 5, "{few} and {wide} of 1000");
 }
 
 #[test]

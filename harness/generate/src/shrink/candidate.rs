@@ -205,6 +205,8 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
             let simple = [ShadowStackFeatures::SHADOW_STACK, ShadowStackFeatures::WRSS];
             simple.get(choice).map(|&features| Operation::ControlShadowStack { control, features })
         }
+        // Without having entered: pages have moved to slot 0 by then.
+        Operation::OverwriteReturn => (choice == 0).then_some(Operation::WriteShadowStack { page: PageIndex::FIRST }),
         Operation::EnterShadowStack { page } => (choice == 0).then_some(Operation::WriteShadowStack { page }),
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
