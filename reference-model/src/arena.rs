@@ -22,6 +22,21 @@ pub const ACTORS: usize = 4;
 /// neighbouring VMA merges with the arena's.
 pub const ARENA_BASE: u64 = 0x1000_0000_0000;
 
+/// Address just past the arena.
+pub const ARENA_END: u64 = ARENA_BASE + ARENA_PAGES as u64 * PAGE_SIZE;
+
+/// Address of the page of code in every actor: 512 MiB from the arena.
+pub const CODE_BASE: u64 = ARENA_BASE + (512 << 20);
+
+/// Where a `Return` goes to: the address that every `Call` pushes.
+///
+/// As instructions its bytes, and those of [`RESTORER_SITE`], store to where `rax` points: an `Execute` of a
+/// page that begins with them faults at address 0, as one of a page of zeroes does.
+pub const RETURN_SITE: u64 = CODE_BASE + 0x800;
+
+/// Where a signal handler returns to (`sa_restorer`), which the kernel pushes on the shadow stack.
+pub const RESTORER_SITE: u64 = CODE_BASE + 0x880;
+
 /// A number that is not a slot of the arena, not an actor, or not a range of slots.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ArenaError {

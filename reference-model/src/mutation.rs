@@ -54,6 +54,8 @@ pub enum Output {
     KeyBit(u8),
     /// This bit of the rights that the thread has to pages of the key.
     RightsBit(u8),
+    /// Whether a signal pushes its frame on the shadow stack.
+    Pushed,
 }
 
 impl fmt::Display for Output {
@@ -87,6 +89,7 @@ impl fmt::Display for Output {
             Self::Displacement => write!(formatter, "vma.pgoff"),
             Self::KeyBit(bit) => write!(formatter, "key.bit{bit}"),
             Self::RightsBit(bit) => write!(formatter, "rights.bit{bit}"),
+            Self::Pushed => write!(formatter, "pushed"),
         }
     }
 }
@@ -145,7 +148,12 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
         outputs.push(Output::Exclusive);
     }
     match kind {
-        Kind::Success | Kind::Stored | Kind::Executed => outputs.push(Output::Succeeds),
+        Kind::Success | Kind::Stored | Kind::Executed | Kind::Dead => outputs.push(Output::Succeeds),
+        Kind::Killed => {
+            outputs.push(Output::Succeeds);
+            outputs.extend((0..6).map(Output::SignalBit));
+        }
+        Kind::SignalFrame => outputs.push(Output::Pushed),
         Kind::Errno => {
             outputs.push(Output::Succeeds);
             outputs.extend((0..8).map(Output::ErrnoBit));
@@ -229,6 +237,7 @@ impl Mutation {
             (Output::ErrorCodeBit(bit), Outcome::Faulted(fault)) => {
                 Outcome::Faulted(Fault { error_code: fault.error_code ^ (1 << bit), ..fault })
             }
+            (Output::SignalBit(bit), Outcome::Killed(signal)) => Outcome::Killed(signal ^ (1 << bit)),
             (_, outcome) => outcome,
         }
     }

@@ -24,6 +24,10 @@ pub enum Outcome {
     Faulted(Fault),
     /// The system call or instruction gave this number: a key of `pkey_alloc`, the PKRU that RDPKRU read.
     Returned(u64),
+    /// The actor was killed by this signal: the kernel could not deliver one to its handler.
+    Killed(u8),
+    /// Nobody was there to act: the actor had been killed, or its parent before it was to be forked.
+    Dead,
 }
 
 /// A signal that an access raised, as its handler saw it.
@@ -33,9 +37,10 @@ pub struct Fault {
     pub signal: u8,
     /// `si_code` (1 MAPERR, 2 ACCERR, 10 CPERR ...).
     pub code: i32,
-    /// `si_addr`.
+    /// `si_addr`; 0 for an undefined instruction, where it is the instruction's own address.
     pub address: u64,
-    /// Hardware error code of the page fault: bit 0 P, 1 W, 2 U, 4 I, 5 PK, 6 SHSTK.
+    /// Hardware error code. Of a page fault: bit 0 P, 1 W, 2 U, 4 I, 5 PK, 6 SHSTK; of a control-protection
+    /// exception (`CPERR`): 1 near return, 4 RSTORSSP.
     pub error_code: u32,
     /// `si_pkey`: the VMA's protection key with `si_code` 4 (PKUERR), 0 with others.
     pub key: u32,
@@ -62,6 +67,16 @@ pub fn errno_name(errno: i32) -> &'static str {
     }
 }
 
+fn signal_name(signal: u8) -> &'static str {
+    match signal {
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        7 => "SIGBUS",
+        11 => "SIGSEGV",
+        _ => "signal",
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -73,19 +88,15 @@ impl fmt::Display for Outcome {
             Self::Executed => write!(formatter, "executed"),
             Self::Faulted(fault) => write!(formatter, "{fault}"),
             Self::Returned(value) => write!(formatter, "gave {value:#x}"),
+            Self::Killed(signal) => write!(formatter, "killed by {} ({signal})", signal_name(*signal)),
+            Self::Dead => write!(formatter, "dead"),
         }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let signal = match self.signal {
-            4 => "SIGILL",
-            5 => "SIGTRAP",
-            7 => "SIGBUS",
-            11 => "SIGSEGV",
-            _ => "signal",
-        };
+        let signal = signal_name(self.signal);
         let code = match (self.signal, self.code) {
             (11, 1) => "MAPERR",
             (11, 2) => "ACCERR",

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thiserror::Error;
 
 use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::outcome::Outcome;
 use crate::protection_key::{KeyArgument, KeyRights, ProtectionKey};
 
 /// Steps that a program may have at most. It bounds what a stored entry can make the harness do.
@@ -153,6 +155,127 @@ impl Advice {
     }
 }
 
+/// Most frames that one `Call`, `Return` or `DiscardFrames` is for: two pages of a shadow stack.
+pub const MAX_FRAMES: u16 = 1024;
+
+/// A number of frames on a shadow stack that is 0 or above [`MAX_FRAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{0} frames: at least 1 and at most {MAX_FRAMES} are allowed")]
+pub struct FramesOutOfRange(u16);
+
+/// Frames on a shadow stack, 8 bytes each: `1..=MAX_FRAMES`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct FrameCount(u16);
+
+impl FrameCount {
+    /// One frame.
+    pub const ONE: Self = Self(1);
+
+    /// How many, at least 1.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<u16> for FrameCount {
+    type Error = FramesOutOfRange;
+    fn try_from(count: u16) -> Result<Self, FramesOutOfRange> {
+        if (1..=MAX_FRAMES).contains(&count) { Ok(Self(count)) } else { Err(FramesOutOfRange(count)) }
+    }
+}
+
+impl From<FrameCount> for u16 {
+    fn from(count: FrameCount) -> Self {
+        count.0
+    }
+}
+
+/// What `arch_prctl` is asked to do with the features of shadow stacks (uapi/asm/prctl.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ShadowStackControl {
+    /// `ARCH_SHSTK_ENABLE`.
+    Enable,
+    /// `ARCH_SHSTK_DISABLE`.
+    Disable,
+    /// `ARCH_SHSTK_LOCK`: no change of the features any more.
+    Lock,
+    /// `ARCH_SHSTK_UNLOCK`, which only a tracer may.
+    Unlock,
+}
+
+impl ShadowStackControl {
+    /// Every control, in the order of the enumeration.
+    pub const ALL: [Self; 4] = [Self::Enable, Self::Disable, Self::Lock, Self::Unlock];
+
+    /// The number that `arch_prctl` takes.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        0x5001 + self as u64
+    }
+
+    /// The constant's name behind `ARCH_SHSTK_`.
+    #[must_use]
+    pub fn constant(self) -> &'static str {
+        match self {
+            Self::Enable => "ENABLE",
+            Self::Disable => "DISABLE",
+            Self::Lock => "LOCK",
+            Self::Unlock => "UNLOCK",
+        }
+    }
+}
+
+/// A set of features of shadow stacks, as `arch_prctl` takes it: `ARCH_SHSTK_SHSTK`, `ARCH_SHSTK_WRSS`, and
+/// one bit that no kernel knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct ShadowStackFeatures(u8);
+
+/// A feature bit above those that programs may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("shadow-stack features {0}: at most 7 (1 shadow stack, 2 WRSS, 4 unknown to the kernel)")]
+pub struct UnknownFeatures(u8);
+
+impl ShadowStackFeatures {
+    /// `ARCH_SHSTK_SHSTK`.
+    pub const SHADOW_STACK: Self = Self(1);
+    /// `ARCH_SHSTK_WRSS`.
+    pub const WRSS: Self = Self(2);
+
+    /// The bits.
+    #[must_use]
+    pub fn bits(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<u8> for ShadowStackFeatures {
+    type Error = UnknownFeatures;
+    fn try_from(bits: u8) -> Result<Self, UnknownFeatures> {
+        if bits < 8 { Ok(Self(bits)) } else { Err(UnknownFeatures(bits)) }
+    }
+}
+
+impl From<ShadowStackFeatures> for u8 {
+    fn from(features: ShadowStackFeatures) -> Self {
+        features.0
+    }
+}
+
+impl fmt::Display for ShadowStackFeatures {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = [(1, "SHSTK"), (2, "WRSS"), (4, "0x4")]
+            .into_iter()
+            .filter(|(bit, _)| self.0 & bit != 0)
+            .map(|(_, name)| name)
+            .collect();
+        formatter.write_str(&if names.is_empty() { "0".to_owned() } else { names.join("|") })
+    }
+}
+
 /// One operation. The arena gives every address; see [`crate::arena`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -290,11 +413,45 @@ pub enum Operation {
         /// Page that the kernel writes to.
         page: PageIndex,
     },
+    /// The actor moves onto a shadow stack of the arena, and stays there: RSTORSSP on a restore token, then
+    /// SAVEPREVSSP, which leaves a token on the stack it came from.
+    EnterShadowStack {
+        /// Page whose last 8 bytes hold the token.
+        page: PageIndex,
+    },
+    /// The actor moves back to its own shadow stack, outside the arena, by the token that it left there.
+    LeaveShadowStack,
+    /// Nested CALLs on the arena's shadow stack: each pushes [`RETURN_SITE`](crate::arena::RETURN_SITE).
+    Call {
+        /// How many.
+        frames: FrameCount,
+    },
+    /// RETs to [`RETURN_SITE`](crate::arena::RETURN_SITE): each pops the arena's shadow stack.
+    Return {
+        /// How many.
+        frames: FrameCount,
+    },
+    /// INCSSPQ on the arena's shadow stack, by at most 255 frames at a time.
+    DiscardFrames {
+        /// How many.
+        frames: FrameCount,
+    },
+    /// WRSSQ of [`store_value`] over the frame on top of the arena's shadow stack.
+    OverwriteReturn,
+    /// `arch_prctl` with a control of shadow-stack features.
+    ControlShadowStack {
+        /// What to do.
+        control: ShadowStackControl,
+        /// With which features.
+        features: ShadowStackFeatures,
+    },
+    /// `arch_prctl(ARCH_SHSTK_STATUS)`: which features are on.
+    ShadowStackStatus,
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 32] = [
+pub const OPERATION_NAMES: [&str; 43] = [
     "mmap",
     "munmap",
     "read",
@@ -327,6 +484,17 @@ pub const OPERATION_NAMES: [&str; 32] = [
     "write-pkru",
     "read-by-system-call",
     "write-by-system-call",
+    "enter-shadow-stack",
+    "leave-shadow-stack",
+    "call",
+    "return",
+    "discard-frames",
+    "overwrite-return",
+    "shadow-stack-enable",
+    "shadow-stack-disable",
+    "shadow-stack-lock",
+    "shadow-stack-unlock",
+    "shadow-stack-status",
 ];
 
 impl Operation {
@@ -359,6 +527,14 @@ impl Operation {
             Self::WritePkru { .. } => 29,
             Self::ReadBySystemCall { .. } => 30,
             Self::WriteBySystemCall { .. } => 31,
+            Self::EnterShadowStack { .. } => 32,
+            Self::LeaveShadowStack => 33,
+            Self::Call { .. } => 34,
+            Self::Return { .. } => 35,
+            Self::DiscardFrames { .. } => 36,
+            Self::OverwriteReturn => 37,
+            Self::ControlShadowStack { control, .. } => 38 + *control as usize,
+            Self::ShadowStackStatus => 38 + ShadowStackControl::ALL.len(),
         }
     }
 
@@ -400,7 +576,8 @@ impl Operation {
             | Self::Execute { page }
             | Self::WriteShadowStack { page }
             | Self::ReadBySystemCall { page }
-            | Self::WriteBySystemCall { page } => Some(page),
+            | Self::WriteBySystemCall { page }
+            | Self::EnterShadowStack { page } => Some(page),
             _ => None,
         }
     }
@@ -415,7 +592,34 @@ impl Operation {
     /// (`map_shadow_stack` can be *called* anywhere; WRSS is an undefined instruction without them.)
     #[must_use]
     pub fn needs_shadow_stack(&self) -> bool {
-        matches!(self, Self::WriteShadowStack { .. })
+        matches!(self, Self::WriteShadowStack { .. }) || self.is_on_live_shadow_stack()
+    }
+
+    /// Whether an operation with this outcome did what it is for. On a live shadow stack SSP is loaded in the
+    /// end, which is 0 where there was none to work on.
+    #[must_use]
+    pub fn succeeds_with(&self, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Failed(_) | Outcome::Faulted(_) | Outcome::Elsewhere(_) | Outcome::Killed(_) | Outcome::Dead => {
+                false
+            }
+            Outcome::Loaded(0) if self.is_on_live_shadow_stack() => *self == Self::LeaveShadowStack,
+            _ => true,
+        }
+    }
+
+    /// Whether the operation is an instruction that works on the shadow stack on which the actor runs.
+    #[must_use]
+    pub fn is_on_live_shadow_stack(&self) -> bool {
+        matches!(
+            self,
+            Self::EnterShadowStack { .. }
+                | Self::LeaveShadowStack
+                | Self::Call { .. }
+                | Self::Return { .. }
+                | Self::DiscardFrames { .. }
+                | Self::OverwriteReturn
+        )
     }
 
     /// Whether the operation can only be carried out on a CPU with protection keys. (The system calls can be
@@ -509,6 +713,16 @@ impl fmt::Display for Operation {
             Self::WritePkru { key, rights } => write!(formatter, "wrpkru key {} {rights}", key.number()),
             Self::ReadBySystemCall { page } => write!(formatter, "system call reads page {}", page.index()),
             Self::WriteBySystemCall { page } => write!(formatter, "system call writes page {}", page.index()),
+            Self::EnterShadowStack { page } => write!(formatter, "enter shadow stack page {}", page.index()),
+            Self::LeaveShadowStack => write!(formatter, "leave shadow stack"),
+            Self::Call { frames } => write!(formatter, "call, {} deep", frames.get()),
+            Self::Return { frames } => write!(formatter, "return from {}", frames.get()),
+            Self::DiscardFrames { frames } => write!(formatter, "discard {} frames", frames.get()),
+            Self::OverwriteReturn => write!(formatter, "overwrite the return address"),
+            Self::ControlShadowStack { control, features } => {
+                write!(formatter, "arch_prctl(SHSTK_{}, {features})", control.constant())
+            }
+            Self::ShadowStackStatus => write!(formatter, "arch_prctl(SHSTK_STATUS)"),
         }
     }
 }

@@ -9,6 +9,7 @@ use ptediff_reference_model::mutation::Mutation;
 use ptediff_reference_model::observation::{
     Cause, ObservedEntry, StepRecord, Transition, WitnessField, WitnessMismatch,
 };
+use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Advice, Operation, Program, Step};
 use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
@@ -267,8 +268,9 @@ impl Judge {
                     | Operation::WriteShadowStack { .. }
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
-            );
+            ) || step.operation.is_on_live_shadow_stack();
             // mlock faults in by loads or stores, as the VMA has it; so do mprotect and mremap of a locked VMA.
+            // The signal of a refused access may push its frame on a shadow stack of the arena, by stores.
             let either = matches!(
                 step.operation,
                 Operation::Mlock { .. }
@@ -276,7 +278,7 @@ impl Judge {
                     | Operation::PkeyMprotect { .. }
                     | Operation::Mremap { .. }
                     | Operation::MremapResize { .. }
-            );
+            ) || matches!(record.outcome, Outcome::Faulted(_) | Outcome::Killed(_));
             if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));

@@ -94,7 +94,7 @@ impl Tally {
 
     pub(crate) fn operation(&mut self, operation: &Operation, outcome: &Outcome) {
         self.performed[operation.kind()] += 1;
-        if !matches!(outcome, Outcome::Failed(_) | Outcome::Faulted(_) | Outcome::Elsewhere(_)) {
+        if operation.succeeds_with(outcome) {
             self.succeeded[operation.kind()] += 1;
         }
     }

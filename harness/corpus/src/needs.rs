@@ -41,7 +41,7 @@ impl Needs {
         let least = Self::of(program);
         let any = |wanted: fn(&Operation) -> bool| program.steps.iter().any(|step| wanted(&step.operation));
         Self {
-            shadow_stack: least.shadow_stack || any(|operation| matches!(operation, Operation::MapShadowStack { .. })),
+            shadow_stack: least.shadow_stack || any(asks_for_shadow_stack),
             protection_keys: least.protection_keys || any(takes_key),
             ..least
         }
@@ -76,6 +76,14 @@ impl Needs {
         }
         undeclared
     }
+}
+
+/// Whether the operation asks for a shadow stack, or for its features.
+fn asks_for_shadow_stack(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::MapShadowStack { .. } | Operation::ControlShadowStack { .. } | Operation::ShadowStackStatus
+    )
 }
 
 /// Whether the operation asks for a protection key, or takes one where the machine has them.

@@ -70,6 +70,7 @@ fn enter() -> ! {
         asm!(
             "mov rsp, {stack}",
             "mov r15, {slot}",
+            "xor r14d, r14d",
             "jmp {code}",
             stack = in(reg) stack_top(NURSERY_SLOT),
             slot = in(reg) MAILBOX_BASE + slot_offset(NURSERY_SLOT),

@@ -13,8 +13,8 @@ const AREA_BASE: u64 = ARENA_BASE + (512 << 20);
 /// Bytes of the area: one 2 MiB page table's worth.
 const AREA_BYTES: u64 = 2 << 20;
 
-/// The page of code, private and read-only.
-pub(crate) const CODE_BASE: u64 = AREA_BASE;
+/// The page of code, private and read-only. The model knows it for what is pushed on shadow stacks.
+pub(crate) use ptediff_reference_model::arena::CODE_BASE;
 
 /// The shared memory, by offset: the slots' stacks, then the mailbox page.
 ///
@@ -23,7 +23,7 @@ pub(crate) const CODE_BASE: u64 = AREA_BASE;
 pub(crate) const SHARED_BASE: u64 = AREA_BASE + 0x1_0000;
 
 /// Bytes of one slot's stack. Only signal frames lie there: 11 KiB with the largest register state of today.
-const STACK_BYTES: u64 = 4 * PAGE_SIZE;
+pub(crate) const STACK_BYTES: u64 = 4 * PAGE_SIZE;
 
 /// Offset of the mailbox page in the shared memory.
 pub(crate) const MAILBOX_OFFSET: u64 = SLOTS as u64 * STACK_BYTES;
@@ -47,6 +47,8 @@ pub(crate) fn holds(start: u64, end: u64) -> bool {
     start >= AREA_BASE && end <= AREA_BASE + AREA_BYTES
 }
 
+const _: () = assert!(CODE_BASE == AREA_BASE, "the area starts with the code");
+const _: () = assert!(SHARED_BASE.is_multiple_of(STACK_BYTES), "the code rounds the stack pointer up to a stack's top");
 const _: () = assert!(AREA_BASE.is_multiple_of(AREA_BYTES), "the area must lie in one page table");
 const _: () = assert!(AREA_BASE >> 30 == ARENA_BASE >> 30, "the area must share its page directory with the arena");
 const _: () = assert!(CODE_BASE + PAGE_SIZE < SHARED_BASE, "a stack that overflows must not reach the code");

@@ -7,6 +7,9 @@ use ptediff_reference_model::program::Operation;
 use crate::code::Sites;
 use crate::mailbox::Answer;
 
+/// Vector of an invalid opcode.
+const INVALID_OPCODE: u64 = 6;
+
 /// Vector of a page fault.
 const PAGE_FAULT: u64 = 14;
 
@@ -69,6 +72,7 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::Munlock { .. }
         | Operation::PkeyFree { .. }
         | Operation::PkeyMprotect { .. }
+        | Operation::ControlShadowStack { .. }
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),
@@ -99,15 +103,41 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         Operation::Write { .. } | Operation::WriteShadowStack { .. } => Outcome::Stored,
         Operation::Execute { .. } if answer.stage == 1 => Outcome::Executed,
         Operation::Execute { .. } => return Err(Unclassified::Senseless),
+        Operation::EnterShadowStack { .. }
+        | Operation::LeaveShadowStack
+        | Operation::Call { .. }
+        | Operation::Return { .. }
+        | Operation::DiscardFrames { .. } => Outcome::Loaded(answer.value),
+        Operation::OverwriteReturn if answer.stage == 1 => Outcome::Stored,
+        Operation::OverwriteReturn => Outcome::Loaded(answer.value),
+        Operation::ShadowStackStatus => match errno(answer.value) {
+            Some(errno) => Outcome::Failed(errno),
+            None => Outcome::Loaded(answer.stage),
+        },
     })
 }
 
 fn faulted(operation: &Operation, answer: &Answer, sites: &Sites) -> Result<Outcome, Unclassified> {
-    let fault = answer.fault();
+    let mut fault = answer.fault();
+    if answer.trap == INVALID_OPCODE && answer.address == answer.instruction {
+        // The instruction's own address, which no other machine has to share.
+        fault.address = 0;
+    }
+    if answer.instruction == sites.answer && fault.signal == libc::SIGSEGV as u8 && fault.code == libc::SI_KERNEL {
+        // The sigreturn of an access's fault was refused: the kernel's own signal came on top.
+        return Ok(Outcome::Faulted(fault));
+    }
     let expected = match *operation {
         Operation::Read { .. } => sites.load,
         Operation::Write { .. } => sites.store,
         Operation::WriteShadowStack { .. } => sites.shadow_stack_store,
+        Operation::EnterShadowStack { .. } if answer.instruction == sites.enter[1] => sites.enter[1],
+        Operation::EnterShadowStack { .. } => sites.enter[0],
+        Operation::LeaveShadowStack => sites.leave_save,
+        Operation::Call { .. } => sites.call,
+        Operation::Return { .. } => sites.ret,
+        Operation::DiscardFrames { .. } => sites.discard,
+        Operation::OverwriteReturn => sites.overwrite,
         Operation::Execute { page } => {
             // A refused fetch is a page fault at the page itself. Anything else that the page's own
             // instructions raise (`add [rax], al` of a zero-filled page: a page fault at address 0; or
@@ -128,11 +158,24 @@ fn faulted(operation: &Operation, answer: &Answer, sites: &Sites) -> Result<Outc
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::{Advice, Placement, Protection};
+    use ptediff_reference_model::program::{Advice, FrameCount, Placement, Protection};
 
     use super::*;
 
-    const SITES: Sites = Sites { load: 0x11, store: 0x22, shadow_stack_store: 0x33, handler: 0x44, restorer: 0x55 };
+    const SITES: Sites = Sites {
+        load: 0x11,
+        store: 0x22,
+        shadow_stack_store: 0x33,
+        enter: [0x61, 0x62],
+        leave_save: 0x63,
+        call: 0x64,
+        ret: 0x65,
+        discard: 0x66,
+        overwrite: 0x67,
+        answer: 0x68,
+        handler: 0x44,
+        restorer: 0x55,
+    };
     const PAGE: u64 = 0x1000_0000_5000;
 
     fn check(operation: Operation, answer: Answer, expected: Result<Outcome, Unclassified>) {
@@ -229,7 +272,7 @@ mod tests {
             check(operation, segv(PAGE, 0x47, 0x44), Err(Unclassified::Stray(segv_fault(PAGE, 0x47))));
         }
         let no_wrss = Answer { signal: 4, code: 2, address: 0x33, trap: 6, instruction: 0x33, ..Answer::default() };
-        let fault = Fault { signal: 4, code: 2, address: 0x33, error_code: 0, key: 0 };
+        let fault = Fault { signal: 4, code: 2, address: 0, error_code: 0, key: 0 };
         check(Operation::WriteShadowStack { page: page() }, no_wrss, Ok(Outcome::Faulted(fault)));
     }
 
@@ -262,6 +305,34 @@ mod tests {
         check(write, staged(-14), Ok(Outcome::Failed(14)));
         check(write, staged(4), Err(Unclassified::Senseless));
         check(write, returns(-11), Err(Unclassified::Senseless));
+    }
+
+    #[test]
+    fn live_shadow_stacks() {
+        let frames = FrameCount::ONE;
+        let moved = [
+            (Operation::EnterShadowStack { page: page() }, 0x61),
+            (Operation::EnterShadowStack { page: page() }, 0x62),
+            (Operation::LeaveShadowStack, 0x63),
+            (Operation::Call { frames }, 0x64),
+            (Operation::Return { frames }, 0x65),
+            (Operation::DiscardFrames { frames }, 0x66),
+        ];
+        for (operation, site) in moved {
+            check(operation, returns(42), Ok(Outcome::Loaded(42)));
+            check(operation, segv(PAGE, 0x46, site), Ok(Outcome::Faulted(segv_fault(PAGE, 0x46))));
+            check(operation, segv(PAGE, 0x46, 0x11), Err(Unclassified::Stray(segv_fault(PAGE, 0x46))));
+            // Its sigreturn was refused.
+            let again = Answer { code: 128, ..segv(0, 0x46, 0x68) };
+            check(operation, again, Ok(Outcome::Faulted(Fault { code: 128, ..segv_fault(0, 0x46) })));
+            check(operation, segv(0, 0x46, 0x68), Err(Unclassified::Stray(segv_fault(0, 0x46))));
+        }
+        let overwritten = Answer { stage: 1, ..Answer::default() };
+        check(Operation::OverwriteReturn, overwritten, Ok(Outcome::Stored));
+        check(Operation::OverwriteReturn, Answer::default(), Ok(Outcome::Loaded(0)));
+        let status = Answer { stage: 3, ..Answer::default() };
+        check(Operation::ShadowStackStatus, status, Ok(Outcome::Loaded(3)));
+        check(Operation::ShadowStackStatus, returns(-22), Ok(Outcome::Failed(22)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The actor's code: one page of position-independent assembly, copied to [`CODE_BASE`].
 //!
-//! `r15` holds the address of the process's slot throughout. There is no call but the kernel's to the
-//! signal handler, and nothing is pushed, so that neither the stack nor the shadow stack is touched unless
-//! an access faults.
+//! `r15` holds the address of the process's slot throughout, `r14` the SSP to come back to from a shadow stack
+//! of the arena. There is no call but the kernel's to the signal handler and those of the `Call` operation, so
+//! that neither the stack nor the shadow stack is touched unless that is what a step is for, or an access
+//! faults.
 //!
 //! An access that faults: the kernel calls `handler` (SA_SIGINFO), which copies signal, code, address,
 //! vector, error code and RIP into the slot and moves RIP to `answer`. It returns by the ordinary
@@ -11,7 +12,9 @@
 use std::arch::global_asm;
 use std::mem::offset_of;
 
-use crate::area::CODE_BASE;
+use ptediff_reference_model::arena::{ARENA_BASE, ARENA_END, RESTORER_SITE, RETURN_SITE};
+
+use crate::area::{CODE_BASE, STACK_BYTES};
 use crate::command::kind;
 use crate::mailbox::{Answer, Command, Slot, turn};
 
@@ -88,6 +91,20 @@ global_asm!(
     "je 43f",
     "cmp eax, {kind_store_by_system_call}",
     "je 45f",
+    "cmp eax, {kind_enter_shadow_stack}",
+    "je 60f",
+    "cmp eax, {kind_leave_shadow_stack}",
+    "je 63f",
+    "cmp eax, {kind_call}",
+    "je 72f",
+    "cmp eax, {kind_return}",
+    "je 76f",
+    "cmp eax, {kind_discard_frames}",
+    "je 82f",
+    "cmp eax, {kind_overwrite_return}",
+    "je 84f",
+    "cmp eax, {kind_go_home}",
+    "je 85f",
     "ud2",
     // System call: number and six arguments.
     "30:",
@@ -237,6 +254,154 @@ global_asm!(
     "syscall",
     "mov qword ptr [r15 + {value}], rax",
     "jmp 20b",
+    // The operations on a live shadow stack. They are for one in the arena: with SSP elsewhere all but the
+    // first answer 0 at once. What is done answers with SSP, or 0 outside the arena.
+    //
+    // Enter, by the restore token at rdi. Where SSP is one frame below r14, a move back was refused between
+    // its two instructions: the rest of it is made up for.
+    "60:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "lea rcx, [r14 - 8]",
+    "cmp rax, rcx",
+    "jne 61f",
+    "mov ecx, 1",
+    "incsspq rcx",
+    "mov rax, r14",
+    "61:",
+    "movabs rdx, {arena}",
+    "mov rcx, rax",
+    "sub rcx, rdx",
+    "cmp rcx, {arena_bytes}",
+    "cmova r14, rax",
+    ".globl ptediff_actor_enter",
+    ".hidden ptediff_actor_enter",
+    "ptediff_actor_enter:",
+    "rstorssp [rdi]",
+    ".globl ptediff_actor_enter_save",
+    ".hidden ptediff_actor_enter_save",
+    "ptediff_actor_enter_save:",
+    "saveprevssp",
+    "jmp 68f",
+    // Leave.
+    "63:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "sub rax, rdx",
+    "cmp rax, {arena_bytes}",
+    "ja 69f",
+    "rstorssp [r14 - 8]",
+    ".globl ptediff_actor_leave_save",
+    ".hidden ptediff_actor_leave_save",
+    "ptediff_actor_leave_save:",
+    "saveprevssp",
+    "68:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "mov rcx, rax",
+    "sub rcx, rdx",
+    "cmp rcx, {arena_bytes}",
+    "ja 69f",
+    "mov qword ptr [r15 + {value}], rax",
+    "69:",
+    "jmp 20b",
+    // Call, rdi deep: what CALL pushes on the ordinary stack is dropped at once.
+    "72:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "sub rax, rdx",
+    "cmp rax, {arena_bytes}",
+    "ja 69b",
+    "mov rbx, rdi",
+    "73:",
+    "test rbx, rbx",
+    "jnz 75f",
+    "jmp 68b",
+    "74:",
+    "add rsp, 8",
+    "dec rbx",
+    "jmp 73b",
+    // Return from rdi calls. A RET that is refused leaves what was pushed for it: the next command starts
+    // from the stack's top again.
+    "76:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "sub rax, rdx",
+    "cmp rax, {arena_bytes}",
+    "ja 69b",
+    "mov rbx, rdi",
+    "add rsp, {stack_bytes} - 1",
+    "and rsp, -{stack_bytes}",
+    "77:",
+    "test rbx, rbx",
+    "jz 68b",
+    "lea rax, [rip + ptediff_actor_return_site]",
+    "push rax",
+    ".globl ptediff_actor_return",
+    ".hidden ptediff_actor_return",
+    "ptediff_actor_return:",
+    "ret",
+    "78:",
+    "dec rbx",
+    "jmp 77b",
+    // Discard rdi frames.
+    "82:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "sub rax, rdx",
+    "cmp rax, {arena_bytes}",
+    "ja 69b",
+    "mov rbx, rdi",
+    "83:",
+    "test rbx, rbx",
+    "jz 68b",
+    "mov ecx, 255",
+    "cmp rbx, rcx",
+    "cmovb rcx, rbx",
+    ".globl ptediff_actor_discard",
+    ".hidden ptediff_actor_discard",
+    "ptediff_actor_discard:",
+    "incsspq rcx",
+    "sub rbx, rcx",
+    "jmp 83b",
+    // Overwrite the frame on top with rdi.
+    "84:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "mov rcx, rax",
+    "sub rcx, rdx",
+    "cmp rcx, {arena_bytes}",
+    "ja 69b",
+    ".globl ptediff_actor_overwrite",
+    ".hidden ptediff_actor_overwrite",
+    "ptediff_actor_overwrite:",
+    "wrssq qword ptr [rax], rdi",
+    "mov qword ptr [r15 + {stage}], 1",
+    "jmp 20b",
+    // Home, without a trace on the stack that is left.
+    "85:",
+    "xor eax, eax",
+    "rdsspq rax",
+    "movabs rdx, {arena}",
+    "mov rcx, rax",
+    "sub rcx, rdx",
+    "cmp rcx, {arena_bytes}",
+    "lea rcx, [r14 - 8]",
+    "ja 86f",
+    "rstorssp [rcx]",
+    "mov rax, rcx",
+    "86:",
+    "cmp rax, rcx",
+    "jne 20b",
+    "mov ecx, 1",
+    "incsspq rcx",
+    "jmp 20b",
     // The signal handler: rdi = signal, rsi = siginfo, rdx = ucontext.
     ".globl ptediff_actor_handler",
     ".hidden ptediff_actor_handler",
@@ -258,14 +423,26 @@ global_asm!(
     "lea rax, [rip + 20b]",
     "mov qword ptr [rdx + {saved_rip}], rax",
     "ret",
+    "50: .asciz \"/proc/self/clear_refs\"",
+    "51: .ascii \"4\"",
+    // What ends up on shadow stacks lies at fixed places: the model knows the addresses.
+    ".skip {return_offset} - 5 - (. - ptediff_actor_begin), 0xcc",
+    "75:",
+    ".globl ptediff_actor_call",
+    ".hidden ptediff_actor_call",
+    "ptediff_actor_call:",
+    "call 74b",
+    ".globl ptediff_actor_return_site",
+    ".hidden ptediff_actor_return_site",
+    "ptediff_actor_return_site:",
+    "jmp 78b",
+    ".skip {restorer_offset} - (. - ptediff_actor_begin), 0xcc",
     ".globl ptediff_actor_restorer",
     ".hidden ptediff_actor_restorer",
     "ptediff_actor_restorer:",
     "mov eax, {sys_rt_sigreturn}",
     "syscall",
     "ud2",
-    "50: .asciz \"/proc/self/clear_refs\"",
-    "51: .ascii \"4\"",
     ".globl ptediff_actor_end",
     ".hidden ptediff_actor_end",
     "ptediff_actor_end:",
@@ -297,6 +474,18 @@ global_asm!(
     kind_store_by_system_call = const kind::STORE_BY_SYSTEM_CALL,
     event_descriptor = const EVENT_DESCRIPTOR,
     would_block = const libc::EAGAIN,
+    kind_enter_shadow_stack = const kind::ENTER_SHADOW_STACK,
+    kind_leave_shadow_stack = const kind::LEAVE_SHADOW_STACK,
+    kind_call = const kind::CALL,
+    kind_return = const kind::RETURN,
+    kind_discard_frames = const kind::DISCARD_FRAMES,
+    kind_overwrite_return = const kind::OVERWRITE_RETURN,
+    kind_go_home = const kind::GO_HOME,
+    arena = const ARENA_BASE,
+    arena_bytes = const ARENA_END - ARENA_BASE,
+    stack_bytes = const STACK_BYTES,
+    return_offset = const RETURN_SITE - CODE_BASE,
+    restorer_offset = const RESTORER_SITE - CODE_BASE,
     fork_flags = const FORK_FLAGS,
     open_flags = const libc::O_WRONLY | libc::O_CLOEXEC,
     futex_wake = const libc::FUTEX_WAKE,
@@ -324,6 +513,13 @@ unsafe extern "C" {
     static ptediff_actor_load: u8;
     static ptediff_actor_store: u8;
     static ptediff_actor_shadow_stack_store: u8;
+    static ptediff_actor_enter: u8;
+    static ptediff_actor_enter_save: u8;
+    static ptediff_actor_leave_save: u8;
+    static ptediff_actor_call: u8;
+    static ptediff_actor_return: u8;
+    static ptediff_actor_discard: u8;
+    static ptediff_actor_overwrite: u8;
     static ptediff_actor_handler: u8;
     static ptediff_actor_restorer: u8;
     static ptediff_actor_end: u8;
@@ -338,6 +534,20 @@ pub(crate) struct Sites {
     pub(crate) store: u64,
     /// The WRSSQ of a `WriteShadowStack`.
     pub(crate) shadow_stack_store: u64,
+    /// RSTORSSP and SAVEPREVSSP of an `EnterShadowStack`.
+    pub(crate) enter: [u64; 2],
+    /// SAVEPREVSSP of a `LeaveShadowStack`.
+    pub(crate) leave_save: u64,
+    /// The CALL of a `Call`.
+    pub(crate) call: u64,
+    /// The RET of a `Return`.
+    pub(crate) ret: u64,
+    /// The INCSSPQ of a `DiscardFrames`.
+    pub(crate) discard: u64,
+    /// The WRSSQ of an `OverwriteReturn`.
+    pub(crate) overwrite: u64,
+    /// Where the handler lets an actor go on: it answers.
+    pub(crate) answer: u64,
     /// The signal handler.
     pub(crate) handler: u64,
     /// Where the handler returns to.
@@ -353,6 +563,13 @@ impl Sites {
             load: site(&raw const ptediff_actor_load),
             store: site(&raw const ptediff_actor_store),
             shadow_stack_store: site(&raw const ptediff_actor_shadow_stack_store),
+            enter: [site(&raw const ptediff_actor_enter), site(&raw const ptediff_actor_enter_save)],
+            leave_save: site(&raw const ptediff_actor_leave_save),
+            call: site(&raw const ptediff_actor_call),
+            ret: site(&raw const ptediff_actor_return),
+            discard: site(&raw const ptediff_actor_discard),
+            overwrite: site(&raw const ptediff_actor_overwrite),
+            answer: CODE_BASE,
             handler: site(&raw const ptediff_actor_handler),
             restorer: site(&raw const ptediff_actor_restorer),
         }
@@ -393,6 +610,22 @@ mod tests {
         assert_eq!(at(sites.load, 3), [0x48, 0x8b, 0x07], "mov rax, [rdi]");
         assert_eq!(at(sites.store, 3), [0x48, 0x89, 0x37], "mov [rdi], rsi");
         assert_eq!(at(sites.shadow_stack_store, 5), [0x48, 0x0f, 0x38, 0xf6, 0x37], "wrssq [rdi], rsi");
+        assert_eq!(at(sites.overwrite, 5), [0x48, 0x0f, 0x38, 0xf6, 0x38], "wrssq [rax], rdi");
+        assert_eq!(at(sites.enter[0], 4), [0xf3, 0x0f, 0x01, 0x2f], "rstorssp [rdi]");
+        assert_eq!(at(sites.enter[1], 4), [0xf3, 0x0f, 0x01, 0xea], "saveprevssp");
+        assert_eq!(at(sites.leave_save, 4), [0xf3, 0x0f, 0x01, 0xea], "saveprevssp");
+        assert_eq!(at(sites.discard, 5), [0xf3, 0x48, 0x0f, 0xae, 0xe9], "incsspq rcx");
+        assert_eq!(at(sites.ret, 1), [0xc3], "ret");
+    }
+
+    #[test]
+    fn what_ends_up_on_shadow_stacks_lies_where_the_model_says() {
+        let sites = Sites::get();
+        assert_eq!(sites.restorer, RESTORER_SITE);
+        // A CALL to the instruction behind it would push nothing on the shadow stack.
+        assert_eq!(sites.call + 5, RETURN_SITE);
+        assert_eq!(at(sites.call, 1), [0xe8], "call");
+        assert_ne!(at(sites.call + 1, 4), [0; 4], "displacement");
     }
 
     #[test]

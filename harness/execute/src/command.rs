@@ -5,7 +5,7 @@ use ptediff_reference_model::program::{Operation, Placement, store_value};
 use ptediff_reference_model::protection_key::KeyRights;
 
 use crate::area::{MAILBOX_BASE, stack_top};
-use crate::mailbox::{Command, slot_offset};
+use crate::mailbox::{Command, STAGE_OFFSET, slot_offset};
 
 /// Kinds of command, the value of [`Command::kind`]. The assembly in [`crate::code`] knows them.
 pub(crate) mod kind {
@@ -20,10 +20,20 @@ pub(crate) mod kind {
     pub(crate) const WRITE_PKRU: u64 = 9;
     pub(crate) const LOAD_BY_SYSTEM_CALL: u64 = 10;
     pub(crate) const STORE_BY_SYSTEM_CALL: u64 = 11;
+    pub(crate) const ENTER_SHADOW_STACK: u64 = 12;
+    pub(crate) const LEAVE_SHADOW_STACK: u64 = 13;
+    pub(crate) const CALL: u64 = 14;
+    pub(crate) const RETURN: u64 = 15;
+    pub(crate) const DISCARD_FRAMES: u64 = 16;
+    pub(crate) const OVERWRITE_RETURN: u64 = 17;
+    pub(crate) const GO_HOME: u64 = 18;
 }
 
 /// `map_shadow_stack`, which this libc does not name (arch/x86/entry/syscalls/syscall_64.tbl).
 pub(crate) const SYS_MAP_SHADOW_STACK: i64 = 453;
+
+/// `ARCH_SHSTK_STATUS` (uapi/asm/prctl.h).
+const SHADOW_STACK_STATUS: u64 = 0x5005;
 
 /// `SHADOW_STACK_SET_TOKEN` (uapi/asm/mman.h).
 pub(crate) const SET_TOKEN: u64 = 1;
@@ -57,13 +67,18 @@ impl Command {
         Self::new(kind::SWITCH_SHADOW_STACK, &[address])
     }
 
+    /// Move back to the shadow stack outside the arena, if the actor runs on another.
+    pub(crate) fn go_home() -> Self {
+        Self::new(kind::GO_HOME, &[])
+    }
+
     /// Unmap the whole arena.
     pub(crate) fn empty_arena() -> Self {
         Self::system_call(libc::SYS_munmap, &[ARENA_BASE, ARENA_PAGES as u64 * PAGE_SIZE])
     }
 
-    /// The command for the operation of the step with this index.
-    pub(crate) fn of_operation(index: usize, operation: &Operation) -> Self {
+    /// The command for the operation of the step with this index, of the actor in this slot.
+    pub(crate) fn of_operation(index: usize, slot: usize, operation: &Operation) -> Self {
         match *operation {
             Operation::Mmap { range, protection, placement } => {
                 let placement = match placement {
@@ -122,6 +137,22 @@ impl Command {
             Operation::WriteBySystemCall { page } => {
                 Self::new(kind::STORE_BY_SYSTEM_CALL, &[page.address(), store_value(index)])
             }
+            Operation::EnterShadowStack { page } => {
+                Self::new(kind::ENTER_SHADOW_STACK, &[page.address() + PAGE_SIZE - 8])
+            }
+            Operation::LeaveShadowStack => Self::new(kind::LEAVE_SHADOW_STACK, &[]),
+            Operation::Call { frames } => Self::new(kind::CALL, &[frames.get().into()]),
+            Operation::Return { frames } => Self::new(kind::RETURN, &[frames.get().into()]),
+            Operation::DiscardFrames { frames } => Self::new(kind::DISCARD_FRAMES, &[frames.get().into()]),
+            Operation::OverwriteReturn => Self::new(kind::OVERWRITE_RETURN, &[store_value(index)]),
+            Operation::ControlShadowStack { control, features } => {
+                Self::system_call(libc::SYS_arch_prctl, &[control.number(), features.bits().into()])
+            }
+            // The kernel stores the features in the answer.
+            Operation::ShadowStackStatus => {
+                let features = MAILBOX_BASE + slot_offset(slot) + STAGE_OFFSET;
+                Self::system_call(libc::SYS_arch_prctl, &[SHADOW_STACK_STATUS, features])
+            }
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -132,13 +163,13 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::{Advice, Protection};
+    use ptediff_reference_model::program::{Advice, FrameCount, Protection, ShadowStackControl, ShadowStackFeatures};
     use ptediff_reference_model::protection_key::{KeyArgument, ProtectionKey};
 
     use super::*;
 
     fn check(operation: Operation, kind: u64, words: &[u64]) {
-        let command = Command::of_operation(6, &operation);
+        let command = Command::of_operation(6, 1, &operation);
         assert_eq!(command.kind, kind, "{operation}");
         assert_eq!(command.words[..words.len()], *words, "{operation}");
         assert!(command.words[words.len()..].iter().all(|&word| word == 0), "{operation}: words beyond the last");
@@ -193,6 +224,18 @@ mod tests {
         check(Operation::WritePkru { key, rights }, kind::WRITE_PKRU, &[0xffff_ff3f, 0x80]);
         check(Operation::ReadBySystemCall { page }, kind::LOAD_BY_SYSTEM_CALL, &[last]);
         check(Operation::WriteBySystemCall { page }, kind::STORE_BY_SYSTEM_CALL, &[last, value]);
+        let frames = FrameCount::try_from(1024).unwrap();
+        check(Operation::EnterShadowStack { page }, kind::ENTER_SHADOW_STACK, &[last + 4088]);
+        check(Operation::LeaveShadowStack, kind::LEAVE_SHADOW_STACK, &[]);
+        check(Operation::Call { frames }, kind::CALL, &[1024]);
+        check(Operation::Return { frames }, kind::RETURN, &[1024]);
+        check(Operation::DiscardFrames { frames }, kind::DISCARD_FRAMES, &[1024]);
+        check(Operation::OverwriteReturn, kind::OVERWRITE_RETURN, &[value]);
+        for (control, number) in ShadowStackControl::ALL.into_iter().zip(0x5001..) {
+            let features = ShadowStackFeatures::WRSS;
+            check(Operation::ControlShadowStack { control, features }, call, &[158, number, 2]);
+        }
+        check(Operation::ShadowStackStatus, call, &[158, 0x5005, MAILBOX_BASE + 256 + STAGE_OFFSET]);
         let child = ActorId::new(2).unwrap();
         check(Operation::Fork { child }, kind::FORK, &[MAILBOX_BASE + 512, stack_top(2)]);
     }

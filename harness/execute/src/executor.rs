@@ -41,6 +41,10 @@ pub struct Executor {
     /// Whether actor 0 answered all it was asked and can serve the next program: one whose keys or PKRU the program
     /// may have changed cannot.
     first_is_healthy: bool,
+    /// Actors that a signal killed in this program, and those that they were to fork: their numbers are taken.
+    killed: [bool; ACTORS],
+    /// Whether some actor has run on a shadow stack of the arena: actor 0 may still.
+    leaves_home: bool,
     /// Whether the program has done what may leave references in a per-CPU batch of pages.
     drains: bool,
     sites: Sites,
@@ -64,6 +68,8 @@ impl Executor {
             actors: [None; ACTORS],
             in_program: false,
             first_is_healthy: false,
+            killed: [false; ACTORS],
+            leaves_home: false,
             drains: false,
             sites,
             timeout,
@@ -89,6 +95,8 @@ impl Executor {
         }
         self.in_program = true;
         self.drains = false;
+        self.leaves_home = false;
+        self.killed = [false; ACTORS];
         if self.is_alive(ActorId::FIRST) {
             return Ok(());
         }
@@ -104,6 +112,8 @@ impl Executor {
     }
 
     /// Performs one step; `index` is its place in the program, which gives the value of a store.
+    ///
+    /// An actor that a signal kills is reaped, and does nothing in its later steps.
     ///
     /// After a `Fork` the child has run to where it waits for its first command. After an `Exit` the actor
     /// is reaped, so that its memory is gone.
@@ -129,23 +139,50 @@ impl Executor {
 
     fn perform_undrained(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
         let actor = step.actor;
+        if self.killed[actor.index()] {
+            return self.perform_dead(step);
+        }
         let pid = self.pid(actor).ok_or(ExecuteError::NoSuchActor { actor })?;
         if let Operation::Fork { child } = step.operation {
-            if self.is_alive(child) {
+            if self.is_alive(child) || self.killed[child.index()] {
                 return Err(ExecuteError::ActorTaken { actor: child });
             }
             self.mailbox.expect_process(child.index());
         }
-        self.mailbox.send(actor.index(), Command::of_operation(index, &step.operation))?;
+        self.leaves_home |= matches!(step.operation, Operation::EnterShadowStack { .. });
+        if matches!(step.operation, Operation::ControlShadowStack { .. }) {
+            // Features and locks cannot be brought back: no actor of this program serves the next.
+            self.first_is_healthy = false;
+        }
+        self.mailbox.send(actor.index(), Command::of_operation(index, actor.index(), &step.operation))?;
         if step.operation == Operation::Exit {
             return self.farewell(actor, pid);
         }
-        let answer = self.receive(actor, pid)?;
+        let answer = match self.receive(actor, pid) {
+            Err(ExecuteError::ActorDied { status: WaitStatus::Killed(SIGSEGV), .. }) => {
+                self.killed[actor.index()] = true;
+                return Ok(Outcome::Killed(SIGSEGV as u8));
+            }
+            other => other?,
+        };
         let outcome = self.classify(step, &answer)?;
         if let (Operation::Fork { child }, Outcome::Succeeded) = (step.operation, outcome) {
             self.welcome(child, answer.value)?;
         }
         Ok(outcome)
+    }
+
+    /// A step of an actor that was killed: its child is born dead, its exit frees its number.
+    fn perform_dead(&mut self, step: &Step) -> Result<Outcome, ExecuteError> {
+        match step.operation {
+            Operation::Fork { child } if self.is_alive(child) || self.killed[child.index()] => {
+                return Err(ExecuteError::ActorTaken { actor: child });
+            }
+            Operation::Fork { child } => self.killed[child.index()] = true,
+            Operation::Exit => self.killed[step.actor.index()] = false,
+            _ => {}
+        }
+        Ok(Outcome::Dead)
     }
 
     /// The process identifier of a living actor.
@@ -174,6 +211,13 @@ impl Executor {
     }
 
     fn empty_arena(&mut self, pid: u32) -> Result<(), ExecuteError> {
+        if self.leaves_home {
+            self.mailbox.send(ActorId::FIRST.index(), Command::go_home())?;
+            let answer = self.receive(ActorId::FIRST, pid)?;
+            if answer.signal != 0 {
+                return Err(stray(ActorId::FIRST, &answer));
+            }
+        }
         self.mailbox.send(ActorId::FIRST.index(), Command::empty_arena())?;
         let answer = self.receive(ActorId::FIRST, pid)?;
         match (answer.signal, errno(answer.value)) {
@@ -280,10 +324,14 @@ impl Drop for Executor {
 /// (`mm/swap.c: folio_batch_add_and_move` in 6.12: `folio_deactivate`, `folio_mark_lazyfree`;
 /// `mm/mlock.c: munlock_folio`, at every unmapping of a page of a locked VMA). Such a batch holds a reference
 /// that `wp_can_reuse_anon_folio` counts and does not drain, so whether a page is reused or copied would
-/// depend on how full the batch happens to be.
+/// depend on how full the batch happens to be. On a live shadow stack sigreturn marks pages accessed, and the
+/// second time they wait in a batch to be activated (`mm/swap.c: folio_mark_accessed`).
 fn leaves_batched_references(operation: &Operation) -> bool {
-    matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })
+    matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. } | Operation::EnterShadowStack { .. })
 }
+
+/// Signal of the kernel where no handler can be called.
+const SIGSEGV: i32 = libc::SIGSEGV;
 
 /// Whether protection keys or PKRU are not those of a new process after this operation. The key that PROT_EXEC alone
 /// takes cannot be given back (`arch/x86/mm/pkeys.c: __execute_only_pkey`).

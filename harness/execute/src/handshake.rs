@@ -127,6 +127,10 @@ impl SharedMailbox {
     fn sleep_until_answered(&self, slot: usize, pid: u32, timeout: Duration) -> Result<(), NoAnswer> {
         let deadline = Instant::now() + timeout;
         let word = self.turn(slot);
+        // On one CPU, where actors go before the harness, an actor that has not answered has died.
+        if let Some(status) = process::reap_if_ended(pid).map_err(NoAnswer::Failed)? {
+            return Err(NoAnswer::Ended(status));
+        }
         let sleep = libc::timespec { tv_sec: 0, tv_nsec: SLEEP.as_nanos() as i64 };
         loop {
             let before = word.compare_exchange(turn::COMMANDED, turn::AWAITED, Ordering::AcqRel, Ordering::Acquire);

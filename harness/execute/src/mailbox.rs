@@ -79,6 +79,9 @@ pub(crate) fn slot_offset(slot: usize) -> u64 {
     (std::mem::offset_of!(Mailbox, slots) + slot * size_of::<Slot>()) as u64
 }
 
+/// Offset, in a slot, of how far a command of several steps came.
+pub(crate) const STAGE_OFFSET: u64 = (std::mem::offset_of!(Slot, answer) + std::mem::offset_of!(Answer, stage)) as u64;
+
 /// Offset of the scratch room in the mailbox.
 pub(crate) const SCRATCH_OFFSET: u64 = std::mem::offset_of!(Mailbox, scratch) as u64;
 

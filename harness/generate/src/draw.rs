@@ -3,12 +3,15 @@
 mod remap;
 
 use proptest::prelude::Rng;
-use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
+use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, ActorId, PAGE_SIZE, PageIndex, PageRange};
 use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::expectation::ExpectedFrame;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Mapping, Model};
-use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{
+    Advice, FrameCount, MAX_FRAMES, Operation, Placement, Program, Protection, ShadowStackControl, ShadowStackFeatures,
+    Step,
+};
 
 use crate::dice::Dice;
 use crate::keys;
@@ -24,6 +27,9 @@ const SENSELESS: usize = 5;
 
 /// Probability, in percent, that the actor of the step before acts again.
 const SAME_ACTOR: usize = 45;
+
+/// Probability, in percent, that one who was killed is asked for a step.
+const DEAD: usize = 40;
 
 /// Draws that may give an impossible step before a plain mmap is taken instead.
 const ATTEMPTS: usize = 8;
@@ -69,7 +75,8 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         suspect: None,
         program: Program { steps: Vec::with_capacity(length) },
     };
-    while draft.program.steps.len() < length {
+    // Once signals have killed everybody, a program need be no longer than it must.
+    while draft.program.steps.len() < if draft.model.alive() == 0 { fewest } else { length } {
         let step = draft.step();
         draft.perform(step);
     }
@@ -116,6 +123,8 @@ pub(crate) struct Scene {
     shared: Vec<PageIndex>,
     /// The same of shadow stacks.
     shared_shadow_stack: Vec<PageIndex>,
+    /// Pages with a restore token at their end.
+    tokens: Vec<PageIndex>,
 }
 
 impl<R: Rng> Draft<'_, R> {
@@ -179,6 +188,9 @@ impl<R: Rng> Draft<'_, R> {
                 return step;
             }
         }
+        if let Some(step) = self.step_of_the_dead() {
+            return step;
+        }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
             let operation = if self.dice.percent(SENSELESS) { self.senseless() } else { self.sensible(actor) };
@@ -188,6 +200,15 @@ impl<R: Rng> Draft<'_, R> {
             }
         }
         Step { actor: self.actor(), operation: self.mmap(self.window) }
+    }
+
+    /// Now and then one who was killed is asked to do something all the same; always where nobody is alive.
+    fn step_of_the_dead(&mut self) -> Option<Step> {
+        let dead: Vec<ActorId> = ActorId::all().filter(|&actor| self.model.is_killed(actor)).collect();
+        let alone = self.model.alive() == 0;
+        let actor = self.dice.pick(&dead).filter(|_| alone || self.dice.percent(DEAD))?;
+        let operation = if !alone && self.dice.percent(20) { Operation::Exit } else { self.senseless() };
+        Some(Step { actor, operation }).filter(|step| alone || self.model.is_possible(step))
     }
 
     fn actor(&mut self) -> ActorId {
@@ -200,6 +221,14 @@ impl<R: Rng> Draft<'_, R> {
 
     /// The access that shows a stale translation: of the kind that was possible before.
     fn follow_up(&mut self, actor: ActorId, page: PageIndex) -> Step {
+        if self.model.live_shadow_stack(actor).and_then(PageIndex::of_address) == Some(page) && self.dice.percent(60) {
+            let operation = match self.dice.below(5) {
+                0..2 => Operation::Call { frames: self.frames_to_call(actor) },
+                2..4 => Operation::Return { frames: self.frames_to_return(actor) },
+                _ => Operation::OverwriteReturn,
+            };
+            return Step { actor, operation };
+        }
         let is_shadow_stack = self.model.mapping(actor, page).is_some_and(|mapping| mapping.shadow_stack);
         let weights = if is_shadow_stack { [4, 2, 2, 1, 1, 12] } else { [6, 12, 2, 1, 1, 0] };
         let operation = match self.dice.weighted(&weights) {
@@ -218,7 +247,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(17) {
+        match self.dice.below(19) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -235,6 +264,8 @@ impl<R: Rng> Draft<'_, R> {
             13 => Operation::ReadBySystemCall { page },
             14 => Operation::WriteBySystemCall { page },
             15 => self.senseless_remap(range),
+            16 => self.any_control(),
+            17 if self.shadow_stack => Operation::EnterShadowStack { page },
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -242,7 +273,8 @@ impl<R: Rng> Draft<'_, R> {
 
     fn sensible(&mut self, actor: ActorId) -> Operation {
         let scene = self.look_at(actor);
-        let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_alive(other)).collect();
+        let free: Vec<ActorId> = ActorId::all().filter(|&other| !self.model.is_taken(other)).collect();
+        let alone = self.model.alive().count_ones() == 1;
         let mut weights = self.weights;
         let [
             mmap,
@@ -266,7 +298,16 @@ impl<R: Rng> Draft<'_, R> {
             pkey_mprotect,
             write_pkru,
             by_system_call,
+            enter,
+            leave,
+            call,
+            back,
+            discard,
+            overwrite,
+            control,
+            status,
         ] = &mut weights;
+        let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
             for weight in
@@ -299,9 +340,36 @@ impl<R: Rng> Draft<'_, R> {
             *map_stack = map_stack.div_ceil(4);
             *munmap *= 2;
         }
+        if live.is_none() {
+            let tried = u32::from(self.dice.percent(12));
+            for weight in [&mut *leave, call, back, discard, overwrite] {
+                *weight = tried;
+            }
+            if scene.tokens.is_empty() {
+                *enter = enter.div_ceil(16);
+            } else {
+                *enter *= 7;
+            }
+        } else {
+            for (weight, times) in [(&mut *call, 24), (back, 64), (discard, 82), (overwrite, 76), (leave, 10)] {
+                *weight *= times;
+            }
+            *enter = enter.div_ceil(5);
+            if !self.model.is_return_on_top(actor) {
+                *back = back.div_ceil(6);
+                *discard = discard.div_ceil(3);
+                *overwrite = overwrite.div_ceil(3);
+            }
+        }
         if !self.shadow_stack {
             *store_stack = 0;
             *map_stack = map_stack.div_ceil(4);
+            for weight in [&mut *enter, leave, call, back, discard, overwrite] {
+                *weight = 0;
+            }
+            for weight in [&mut *control, status] {
+                *weight = weight.div_ceil(2);
+            }
         }
         if !self.protection_keys {
             *write_pkru = 0;
@@ -312,7 +380,7 @@ impl<R: Rng> Draft<'_, R> {
         if free.is_empty() {
             *fork = 0;
         }
-        if free.len() + 1 == ActorId::all().count() {
+        if alone {
             *exit = 0;
         }
         match self.dice.weighted(&weights) {
@@ -341,7 +409,7 @@ impl<R: Rng> Draft<'_, R> {
                 Operation::MadviseDontneed { range }
             }
             9 => Operation::ClearSoftDirty,
-            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(35) },
+            10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
             12 => {
                 let range = if self.dice.percent(50) && !scene.populated.is_empty() {
                     self.range_of(&scene.populated)
@@ -371,6 +439,14 @@ impl<R: Rng> Draft<'_, R> {
                     Operation::WriteBySystemCall { page }
                 }
             }
+            21 => Operation::EnterShadowStack { page: self.page(&[(&scene.tokens, 88), (&scene.shadow_stack, 9)]) },
+            22 => Operation::LeaveShadowStack,
+            23 => Operation::Call { frames: self.frames_to_call(actor) },
+            24 => Operation::Return { frames: self.frames_to_return(actor) },
+            25 => Operation::DiscardFrames { frames: self.frames_to_return(actor) },
+            26 => Operation::OverwriteReturn,
+            27 => self.control(actor),
+            28 => Operation::ShadowStackStatus,
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -390,6 +466,7 @@ impl<R: Rng> Draft<'_, R> {
             keyed: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
+            tokens: Vec::new(),
         };
         for page in self.window.slots() {
             let Some(Mapping { protection, shadow_stack, locked, key, .. }) = self.model.mapping(actor, page) else {
@@ -405,6 +482,9 @@ impl<R: Rng> Draft<'_, R> {
             }
             if shadow_stack {
                 scene.shadow_stack.push(page);
+                if self.model.has_restore_token(actor, page) {
+                    scene.tokens.push(page);
+                }
             } else if protection.contains(Protection::WRITE) {
                 scene.writable.push(page);
             }
@@ -503,10 +583,76 @@ impl<R: Rng> Draft<'_, R> {
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 
+    /// Frames to push: a few, or as many as lead onto the page below, where that is a shadow stack (and now and
+    /// then anyway).
+    fn frames_to_call(&mut self, actor: ActorId) -> FrameCount {
+        let few = [1, 2, 3, 5, 8][self.dice.below(5)];
+        let Some(ssp) = self.model.live_shadow_stack(actor) else { return frames(few) };
+        let left = match ((ssp - ARENA_BASE) % PAGE_SIZE / FRAME) as usize {
+            0 => FRAMES_OF_PAGE,
+            left => left,
+        };
+        let below = PageIndex::of_address((ssp - 1) / PAGE_SIZE * PAGE_SIZE - 1);
+        let is_stack = below
+            .and_then(|page| self.model.mapping(actor, page))
+            .is_some_and(|mapping| mapping.shadow_stack && mapping.protection.contains(Protection::WRITE));
+        if self.dice.percent(if is_stack { 55 } else { 4 }) {
+            let past = [0, 1, 2, 7][self.dice.below(4)];
+            frames(left + past)
+        } else {
+            frames(if self.dice.percent(10) { left } else { few.min(left) })
+        }
+    }
+
+    /// Frames to pop: those that are there, or, now and then, one more.
+    fn frames_to_return(&mut self, actor: ActorId) -> FrameCount {
+        let mut there = 0;
+        if let Some(ssp) = self.model.live_shadow_stack(actor) {
+            while there < FRAMES_OF_PAGE + 8 && self.model.is_return_at(actor, ssp + there as u64 * FRAME) {
+                there += 1;
+            }
+        }
+        let wanted = match self.dice.below(10) {
+            0..5 => there,
+            5..9 => 1 + self.dice.below(there.max(1)),
+            _ => there + 1,
+        };
+        frames(wanted)
+    }
+
+    fn control(&mut self, actor: ActorId) -> Operation {
+        let (on, locked) = self.model.shadow_stack_features(actor);
+        if locked == 0 && on < 3 && self.dice.percent(60) {
+            let features = if on == 0 { ShadowStackFeatures::SHADOW_STACK } else { ShadowStackFeatures::WRSS };
+            let features = if self.dice.percent(50) { ShadowStackFeatures::WRSS } else { features };
+            return Operation::ControlShadowStack { control: ShadowStackControl::Enable, features };
+        }
+        self.any_control()
+    }
+
+    fn any_control(&mut self) -> Operation {
+        let control = ShadowStackControl::ALL[self.dice.weighted(&[23, 30, 20, 27])];
+        let features = [1, 2, 0, 3, 4][self.dice.weighted(&[32, 46, 6, 8, 8])];
+        let features = ShadowStackFeatures::try_from(features).expect("features that programs may name");
+        Operation::ControlShadowStack { control, features }
+    }
+
     fn protection(&mut self, choices: &[(&str, u32); 8]) -> Protection {
         let weights = choices.map(|(_, weight)| weight);
         protection(choices[self.dice.weighted(&weights)].0)
     }
+}
+
+/// Bytes of a frame on a shadow stack.
+const FRAME: u64 = 8;
+
+/// Frames that fill a page.
+const FRAMES_OF_PAGE: usize = (PAGE_SIZE / FRAME) as usize;
+
+/// As many frames, or as an operation takes.
+fn frames(count: usize) -> FrameCount {
+    let count = u16::try_from(count).unwrap_or(MAX_FRAMES).clamp(1, MAX_FRAMES);
+    FrameCount::try_from(count).expect("within the bounds")
 }
 
 /// The protection that the text stands for.

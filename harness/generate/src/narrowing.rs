@@ -20,8 +20,8 @@ pub const NARROWINGS: [Narrowing; 6] = [
         reason: "the instruction is undefined there: nothing of page tables would be tested",
     },
     Narrowing {
-        left_out: "WRSS on a machine without user shadow stacks",
-        reason: "the instruction is undefined there: nothing of page tables would be tested",
+        left_out: "WRSS and the moves to another shadow stack on a machine without user shadow stacks",
+        reason: "the instructions are undefined there: nothing of page tables would be tested",
     },
     Narrowing {
         left_out: "ranges that leave the arena or are not page-aligned",

@@ -10,7 +10,6 @@ use ptediff_generate::{Options, Profile, ProgramStrategy, program, program_of_se
 use ptediff_reference_model::entry::EntryKind;
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
-use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{MAX_STEPS, OPERATION_NAMES, Operation, Program};
 use ptediff_reference_model::validity::check_program;
 use sha2::{Digest, Sha256};
@@ -84,7 +83,7 @@ fn every_operation_succeeds_often() {
             let kind = step.operation.kind();
             tried[kind] += 1;
             let outcome = model.step(index, step).outcome.expect("the model says what the actor gets");
-            succeeded[kind] += u32::from(!matches!(outcome, Outcome::Failed(_) | Outcome::Faulted(_)));
+            succeeded[kind] += u32::from(step.operation.succeeds_with(&outcome));
         }
     }
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
@@ -93,7 +92,8 @@ fn every_operation_succeeds_often() {
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
         assert!(succeeded[kind] >= 500, "{name} succeeded {} times", succeeded[kind]);
     }
-    let refusable = [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 22, 24, 25, 27, 28, 30, 31];
+    let refusable =
+        [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 22, 24, 25, 27, 28, 30, 31, 32, 35, 36, 37, 38, 39, 41];
     for kind in refusable {
         assert!(tried[kind] - succeeded[kind] >= 100, "{} is hardly ever refused", OPERATION_NAMES[kind]);
     }
@@ -138,7 +138,7 @@ fn a_lost_permission_is_often_tried_at_once() {
 #[test]
 fn programs_keep_to_few_pages_and_some_do_not() {
     let (mut few, mut wide) = (0, 0);
-    for program in campaign(3, 500) {
+    for program in campaign(3, 1000) {
         let accesses = program.steps.iter().filter_map(|step| match step.operation {
             Operation::Read { page } | Operation::Write { page } | Operation::Execute { page } => Some(page.index()),
             _ => None,
@@ -149,8 +149,8 @@ fn programs_keep_to_few_pages_and_some_do_not() {
             _ => false,
         }));
     }
-    println!("of 500 programs {few} access at most 4 pages, {wide} have ranges of more than 8");
-    assert!(few >= 350 && wide >= 4, "{few} and {wide} of 500");
+    println!("of 1000 programs {few} access at most 4 pages, {wide} have ranges of more than 8");
+    assert!(few >= 700 && wide >= 5, "{few} and {wide} of 1000");
 }
 
 #[test]

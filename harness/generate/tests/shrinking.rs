@@ -8,7 +8,7 @@ use ptediff_generate::{Options, ProgramValueTree, Shrunk, program, program_of_se
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 use ptediff_reference_model::model::Model;
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{FrameCount, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::validity::check_program;
@@ -128,12 +128,17 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &alone_by([step(0, Operation::Exit), step(1, write)]),
         ],
     );
+    let enter = Operation::EnterShadowStack { page: page(0) };
+    let call = Operation::Call { frames: FrameCount::ONE };
     let map_without_token = Operation::MapShadowStack { range: one, token: false };
     check_one_of(
         fires(Rule::WpCopyShadowStack),
         &[
             &[step(0, map_stack), step(0, fork), step(0, store)],
             &[step(0, map_without_token), step(0, store), step(0, fork), step(0, store)],
+            // The store is the kernel's, for the frame of a signal.
+            &[step(0, map_stack), step(0, enter), step(0, fork), step(0, write)],
+            &[step(0, map_stack), step(0, enter), step(0, fork), step(0, call)],
         ],
     );
     let read = Operation::Read { page: page(0) };

@@ -1,5 +1,6 @@
 //! Accesses: what the CPU allows, what the kernel does about what it does not.
 
+use super::shadow_stack::UNDEFINED;
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{A, D, Entry, NX, P, RW, SPECIAL};
@@ -31,28 +32,34 @@ pub(super) enum Access {
     Write,
     Execute,
     ShadowStackWrite,
+    ShadowStackRead,
 }
 
 impl Access {
+    /// FAULT_FLAG_WRITE: set for every shadow-stack access, reads too (`do_user_addr_fault`).
     fn is_store(self) -> bool {
-        matches!(self, Self::Write | Self::ShadowStackWrite)
+        matches!(self, Self::Write) || self.is_shadow_stack()
+    }
+
+    fn is_shadow_stack(self) -> bool {
+        matches!(self, Self::ShadowStackWrite | Self::ShadowStackRead)
     }
 
     /// Whether PKRU refuses the access to pages of this key. Fetches are not asked
     /// (`arch_vma_access_permitted`; SDM 3A 4.6.2).
     pub(super) fn is_refused_by_key(self, pkru: u32, key: u8) -> bool {
-        self != Self::Execute && KeyRights::of(pkru, key).refuse(self.is_store())
+        self != Self::Execute && KeyRights::of(pkru, key).refuse(matches!(self, Self::Write | Self::ShadowStackWrite))
     }
 
     /// Whether the entry lets a user access through (SDM 3A 4.6), or the page fault's error code. The key of an
     /// entry that is present is looked at whatever else stands in the way (SDM 3A 4.7).
-    fn check(self, bits: u64, pkru: u32) -> Result<(), u32> {
+    pub(super) fn check(self, bits: u64, pkru: u32) -> Result<(), u32> {
         let by_key = bits & P != 0 && self.is_refused_by_key(pkru, Entry(bits).protection_key());
         let allowed = match self {
             Self::Read => true,
             Self::Write => bits & RW != 0,
             Self::Execute => bits & NX == 0,
-            Self::ShadowStackWrite => bits & (RW | D) == D,
+            Self::ShadowStackWrite | Self::ShadowStackRead => bits & (RW | D) == D,
         };
         if bits & P != 0 && allowed && !by_key {
             return Ok(());
@@ -63,6 +70,7 @@ impl Access {
             Self::Write => ERROR_WRITE,
             Self::Execute => ERROR_FETCH,
             Self::ShadowStackWrite => ERROR_WRITE | ERROR_SHADOW_STACK,
+            Self::ShadowStackRead => ERROR_SHADOW_STACK,
         };
         Err(ERROR_USER | kind | present | if by_key { ERROR_PROTECTION_KEY } else { 0 })
     }
@@ -73,26 +81,32 @@ const FAULT_LIMIT: usize = 4;
 
 impl Model {
     pub(super) fn access(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
+        if access == Access::ShadowStackWrite && !self.thread(actor).may_store() {
+            return self.deliver(actor, (Rule::ShadowStackUndefined, UNDEFINED));
+        }
         match self.translate(actor, page, access) {
-            Err((rule, fault)) => (rule, Outcome::Faulted(fault)),
-            Ok(()) => {
-                let frame = self.slot(actor, page).frame;
-                match (access, frame) {
-                    (Access::Write | Access::ShadowStackWrite, ExpectedFrame::Frame(number)) => {
-                        self.frames[number as usize].content = store_value(index);
-                    }
-                    (Access::Read, ExpectedFrame::Frame(number)) => {
-                        return (Rule::Load, Outcome::Loaded(self.frames[number as usize].content));
-                    }
-                    _ => {}
-                }
-                match access {
-                    Access::Read => (Rule::Load, Outcome::Loaded(0)),
-                    Access::Write => (Rule::Store, Outcome::Stored),
-                    Access::ShadowStackWrite => (Rule::ShadowStackStore, Outcome::Stored),
-                    Access::Execute => (Rule::Fetch, Outcome::Executed),
-                }
+            Err(refused) => self.deliver(actor, refused),
+            Ok(()) => self.transfer(index, actor, page, access),
+        }
+    }
+
+    /// What an access that was let through does.
+    fn transfer(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
+        let frame = self.slot(actor, page).frame;
+        match (access, frame) {
+            (Access::Write | Access::ShadowStackWrite, ExpectedFrame::Frame(number)) => {
+                self.frames[number as usize].content = store_value(index);
             }
+            (Access::Read, ExpectedFrame::Frame(number)) => {
+                return (Rule::Load, Outcome::Loaded(self.frames[number as usize].content));
+            }
+            _ => {}
+        }
+        match access {
+            Access::Read => (Rule::Load, Outcome::Loaded(0)),
+            Access::Write => (Rule::Store, Outcome::Stored),
+            Access::ShadowStackWrite | Access::ShadowStackRead => (Rule::ShadowStackStore, Outcome::Stored),
+            Access::Execute => self.run(actor, page),
         }
     }
 
@@ -106,10 +120,30 @@ impl Model {
         page: PageIndex,
         access: Access,
     ) -> (Rule, Outcome) {
-        match self.access(index, actor, page, access) {
-            (_, Outcome::Faulted(_)) => (Rule::SystemCallRefused, Outcome::Failed(EFAULT)),
+        if self.translate(actor, page, access).is_err() {
+            return (Rule::SystemCallRefused, Outcome::Failed(EFAULT));
+        }
+        match self.transfer(index, actor, page, access) {
             (_, Outcome::Loaded(value)) => (Rule::SystemCallLoad, Outcome::Loaded(value)),
             (_, outcome) => (Rule::SystemCallStore, outcome),
+        }
+    }
+
+    /// What is fetched from the page runs: the jump of [`store_value`] leads back, anything else raises a signal,
+    /// which says that it was executed.
+    fn run(&mut self, actor: ActorId, page: PageIndex) -> (Rule, Outcome) {
+        let content = match self.slot(actor, page).frame {
+            ExpectedFrame::Frame(number) => self.frames[number as usize].content,
+            ExpectedFrame::None | ExpectedFrame::Zero => 0,
+        };
+        if content & 0xffff == store_value(0) & 0xffff {
+            return (Rule::Fetch, Outcome::Executed);
+        }
+        let store =
+            Fault { signal: SIGSEGV, code: SEGV_MAPERR, address: 0, error_code: ERROR_USER | ERROR_WRITE, key: 0 };
+        match self.deliver(actor, (Rule::Fetch, store)) {
+            (rule, Outcome::Faulted(told)) if told == store => (rule, Outcome::Executed),
+            other => other,
         }
     }
 
@@ -155,7 +189,9 @@ impl Model {
         }
         let writable = vma.protection.contains(Protection::WRITE);
         let denied = match access {
-            Access::ShadowStackWrite => (!(vma.shadow_stack && writable)).then_some(Rule::FaultShadowStackDenied),
+            Access::ShadowStackWrite | Access::ShadowStackRead => {
+                (!(vma.shadow_stack && writable)).then_some(Rule::FaultShadowStackDenied)
+            }
             Access::Write if vma.shadow_stack => Some(Rule::FaultWriteToShadowStack),
             Access::Write => (!writable).then_some(Rule::FaultWriteDenied),
             Access::Read | Access::Execute => {
@@ -232,8 +268,11 @@ impl Model {
                     ExpectedFrame::None | ExpectedFrame::Zero => 0,
                 };
                 self.release(slot.frame);
-                let frame = ExpectedFrame::Frame(self.new_frame(content));
-                self.write(rule, actor, page, writable(fresh), frame);
+                let number = self.new_frame(content);
+                if let ExpectedFrame::Frame(copied) = slot.frame {
+                    self.words.copy(copied, number);
+                }
+                self.write(rule, actor, page, writable(fresh), ExpectedFrame::Frame(number));
             }
         }
     }

@@ -16,7 +16,10 @@ impl Model {
     /// `dup_mmap`: every VMA in order, and its entries where `vma_needs_copy`.
     pub(super) fn fork(&mut self, actor: ActorId, child: ActorId) -> (Rule, Outcome) {
         let keys = self.fork_keys(actor);
-        self.actors[child.index()] = Some(ActorMemory::new(keys));
+        // Features, locks and SSP are inherited (`copy_thread`); fork is not CLONE_VM, so that
+        // `shstk_alloc_thread_stack` gives the child no shadow stack of its own.
+        let thread = *self.thread(actor);
+        self.actors[child.index()] = Some(ActorMemory::new(keys, thread));
         let vmas = self.memory(actor).vmas.list.clone();
         for vma in vmas {
             if vma.marks & VM_DONTCOPY != 0 {

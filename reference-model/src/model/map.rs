@@ -3,7 +3,7 @@
 use super::fault::Access;
 use super::vma::{Vma, key_flags};
 use super::{Model, Slot};
-use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::arena::{ActorId, PAGE_SIZE, PageIndex, PageRange};
 use crate::entry::Entry;
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
@@ -107,8 +107,9 @@ impl Model {
         self.insert_vma(actor, range, Protection::READ_WRITE, true, 0);
         if token {
             let last = PageIndex::new(range.end() - 1).expect("the last slot of a range");
-            // The token is at the page's end; the first eight bytes, which are compared, stay zero.
             let _ = self.translate(actor, last, Access::ShadowStackWrite);
+            let end = last.address() + PAGE_SIZE;
+            self.set_word(actor, end - 8, end | 1);
         }
         (Rule::ShadowStackMapped, Outcome::Succeeded)
     }

@@ -11,6 +11,7 @@ mod map;
 mod pkey;
 mod protect;
 mod remap;
+mod shadow_stack;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
@@ -22,6 +23,7 @@ use crate::observation::Cause;
 use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
 use pkey::Keys;
+use shadow_stack::{Thread, Words};
 use vma::{AnonVma, Vma, VmaList};
 
 /// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK
@@ -74,11 +76,12 @@ struct ActorMemory {
     vmas: VmaList,
     slots: [Slot; ARENA_PAGES],
     keys: Keys,
+    thread: Thread,
 }
 
 impl ActorMemory {
-    fn new(keys: Keys) -> Self {
-        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys }
+    fn new(keys: Keys, thread: Thread) -> Self {
+        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys, thread }
     }
 }
 
@@ -92,7 +95,10 @@ pub struct Model {
     exact_accessed: bool,
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
+    /// Actors whose number is taken and who are dead, bit `n` for actor `n`.
+    killed: u8,
     frames: Vec<Frame>,
+    words: Words,
     next_anon: u32,
     expectation: StepExpectation,
 }
@@ -111,8 +117,15 @@ impl Model {
             protection_keys: machine.protection_keys,
             exact_accessed: machine.exact_accessed,
             mutation: None,
-            actors: [Some(ActorMemory::new(Keys::new(machine.protection_keys))), None, None, None],
+            actors: [
+                Some(ActorMemory::new(Keys::new(machine.protection_keys), Thread::prepared(machine.shadow_stack))),
+                None,
+                None,
+                None,
+            ],
+            killed: 0,
             frames: Vec::with_capacity(64),
+            words: Words::default(),
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
@@ -133,6 +146,7 @@ impl Model {
         let actor = step.actor;
         self.expectation = StepExpectation::default();
         let (rule, outcome) = match step.operation {
+            _ if self.is_killed(actor) => self.act_dead(step),
             Operation::Mmap { range, protection, placement } => self.mmap(actor, range, protection, placement),
             Operation::Munmap { range } => self.munmap(actor, range),
             Operation::Read { page } => self.access(index, actor, page, fault::Access::Read),
@@ -156,6 +170,14 @@ impl Model {
             Operation::WritePkru { key, rights } => self.write_pkru(actor, key, rights),
             Operation::ReadBySystemCall { page } => self.access_by_kernel(index, actor, page, fault::Access::Read),
             Operation::WriteBySystemCall { page } => self.access_by_kernel(index, actor, page, fault::Access::Write),
+            Operation::EnterShadowStack { page } => self.enter_shadow_stack(actor, page),
+            Operation::LeaveShadowStack => self.leave_shadow_stack(actor),
+            Operation::Call { frames } => self.call(actor, frames),
+            Operation::Return { frames } => self.return_from(actor, frames),
+            Operation::DiscardFrames { frames } => self.discard(actor, frames),
+            Operation::OverwriteReturn => self.overwrite_return(index, actor),
+            Operation::ControlShadowStack { control, features } => self.control_shadow_stack(actor, control, features),
+            Operation::ShadowStackStatus => self.shadow_stack_status(actor),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -168,12 +190,13 @@ impl Model {
     /// machine has what the operation needs.
     #[must_use]
     pub fn is_possible(&self, step: &Step) -> bool {
-        if !self.is_alive(step.actor) {
+        if !self.is_taken(step.actor) {
             return false;
         }
         match step.operation {
-            Operation::Fork { child } => !self.is_alive(child),
-            Operation::WriteShadowStack { .. } => self.shadow_stack,
+            Operation::Fork { child } => !self.is_taken(child),
+            operation if operation.needs_shadow_stack() && !self.shadow_stack => false,
+            operation if self.closes_live_stack(step.actor, &operation) => false,
             Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             Operation::WritePkru { .. } => self.protection_keys,
             _ => true,
@@ -184,6 +207,12 @@ impl Model {
     #[must_use]
     pub fn is_alive(&self, actor: ActorId) -> bool {
         self.actors[actor.index()].is_some()
+    }
+
+    /// Whether the actor's number is not free: it is alive, or it was killed.
+    #[must_use]
+    pub fn is_taken(&self, actor: ActorId) -> bool {
+        self.is_alive(actor) || self.is_killed(actor)
     }
 
     /// Living actors, bit `n` for actor `n`.

@@ -123,7 +123,9 @@ fn reason(mutant: Mutation, machines: &[Machine], recorded: &[Recorded]) -> &'st
     }
     let fired = recorded.iter().any(|program| program.fired[mutant.rule.index()]);
     if !fired {
-        return if mutant.rule == Rule::ShadowStackUnsupported && machines.iter().all(|machine| machine.shadow_stack) {
+        return if matches!(mutant.rule, Rule::ShadowStackUnsupported | Rule::ControlUnsupported)
+            && machines.iter().all(|machine| machine.shadow_stack)
+        {
             "the rule needs a machine without shadow stacks, and none is among the traces"
         } else if mutant.rule == Rule::PkeyAllocUnsupported && machines.iter().all(|machine| machine.protection_keys) {
             "the rule needs a machine without protection keys, and none is among the traces"

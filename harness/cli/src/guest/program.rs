@@ -264,11 +264,14 @@ impl<O: Observer, W: Write> Runner<O, W> {
     }
 
     fn perform(&mut self, number: usize, step: &Step) -> Result<Outcome, ExecuteError> {
-        if let Operation::Fork { child } = step.operation {
+        let acts = self.executor.pid(step.actor).is_some();
+        if let Operation::Fork { child } = step.operation
+            && acts
+        {
             self.observer.expect_child(child);
         }
         let outcome = self.executor.perform(number, step)?;
-        if step.operation == Operation::Exit {
+        if acts && self.executor.pid(step.actor).is_none() {
             self.observer.forget(step.actor);
         }
         Ok(outcome)

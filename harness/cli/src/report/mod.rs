@@ -48,7 +48,7 @@ fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
         return "the rule is not one of this kernel's";
     }
     let needs_shadow_stack = info.identifier.contains("shadow-stack") || info.identifier.contains("shadow_stack");
-    if info.identifier == "shadow-stack.map.unsupported" {
+    if matches!(info.identifier, "shadow-stack.map.unsupported" | "shadow-stack.feature.unsupported") {
         return if machine.shadow_stack { "the machine has user shadow stacks" } else { "too few programs" };
     }
     if info.identifier == "pkey-alloc.unsupported" {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ptediff_execute::{ExecuteError, Executor};
+use ptediff_reference_model::arena::PageIndex;
 use ptediff_reference_model::outcome::Fault;
-use ptediff_reference_model::outcome::Outcome::{Executed, Failed, Faulted, Loaded, Stored, Succeeded};
-use ptediff_reference_model::program::{Operation, Step};
+use ptediff_reference_model::outcome::Outcome::{Dead, Executed, Failed, Faulted, Killed, Loaded, Stored, Succeeded};
+use ptediff_reference_model::program::{FrameCount, Operation, Step};
 
 use crate::case::{
     Case, Needs, actor, begin, check, execute, fork, mmap, mmap_if_free, mprotect, munmap, options, read, refused,
@@ -36,6 +37,38 @@ pub(crate) const SHADOW_STACK_CASES: &[Case] = &[
                 (0, write(9), Stored),
                 (0, munmap(8, 1), Succeeded),
                 (0, wrss(8), unmapped(8, 0x46)),
+            ];
+            check(executor, &steps)
+        },
+    },
+    Case {
+        name: "live-shadow-stack",
+        needs: Needs::ShadowStack,
+        run: |executor| {
+            const TOP: u64 = 0x1000_0000_9000;
+            let page = PageIndex::new(8).expect("a slot");
+            let enter = Operation::EnterShadowStack { page };
+            let frames = |count| FrameCount::try_from(count).expect("a number of frames");
+            let call = |count| Operation::Call { frames: frames(count) };
+            let back = |count| Operation::Return { frames: frames(count) };
+            let protection_fault = |error_code| Faulted(Fault { signal: 11, code: 10, address: 0, error_code, key: 0 });
+            let steps = [
+                (0, call(1), Loaded(0)),
+                (0, shadow(8, 1, true), Succeeded),
+                (0, enter, Loaded(TOP)),
+                (0, enter, protection_fault(4)),
+                (0, call(3), Loaded(TOP - 24)),
+                (0, write(8), refused(8, 7)),
+                (0, fork(1), Succeeded),
+                (1, back(3), Loaded(TOP)),
+                (1, Operation::LeaveShadowStack, Loaded(0)),
+                (0, Operation::OverwriteReturn, Stored),
+                (0, back(1), protection_fault(1)),
+                (0, Operation::DiscardFrames { frames: FrameCount::ONE }, Loaded(TOP - 16)),
+                (0, munmap(8, 1), Succeeded),
+                (0, call(1), Killed(11)),
+                (0, read(8), Dead),
+                (1, call(1), Loaded(0)),
             ];
             check(executor, &steps)
         },

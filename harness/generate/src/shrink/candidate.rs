@@ -1,7 +1,9 @@
 //! Candidates that are simpler than a program, in passes from coarse to fine.
 
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::program::{
+    Advice, FrameCount, Operation, Placement, Program, Protection, ShadowStackFeatures, Step,
+};
 use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 use ptediff_reference_model::validity::repaired;
 
@@ -179,6 +181,12 @@ fn rank(operation: &Operation) -> usize {
         }
         Operation::ReadBySystemCall { .. } => 4,
         Operation::WriteBySystemCall { .. } => 5,
+        Operation::EnterShadowStack { .. } | Operation::LeaveShadowStack => 14,
+        Operation::Return { frames } | Operation::DiscardFrames { frames } => 15 + usize::from(frames.get()),
+        Operation::Call { frames } => 14 + usize::from(frames.get()),
+        Operation::OverwriteReturn => 16,
+        Operation::ControlShadowStack { features, .. } => 17 + usize::from(features.bits()),
+        Operation::ShadowStackStatus => 17,
         _ => 0,
     }
 }
@@ -236,6 +244,19 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
             }
         }
         Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::simpler(operation, choice),
+        Operation::Call { frames } => fewer(frames, choice).map(|frames| Operation::Call { frames }),
+        Operation::Return { frames } => fewer(frames, choice).map(|frames| Operation::Return { frames }),
+        Operation::DiscardFrames { frames } => match fewer(frames, choice) {
+            Some(frames) => Some(Operation::DiscardFrames { frames }),
+            None => (choice == 3).then_some(Operation::Return { frames }),
+        },
+        Operation::ControlShadowStack { control, .. } => {
+            let simple = [ShadowStackFeatures::SHADOW_STACK, ShadowStackFeatures::WRSS];
+            simple.get(choice).map(|&features| Operation::ControlShadowStack { control, features })
+        }
+        // Without having entered: pages have moved to slot 0 by then.
+        Operation::OverwriteReturn => (choice == 0).then_some(Operation::WriteShadowStack { page: PageIndex::FIRST }),
+        Operation::EnterShadowStack { page } => (choice == 0).then_some(Operation::WriteShadowStack { page }),
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
                 0 => Some(Operation::Read { page }),
@@ -245,6 +266,13 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         }
         _ => None,
     }
+}
+
+/// Less deep: one frame, half of them, one less.
+fn fewer(frames: FrameCount, choice: usize) -> Option<FrameCount> {
+    let count = frames.get();
+    let count = [1, count / 2, count - 1].get(choice).copied().filter(|&fewer| fewer < count)?;
+    FrameCount::try_from(count).ok()
 }
 
 /// Alternatives of one range in [`narrower`].
@@ -327,6 +355,7 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
         Operation::WriteShadowStack { .. } => Operation::WriteShadowStack { page: new },
         Operation::ReadBySystemCall { .. } => Operation::ReadBySystemCall { page: new },
         Operation::WriteBySystemCall { .. } => Operation::WriteBySystemCall { page: new },
+        Operation::EnterShadowStack { .. } => Operation::EnterShadowStack { page: new },
         other => other,
     }
 }

@@ -79,13 +79,16 @@ pub fn expected_steps(machine: &Machine, program: &Program) -> Result<Vec<Expect
     Ok(steps)
 }
 
-/// The pages that the program names, in order.
+/// The pages that the program names, in order. One that names none shows the first: an empty array is no C.
 pub(super) fn pages_of(program: &Program) -> Vec<PageIndex> {
     let mut pages: Vec<PageIndex> = Vec::new();
     for step in &program.steps {
         let ranges = [step.operation.range(), step.operation.destination()];
         pages.extend(ranges.into_iter().flatten().flat_map(|range| range.slots()));
         pages.extend(step.operation.page());
+    }
+    if pages.is_empty() {
+        pages.push(PageIndex::FIRST);
     }
     pages.sort_unstable();
     pages.dedup();
@@ -132,6 +135,8 @@ fn result_text(outcome: &Outcome) -> String {
         Outcome::Loaded(value) => format!("loaded {value:#x}"),
         Outcome::Stored => "stored".to_owned(),
         Outcome::Executed => "executed".to_owned(),
+        Outcome::Killed(signal) => format!("killed by signal {signal}"),
+        Outcome::Dead => "dead".to_owned(),
         Outcome::Faulted(fault) => format!(
             "signal {}, si_code {}, address {:#x}, error code {:#x}{}",
             fault.signal,

@@ -5,6 +5,7 @@
 //! what the model says of it. Only what the program uses is put out.
 
 mod expected;
+mod live;
 mod pieces;
 mod source;
 

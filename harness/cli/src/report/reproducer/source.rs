@@ -1,13 +1,13 @@
 //! The C text: head, pieces that the program uses, its operations, and `main` with the expectations.
 
-use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange};
+use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange, RETURN_SITE};
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, store_value};
 use ptediff_reference_model::rule::Rule;
 
 use crate::report::wrap::wrap;
 
 use super::expected::{ExpectedStep, pages_of};
-use super::{Subject, machine_text, pieces};
+use super::{Subject, live, machine_text, pieces};
 
 /// Characters of a line, so that the file can travel in mail.
 const WIDTH: usize = 78;
@@ -30,6 +30,13 @@ struct Uses {
     writes_pkru: bool,
     loads_by_system_call: bool,
     stores_by_system_call: bool,
+    /// An actor may run on a shadow stack of its program.
+    live_stacks: bool,
+    /// No function may be called in an actor: it may run there, or without the stack it started with.
+    calls_nothing: bool,
+    asks_for_status: bool,
+    /// The machine must have shadow stacks.
+    needs_shadow_stack: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -41,8 +48,15 @@ impl Uses {
         let stores = any(|operation| matches!(operation, Operation::Write { .. }));
         let fetches = any(|operation| matches!(operation, Operation::Execute { .. }));
         let shadow_stack_stores = any(|operation| matches!(operation, Operation::WriteShadowStack { .. }));
+        let live_stacks = any(Operation::is_on_live_shadow_stack);
+        let controls = any(|operation| matches!(operation, Operation::ControlShadowStack { .. }));
+        let asks_for_status = any(|operation| matches!(operation, Operation::ShadowStackStatus));
         Self {
-            accesses: loads || stores || fetches || shadow_stack_stores,
+            live_stacks,
+            calls_nothing: live_stacks || controls || asks_for_status,
+            asks_for_status,
+            needs_shadow_stack: any(Operation::needs_shadow_stack),
+            accesses: live_stacks || loads || stores || fetches || shadow_stack_stores,
             loads,
             stores,
             fetches,
@@ -73,7 +87,8 @@ impl Uses {
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
-            batches: any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
+            batches: live_stacks
+                || any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
     }
 }
@@ -84,6 +99,10 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     let mut text = head(subject, &uses);
     text.push_str(&includes(&uses));
     text.push_str(&constants(subject.program));
+    if uses.calls_nothing {
+        put_calling_nothing(&mut text, subject, &uses, steps);
+        return text;
+    }
     text.push_str(pieces::SHARED);
     if uses.calls || uses.forks || uses.clears_soft_dirty {
         text.push_str(pieces::CALLED);
@@ -117,6 +136,49 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     text.push_str(&main_function(subject, steps));
     text
 }
+
+/// The rest of the file where the actors may call no function.
+fn put_calling_nothing(text: &mut String, subject: &Subject<'_>, uses: &Uses, steps: &[ExpectedStep]) {
+    let inlined = |piece: &str| piece.replace("static void ", "INLINE void ");
+    if uses.loads {
+        text.push_str(&format!(
+            "\n/* As the comments name the address that every call leaves. */\n#define RETURN_SITE {RETURN_SITE:#x}UL\n"
+        ));
+    }
+    text.push_str(live::SHARED);
+    for (wanted, piece) in [
+        (uses.accesses, pieces::HANDLER.to_owned()),
+        (uses.accesses, live::ACCESSED.to_owned()),
+        (uses.loads || uses.live_stacks, live::LIVE.to_owned()),
+        (uses.loads, live::LOAD.to_owned()),
+        (uses.stores, inlined(pieces::STORE)),
+        (uses.fetches, inlined(pieces::EXECUTE)),
+        (uses.shadow_stack_stores, inlined(pieces::SHADOW_STACK_STORE)),
+        (uses.forks, live::FORK.to_owned()),
+        (uses.clears_soft_dirty, live::CLEAR_SOFT_DIRTY.to_owned()),
+        (uses.asks_for_status, live::STATUS.to_owned()),
+        (uses.batches, live::DRAIN.to_owned()),
+        (true, live::NAMES.to_owned()),
+        (true, inlined(&perform(subject.program, uses.batches)).replace("_exit(0);", LEAVE_AT_ONCE)),
+        (true, live::END_OF_NAMES.to_owned()),
+        (true, "\nstatic void __attribute__((noreturn, noinline)) actor(void)\n{\n".to_owned()),
+        (uses.accesses, pieces::INSTALL_HANDLER.to_owned()),
+        (true, "\tprctl(PR_SET_PDEATHSIG, SIGKILL);\n".to_owned()),
+        (uses.needs_shadow_stack, live::ENABLE.to_owned()),
+        (!uses.needs_shadow_stack, live::ENABLE_IF_THERE.to_owned()),
+        (true, live::LOOP.to_owned()),
+        (true, pieces::SHOW.to_owned()),
+        (true, live::STEP.to_owned()),
+        (true, main_function(subject, steps).replace(live::SEMAPHORES, "").replace("\tleave(", "\tstep(")),
+    ] {
+        if wanted {
+            text.push_str(&piece);
+        }
+    }
+}
+
+/// Exit where no function may be called. The break is never reached.
+const LEAVE_AT_ONCE: &str = "raw(SYS_exit_group, 0, 0, 0, 0, 0, 0);\n\t\tbreak;";
 
 /// Makes any text fit for the inside of a C comment.
 fn in_comment(text: &str) -> String {
@@ -158,7 +220,7 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
     paragraphs.extend(subject.finding.iter().cloned());
     paragraphs.push(format!(
         "Needs x86-64 with CONFIG_MEM_SOFT_DIRTY{}; root, or the frames stay hidden. To compile and run:",
-        match (uses.shadow_stack_stores, uses.writes_pkru) {
+        match (uses.needs_shadow_stack, uses.writes_pkru) {
             (true, true) => ", user shadow stacks and protection keys in CPU and kernel",
             (true, false) => ", user shadow stacks in CPU and kernel",
             (false, true) => ", protection keys in CPU and kernel",
@@ -172,21 +234,26 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
 }
 
 fn includes(uses: &Uses) -> String {
-    let mut names = vec!["semaphore.h", "signal.h", "stdio.h", "stdlib.h", "sys/mman.h", "sys/prctl.h"];
+    let mut names = vec!["signal.h", "stdio.h", "stdlib.h", "sys/mman.h", "sys/prctl.h"];
     names.extend(["sys/utsname.h", "time.h", "unistd.h", "fcntl.h"]);
-    if uses.calls || uses.forks || uses.clears_soft_dirty || uses.gives {
+    if uses.calls_nothing {
+        names.push("linux/futex.h");
+    } else {
+        names.push("semaphore.h");
+    }
+    if !uses.calls_nothing && (uses.calls || uses.forks || uses.clears_soft_dirty || uses.gives) {
         names.push("errno.h");
     }
     if uses.loads_by_system_call || uses.stores_by_system_call {
         names.push("sys/eventfd.h");
     }
-    if uses.shadow_stack_stores || uses.forks || uses.calls || uses.gives {
+    if uses.shadow_stack_stores || uses.forks || uses.calls || uses.calls_nothing || uses.gives {
         names.push("sys/syscall.h");
     }
     if uses.forks {
         names.push("sched.h");
     }
-    if uses.exits {
+    if uses.exits || uses.calls_nothing {
         names.push("sys/wait.h");
     }
     if uses.accesses {
@@ -206,8 +273,6 @@ fn constants(program: &Program) -> String {
         _ => step.actor.index(),
     });
     let pages: Vec<String> = pages_of(program).iter().map(|page| page.index().to_string()).collect();
-    // A program that maps nothing has no pages; an empty array is no C.
-    let pages = if pages.is_empty() { vec!["0".to_owned()] } else { pages };
     let mut text = format!(
         "\n#define PAGE_SIZE {PAGE_SIZE}\n/* Address of a page: all lie in one page table, far from anything else. */\n\
          #define PAGE(n) ({ARENA_BASE:#x}UL + (n) * {PAGE_SIZE}UL)\n#define ACTORS {}\n\n\
@@ -317,6 +382,17 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
+        Operation::EnterShadowStack { page } => line(format!("enter_stack(PAGE({}) + PAGE_SIZE - 8);", page.index())),
+        Operation::LeaveShadowStack => line("leave_stack();".to_owned()),
+        Operation::Call { frames } => line(format!("call({});", frames.get())),
+        Operation::Return { frames } => line(format!("return_from({});", frames.get())),
+        Operation::DiscardFrames { frames } => line(format!("discard({});", frames.get())),
+        Operation::OverwriteReturn => line(format!("overwrite_return({:#x});", store_value(index))),
+        Operation::ControlShadowStack { control, features } => {
+            let (number, features) = (control.number(), features.bits());
+            line(format!("called(raw(SYS_arch_prctl, {number:#x}, {features}, 0, 0, 0, 0), 0);"))
+        }
+        Operation::ShadowStackStatus => line("shadow_stack_status();".to_owned()),
     }
 }
 
