@@ -48,6 +48,10 @@ pub enum Output {
     Singular,
     /// `VM_ACCOUNT` of the VMA.
     Account,
+    /// Whether `vm_page_prot` of a shared VMA lacks RW for write notification.
+    PageProtection,
+    /// Whether the folio of a shmem object becomes dirty.
+    FolioDirty,
 }
 
 impl fmt::Display for Output {
@@ -78,6 +82,8 @@ impl fmt::Display for Output {
             Self::AnonVma => write!(formatter, "vma.anon_vma"),
             Self::Singular => write!(formatter, "vma.anon_vma_singular"),
             Self::Account => write!(formatter, "vma.account"),
+            Self::PageProtection => write!(formatter, "vma.page_prot.RW"),
+            Self::FolioDirty => write!(formatter, "folio.dirty"),
         }
     }
 }
@@ -109,7 +115,7 @@ pub fn all() -> Vec<Mutation> {
 }
 
 /// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
-pub(crate) const VM_FLAG_BITS: [u8; 8] = [0, 1, 2, 13, 17, 25, 27, 37];
+pub(crate) const VM_FLAG_BITS: [u8; 9] = [0, 1, 2, 3, 13, 17, 25, 27, 37];
 
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();
@@ -152,11 +158,22 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             outputs.extend([0, 1, 2, 3, 4, 5, 6, 15].map(Output::ErrorCodeBit));
         }
         Kind::Vma => {
-            outputs.extend([Output::SoftDirtyFlag, Output::AnonVma, Output::Account]);
+            outputs.extend([Output::SoftDirtyFlag, Output::AnonVma]);
+            if rule == Rule::VmaShared {
+                // VM_ACCOUNT of a shared VMA never changes, and nothing that it could merge with differs in it.
+                outputs.push(Output::PageProtection);
+            } else {
+                outputs.push(Output::Account);
+            }
             if matches!(rule, Rule::VmaFork | Rule::VmaAnonPrepare) {
                 outputs.push(Output::Singular);
             }
+            if rule == Rule::VmaFork {
+                outputs.push(Output::PageProtection);
+            }
         }
+        Kind::PageProtection => outputs.push(Output::PageProtection),
+        Kind::Folio => outputs.push(Output::FolioDirty),
         _ => {}
     }
     outputs

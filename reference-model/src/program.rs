@@ -86,6 +86,15 @@ pub enum Placement {
     FixedNoReplace,
 }
 
+impl fmt::Display for Placement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Fixed => "MAP_FIXED",
+            Self::FixedNoReplace => "MAP_FIXED_NOREPLACE",
+        })
+    }
+}
+
 /// What `madvise` is told, apart from `MADV_DONTNEED`, which has an operation of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -235,11 +244,20 @@ pub enum Operation {
         /// Slots to unlock.
         range: PageRange,
     },
+    /// `mmap` of shared anonymous memory: a shmem object of its own, which forked children share.
+    MmapShared {
+        /// Slots to map.
+        range: PageRange,
+        /// Protection of the new mapping.
+        protection: Protection,
+        /// Whether what is there is replaced.
+        placement: Placement,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 22] = [
+pub const OPERATION_NAMES: [&str; 23] = [
     "mmap",
     "munmap",
     "read",
@@ -262,6 +280,7 @@ pub const OPERATION_NAMES: [&str; 22] = [
     "madvise-free",
     "mlock",
     "munlock",
+    "mmap-shared",
 ];
 
 impl Operation {
@@ -284,6 +303,7 @@ impl Operation {
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 12 + Advice::ALL.len(),
             Self::Munlock { .. } => 13 + Advice::ALL.len(),
+            Self::MmapShared { .. } => 14 + Advice::ALL.len(),
         }
     }
 
@@ -292,6 +312,7 @@ impl Operation {
     pub fn range(&self) -> Option<PageRange> {
         match *self {
             Self::Mmap { range, .. }
+            | Self::MmapShared { range, .. }
             | Self::Munmap { range }
             | Self::Mprotect { range, .. }
             | Self::MadviseDontneed { range }
@@ -372,11 +393,10 @@ impl fmt::Display for Operation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mmap { range, protection, placement } => {
-                let flag = match placement {
-                    Placement::Fixed => "MAP_FIXED",
-                    Placement::FixedNoReplace => "MAP_FIXED_NOREPLACE",
-                };
-                write!(formatter, "mmap {} {protection} {flag}", slots(range))
+                write!(formatter, "mmap {} {protection} {placement}", slots(range))
+            }
+            Self::MmapShared { range, protection, placement } => {
+                write!(formatter, "mmap {} {protection} MAP_SHARED {placement}", slots(range))
             }
             Self::Munmap { range } => write!(formatter, "munmap {}", slots(range)),
             Self::Read { page } => write!(formatter, "read page {}", page.index()),

@@ -40,6 +40,10 @@ pub enum Kind {
     EntryZap,
     /// Flags and anon_vma of a VMA.
     Vma,
+    /// `vm_page_prot` of a shared VMA.
+    PageProtection,
+    /// Dirtiness of a shmem object's folio.
+    Folio,
 }
 
 /// A rule's documentation.
@@ -63,6 +67,8 @@ pub struct RuleInfo {
 const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
 /// Those with user shadow stacks; 6.12 and later.
 const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
+/// Those whose read faults look at the folio's dirtiness.
+const FOLIO_DIRTY: &[Dialect] = &[Dialect::Linux7_2];
 
 /// A rule of the model. The table [`RULES`] says what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,10 +155,25 @@ pub enum Rule {
     MlockNotPopulated,
     Munlock,
     VmaMergeLock,
+    VmaShared,
+    VmaWriteNotified,
+    SharedNew,
+    SharedNewWritten,
+    SharedRead,
+    SharedReadDirty,
+    SharedWritten,
+    SharedReuse,
+    SharedFolioDirty,
+    ForkParentShared,
+    ForkChildShared,
+    ProtectShared,
+    ProtectSharedDirty,
+    ProtectSharedNotified,
+    AdviceShared,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 80] = [
+pub const RULES: [RuleInfo; 95] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -759,7 +780,7 @@ pub const RULES: [RuleInfo; 80] = [
         kind: Kind::Success,
         source: "mm/mlock.c: do_mlock; mm/gup.c: __mm_populate",
         dialects: ALL,
-        statement: "mlock sets VM_LOCKED and faults in: for a store where VM_WRITE is set, else for a load.",
+        statement: "mlock sets VM_LOCKED and faults in: for a store where VM_WRITE is set and the VMA is private, else for a load.",
     },
     RuleInfo {
         rule: Rule::MlockHole,
@@ -792,6 +813,126 @@ pub const RULES: [RuleInfo; 80] = [
         source: "mm/mlock.c: mlock_fixup; mm/vma.c: vma_merge_existing_range",
         dialects: ALL,
         statement: "mlock and munlock merge as mprotect does.",
+    },
+    RuleInfo {
+        rule: Rule::VmaShared,
+        identifier: "vma.shared",
+        kind: Kind::Vma,
+        source: "mm/mmap.c (6.12: __mmap_region; 7.2: mm/vma.c: __mmap_new_vma); mm/shmem.c: shmem_zero_setup",
+        dialects: ALL,
+        statement: "A new shared VMA has a shmem object of its own: it is soft-dirty, never VM_ACCOUNT, without anon_vma, and merges only with what was split from it.",
+    },
+    RuleInfo {
+        rule: Rule::VmaWriteNotified,
+        identifier: "vma.write-notified",
+        kind: Kind::PageProtection,
+        source: "mm/mmap.c (7.2: mm/vma.c): vma_wants_writenotify, vma_set_page_prot",
+        dialects: ALL,
+        statement: "vm_page_prot of a writable shared VMA lacks RW if VM_SOFTDIRTY was clear when it was computed: at mmap, mprotect and clear_refs, not at merges by mlock and advice.",
+    },
+    RuleInfo {
+        rule: Rule::SharedNew,
+        identifier: "shared.new",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_read_fault, set_pte_range (6.1: do_set_pte); mm/shmem.c: shmem_get_folio_gfp",
+        dialects: ALL,
+        statement: "A load where the object has no page: a zeroed page, no zero page; the entry is vm_page_prot, writable and clean where the VMA is writable.",
+    },
+    RuleInfo {
+        rule: Rule::SharedNewWritten,
+        identifier: "shared.new-written",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_shared_fault, set_pte_range (6.1: do_set_pte)",
+        dialects: ALL,
+        statement: "A store where the object has no page: a zeroed page, dirty, soft-dirty, writable; never exclusive.",
+    },
+    RuleInfo {
+        rule: Rule::SharedRead,
+        identifier: "shared.read",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_read_fault, set_pte_range (6.1: do_set_pte)",
+        dialects: ALL,
+        statement: "A load from an empty entry maps the object's page as vm_page_prot says, clean. 7.2: unless the folio is dirty and the entry writable.",
+    },
+    RuleInfo {
+        rule: Rule::SharedReadDirty,
+        identifier: "shared.read.dirty",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: set_pte_range",
+        dialects: FOLIO_DIRTY,
+        statement: "A load that maps a dirty folio writable makes the entry dirty and soft-dirty.",
+    },
+    RuleInfo {
+        rule: Rule::SharedWritten,
+        identifier: "shared.written",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_shared_fault, set_pte_range (6.1: do_set_pte)",
+        dialects: ALL,
+        statement: "A store to an empty entry maps the object's page dirty, soft-dirty and writable, write-notified or not.",
+    },
+    RuleInfo {
+        rule: Rule::SharedReuse,
+        identifier: "shared.reuse",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_wp_page, wp_page_shared, wp_page_reuse",
+        dialects: ALL,
+        statement: "A store to a read-only entry of a writable shared VMA makes it dirty, soft-dirty and writable: the same page, however many entries map it.",
+    },
+    RuleInfo {
+        rule: Rule::SharedFolioDirty,
+        identifier: "shared.folio-dirty",
+        kind: Kind::Folio,
+        source: "mm/memory.c: fault_dirty_shared_page, zap_present_folio_ptes; mm/gup.c: follow_page_pte",
+        dialects: FOLIO_DIRTY,
+        statement: "A write fault makes the object's folio dirty, a dirty entry that is emptied does, and GUP's store through a clean one; a load does not.",
+    },
+    RuleInfo {
+        rule: Rule::ForkParentShared,
+        identifier: "fork.parent.shared",
+        kind: Kind::EntryByFork,
+        source: "mm/memory.c: vma_needs_copy",
+        dialects: ALL,
+        statement: "A shared VMA is not copied: the parent's entries stay, writable ones too.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildShared,
+        identifier: "fork.child.shared",
+        kind: Kind::EntryZap,
+        source: "mm/memory.c: vma_needs_copy",
+        dialects: ALL,
+        statement: "A shared VMA is not copied: the child's entries are empty until it faults.",
+    },
+    RuleInfo {
+        rule: Rule::ProtectShared,
+        identifier: "mprotect.shared",
+        kind: Kind::EntryByProtect,
+        source: "mm/mprotect.c: change_pte_range; arch/x86/include/asm/pgtable.h: pte_modify",
+        dialects: ALL,
+        statement: "With PROT_WRITE an entry of a shared VMA is writable at once, dirty or clean, for vm_page_prot has RW.",
+    },
+    RuleInfo {
+        rule: Rule::ProtectSharedDirty,
+        identifier: "mprotect.shared.dirty",
+        kind: Kind::EntryByProtect,
+        source: "mm/mprotect.c: mprotect_fixup, can_change_pte_writable (7.2: can_change_shared_pte_writable)",
+        dialects: ALL,
+        statement: "Write-notified, but the VMA's vm_page_prot of before has the new rights in full (it lost VM_SOFTDIRTY by a merge): an entry that is dirty and soft-dirty is writable at once.",
+    },
+    RuleInfo {
+        rule: Rule::ProtectSharedNotified,
+        identifier: "mprotect.shared.notified",
+        kind: Kind::EntryByProtect,
+        source: "mm/mprotect.c: change_pte_range; mm/mmap.c (7.2: mm/vma.c): vma_wants_writenotify",
+        dialects: ALL,
+        statement: "With PROT_WRITE an entry of a write-notified shared VMA becomes or stays read-only, dirty or not.",
+    },
+    RuleInfo {
+        rule: Rule::AdviceShared,
+        identifier: "madvise.shared",
+        kind: Kind::Errno,
+        source: "mm/madvise.c: madvise_free_single_vma, madvise_vma_behavior (7.2: madvise_vma_behavior, madvise_dontneed_free)",
+        dialects: ALL,
+        statement: "MADV_FREE and WIPEONFORK stop with EINVAL at a shared VMA; what stands before it is done.",
     },
 ];
 

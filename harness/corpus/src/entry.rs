@@ -38,7 +38,10 @@ impl Entry {
     pub fn missing(&self, machine: &Machine) -> Vec<String> {
         let mut missing = self.needs.missing(machine);
         let is_execute_only = |operation: &Operation| {
-            matches!(operation, Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. }
+            matches!(operation,
+                Operation::Mmap { protection, .. }
+                | Operation::MmapShared { protection, .. }
+                | Operation::Mprotect { protection, .. }
                 if *protection == Protection::EXECUTE)
         };
         if machine.protection_keys && self.program.steps.iter().any(|step| is_execute_only(&step.operation)) {

@@ -56,7 +56,9 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         return faulted(operation, answer, sites);
     }
     Ok(match *operation {
-        Operation::Mmap { range, .. } | Operation::MapShadowStack { range, .. } => {
+        Operation::Mmap { range, .. }
+        | Operation::MmapShared { range, .. }
+        | Operation::MapShadowStack { range, .. } => {
             returned(answer.value, range.address())
         }
         Operation::Munmap { .. }

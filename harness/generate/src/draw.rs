@@ -120,6 +120,7 @@ impl<R: Rng> Draft<'_, R> {
             | Operation::MadviseDontneed { range }
             | Operation::Madvise { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
+            | Operation::MmapShared { range, placement: Placement::Fixed, .. }
             | Operation::Mprotect { range, .. } => range,
             Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
             Operation::Exit => return self.heir_of(step.actor),
@@ -192,7 +193,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -204,6 +205,7 @@ impl<R: Rng> Draft<'_, R> {
             8 => self.madvise(range),
             9 => Operation::Mlock { range },
             10 => Operation::Munlock { range },
+            11 => self.mmap_shared(range),
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -229,6 +231,7 @@ impl<R: Rng> Draft<'_, R> {
             advise,
             lock,
             unlock,
+            map_shared,
         ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
@@ -236,6 +239,7 @@ impl<R: Rng> Draft<'_, R> {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
+            *map_shared *= 3;
         }
         if !ordinary {
             *write = write.div_ceil(6);
@@ -243,6 +247,7 @@ impl<R: Rng> Draft<'_, R> {
         }
         if scene.holes.len() < scene.mapped.len() {
             *mmap = mmap.div_ceil(2);
+            *map_shared = map_shared.div_ceil(2);
         }
         if scene.populated.is_empty() {
             for weight in [&mut *fork, exit, clear, dontneed, mprotect] {
@@ -269,7 +274,7 @@ impl<R: Rng> Draft<'_, R> {
         }
         match self.dice.weighted(&weights) {
             0 => {
-                let range = if self.dice.percent(60) { self.range_from(&scene.holes) } else { self.range_from(&[]) };
+                let range = self.range_to_map(&scene);
                 self.mmap(range)
             }
             1 => Operation::Munmap { range: self.range_of(&scene.mapped) },
@@ -306,6 +311,10 @@ impl<R: Rng> Draft<'_, R> {
             14 => {
                 let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
                 Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
+            }
+            15 => {
+                let range = self.range_to_map(&scene);
+                self.mmap_shared(range)
             }
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
@@ -418,8 +427,20 @@ impl<R: Rng> Draft<'_, R> {
 
     fn mmap(&mut self, range: PageRange) -> Operation {
         let protection = self.protection(&MMAP_PROTECTIONS);
-        let placement = if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed };
-        Operation::Mmap { range, protection, placement }
+        Operation::Mmap { range, protection, placement: self.placement() }
+    }
+
+    fn mmap_shared(&mut self, range: PageRange) -> Operation {
+        let protection = self.protection(&MMAP_PROTECTIONS);
+        Operation::MmapShared { range, protection, placement: self.placement() }
+    }
+
+    fn placement(&mut self) -> Placement {
+        if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed }
+    }
+
+    fn range_to_map(&mut self, scene: &Scene) -> PageRange {
+        if self.dice.percent(60) { self.range_from(&scene.holes) } else { self.range_from(&[]) }
     }
 
     fn mprotect(&mut self, range: PageRange) -> Operation {

@@ -17,29 +17,34 @@ const EINVAL: i32 = 22;
 impl Model {
     pub(super) fn madvise(&mut self, actor: ActorId, range: PageRange, advice: Advice) -> (Rule, Outcome) {
         match advice {
-            Advice::Cold => self.for_each_part(actor, range, Self::cold),
+            Advice::Cold => self.for_each_part(actor, range, false, Self::cold),
             Advice::PopulateRead => self.populate(actor, range, Access::Read),
             Advice::PopulateWrite => self.populate(actor, range, Access::Write),
             Advice::WipeOnFork => self.mark(actor, range, VM_WIPEONFORK, 0),
             Advice::KeepOnFork => self.mark(actor, range, 0, VM_WIPEONFORK),
             Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
             Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
-            Advice::Free => self.for_each_part(actor, range, Self::free),
+            Advice::Free => self.for_each_part(actor, range, true, Self::free),
         }
     }
 
     /// `madvise_walk_vmas` for advice that changes no VMA: `visit` gets each mapped part of the range; a
-    /// hole is passed over and gives ENOMEM in the end, a locked VMA ends it with EINVAL.
+    /// hole is passed over and gives ENOMEM in the end, a locked VMA ends it with EINVAL, a shared one too where the
+    /// advice is for private memory only (MADV_FREE: `vma_is_anonymous`).
     fn for_each_part(
         &mut self,
         actor: ActorId,
         range: PageRange,
+        is_private_only: bool,
         visit: fn(&mut Self, ActorId, PageIndex),
     ) -> (Rule, Outcome) {
         let mut holes = false;
         for page in range.slots() {
             match self.memory(actor).vmas.at(page) {
                 None => holes = true,
+                Some(vma) if vma.shared.is_some() && is_private_only => {
+                    return (Rule::AdviceShared, Outcome::Failed(EINVAL));
+                }
                 Some(vma) if vma.is_locked() => return (Rule::AdviceLocked, Outcome::Failed(EINVAL)),
                 Some(_) => visit(self, actor, page),
             }
@@ -59,6 +64,9 @@ impl Model {
                 continue;
             };
             let old = self.memory(actor).vmas.list[index];
+            if old.shared.is_some() && set & VM_WIPEONFORK != 0 {
+                return (Rule::AdviceShared, Outcome::Failed(EINVAL));
+            }
             let marks = (old.marks | set) & !clear;
             start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);
         }
@@ -146,7 +154,11 @@ impl Model {
             && !bits.is_dirty()
             && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
         {
-            self.frames[number as usize].dirty = true;
+            if self.frames[number as usize].of_object {
+                self.mark_folio_dirty(ExpectedFrame::Frame(number));
+            } else {
+                self.frames[number as usize].dirty = true;
+            }
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    fn is_store(self) -> bool {
+    pub(super) fn is_store(self) -> bool {
         matches!(self, Self::Write | Self::ShadowStackWrite)
     }
 
@@ -141,6 +141,11 @@ impl Model {
 
     /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
     pub(super) fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+        if let Some(vma) = self.memory(actor).vmas.at(page).copied()
+            && let Some(shared) = vma.shared
+        {
+            return self.fault_shared(actor, page, access, &vma, shared);
+        }
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };

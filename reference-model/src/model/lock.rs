@@ -56,11 +56,12 @@ impl Model {
     }
 }
 
-/// How a VMA is faulted in: by a store where it is writable, to break COW beforehand; otherwise by a load,
-/// with FOLL_FORCE. A store into a shadow stack would need FOLL_FORCE too (`mm/gup.c: check_vma_flags`).
+/// How a VMA is faulted in: by a store where it is writable and private, to break COW beforehand; otherwise by a
+/// load, with FOLL_FORCE. A store into a shadow stack would need FOLL_FORCE too (`mm/gup.c: check_vma_flags`).
 fn populates_by(vma: &Vma) -> Option<Access> {
     match (vma.protection.contains(Protection::WRITE), vma.shadow_stack) {
         _ if vma.protection == Protection::NONE => None,
+        _ if vma.shared.is_some() => Some(Access::Read),
         (true, true) => None,
         (true, false) => Some(Access::Write),
         (false, _) => Some(Access::Read),

@@ -1,4 +1,4 @@
-//! The kernel's memory model for private anonymous memory and shadow stacks.
+//! The kernel's memory model for anonymous memory, private and shared, and shadow stacks.
 //!
 //! The state is what the kernel keeps: VMAs, entries, frames. Each operation follows the kernel function
 //! that it names; each thing written is written by a [`Rule`]. Read in 6.1.192, 6.12.95 and 7.2.13.
@@ -9,6 +9,7 @@ mod fork;
 mod lock;
 mod map;
 mod protect;
+mod shared;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
@@ -21,8 +22,9 @@ use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
-pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SHARED, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
+pub const VM_FLAGS_COMPARED: u64 =
+    0x1 | 0x2 | 0x4 | vma::VM_SHARED | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
 /// What is mapped at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub struct Mapping {
     pub soft_dirty: bool,
     /// `VM_LOCKED`.
     pub locked: bool,
+    /// `VM_SHARED`.
+    pub shared: bool,
 }
 
 /// One entry and the rule that last wrote it.
@@ -49,7 +53,7 @@ impl Slot {
     const EMPTY: Self = Self { bits: Entry::NONE, frame: ExpectedFrame::None, rule: None };
 }
 
-/// A frame of anonymous memory.
+/// A frame of anonymous memory or of a shmem object.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     /// The first eight bytes.
@@ -59,8 +63,11 @@ struct Frame {
     mapcount: u16,
     /// `PageAnonExclusive`.
     exclusive: bool,
-    /// `folio_test_dirty`: anonymous pages get it where GUP stores through a writable entry that is clean.
+    /// `folio_test_dirty`: anonymous pages get it where GUP stores through a writable entry that is clean, those
+    /// of shmem objects as [`shared`] says.
     dirty: bool,
+    /// It belongs to a shmem object (`!folio_test_anon`).
+    of_object: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -86,6 +93,7 @@ pub struct Model {
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
     frames: Vec<Frame>,
+    objects: Vec<shared::Object>,
     next_anon: u32,
     expectation: StepExpectation,
 }
@@ -106,6 +114,7 @@ impl Model {
             mutation: None,
             actors: [Some(ActorMemory::new()), None, None, None],
             frames: Vec::with_capacity(64),
+            objects: Vec::new(),
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
@@ -141,6 +150,9 @@ impl Model {
             Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
             Operation::Mlock { range } => self.mlock(actor, range),
             Operation::Munlock { range } => self.munlock(actor, range),
+            Operation::MmapShared { range, protection, placement } => {
+                self.mmap_shared(actor, range, protection, placement)
+            }
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -162,7 +174,9 @@ impl Model {
         match step.operation {
             Operation::Fork { child } => !self.is_alive(child),
             Operation::WriteShadowStack { .. } => self.shadow_stack,
-            Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
+            Operation::Mmap { protection, .. }
+            | Operation::MmapShared { protection, .. }
+            | Operation::Mprotect { protection, .. } => {
                 !(self.protection_keys && protection == Protection::EXECUTE)
             }
             _ => true,
@@ -190,6 +204,7 @@ impl Model {
             shadow_stack: vma.shadow_stack,
             soft_dirty: vma.soft_dirty,
             locked: vma.is_locked(),
+            shared: vma.shared.is_some(),
         })
     }
 
@@ -212,6 +227,12 @@ impl Model {
     #[must_use]
     pub fn mapcount(&self, frame: u32) -> u16 {
         self.frames.get(frame as usize).map_or(0, |frame| frame.mapcount)
+    }
+
+    /// Whether the frame of this number in the model belongs to a shmem object.
+    #[must_use]
+    pub fn is_of_object(&self, frame: u32) -> bool {
+        self.frames.get(frame as usize).is_some_and(|frame| frame.of_object)
     }
 
     fn expect(&self, slot: &Slot) -> EntryExpectation {
@@ -262,7 +283,7 @@ impl Model {
     }
 
     fn new_frame(&mut self, content: u64) -> u32 {
-        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false });
+        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false, of_object: false });
         (self.frames.len() - 1) as u32
     }
 

@@ -13,6 +13,9 @@ pub(super) const VM_SOFTDIRTY: u64 = 0x0800_0000;
 /// `VM_SHADOW_STACK` in `vm_flags` (6.12 and 7.2 agree).
 pub(super) const VM_SHADOW_STACK: u64 = 1 << 37;
 
+/// `VM_SHARED` in `vm_flags`.
+pub(super) const VM_SHARED: u64 = 1 << 3;
+
 /// `VM_DONTCOPY` in `vm_flags`.
 pub(super) const VM_DONTCOPY: u64 = 1 << 17;
 /// `VM_WIPEONFORK` in `vm_flags`.
@@ -31,6 +34,17 @@ pub(super) struct AnonVma {
     pub(super) singular: bool,
 }
 
+/// What a shared VMA maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shared {
+    /// Identity of the shmem object within the program (`vm_file`).
+    pub(super) object: u32,
+    /// Slot at which the object's first page would lie (`vm_pgoff`, turned round).
+    pub(super) origin: i16,
+    /// `vm_page_prot` lacks RW although the VMA is writable; see [`super::shared`].
+    pub(super) write_notified: bool,
+}
+
 /// One VMA. Slots `first..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Vma {
@@ -45,6 +59,8 @@ pub(super) struct Vma {
     /// The flags among [`VM_MARKS`] that are set.
     pub(super) marks: u64,
     pub(super) anon: Option<AnonVma>,
+    /// The object that a shared VMA maps; `None` of private memory.
+    pub(super) shared: Option<Shared>,
 }
 
 impl Vma {
@@ -55,7 +71,15 @@ impl Vma {
 
     /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs (`mm/vma.c: anon_vma_compatible`).
     fn differs_by_access_only(&self, other: &Self) -> bool {
-        self.shadow_stack == other.shadow_stack && self.account == other.account && self.marks == other.marks
+        self.shadow_stack == other.shadow_stack
+            && self.account == other.account
+            && self.marks == other.marks
+            && self.place_in_object() == other.place_in_object()
+    }
+
+    /// `vm_file` and `vm_pgoff`, where there is a file. `vm_page_prot` does not hinder a merge.
+    fn place_in_object(&self) -> Option<(u32, i16)> {
+        self.shared.map(|shared| (shared.object, shared.origin))
     }
 
     /// `VM_LOCKED`.
@@ -68,6 +92,7 @@ impl Vma {
         u64::from(self.protection.bits())
             | if self.soft_dirty { VM_SOFTDIRTY } else { 0 }
             | if self.shadow_stack { VM_SHADOW_STACK } else { 0 }
+            | if self.shared.is_some() { VM_SHARED } else { 0 }
             | self.marks
     }
 

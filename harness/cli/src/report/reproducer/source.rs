@@ -1,7 +1,7 @@
 //! The C text: head, pieces that the program uses, its operations, and `main` with the expectations.
 
 use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange};
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, store_value};
+use ptediff_reference_model::program::{Operation, Program, Protection, store_value};
 use ptediff_reference_model::rule::Rule;
 
 use crate::report::wrap::wrap;
@@ -46,6 +46,7 @@ impl Uses {
                 matches!(
                     operation,
                     Operation::Mmap { .. }
+                        | Operation::MmapShared { .. }
                         | Operation::Munmap { .. }
                         | Operation::Mprotect { .. }
                         | Operation::MadviseDontneed { .. }
@@ -228,15 +229,13 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
     let place = |range: &PageRange| format!("(void *)PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
     let line = |text: String| vec![text];
     match operation {
-        Operation::Mmap { range, protection, placement } => {
-            let flag = match placement {
-                Placement::Fixed => "MAP_FIXED",
-                Placement::FixedNoReplace => "MAP_FIXED_NOREPLACE",
-            };
+        Operation::Mmap { range, protection, placement }
+        | Operation::MmapShared { range, protection, placement } => {
+            let kind = if matches!(operation, Operation::Mmap { .. }) { "MAP_PRIVATE" } else { "MAP_SHARED" };
             vec![
                 format!("called((long)mmap({},", place(range)),
                 format!("\t{},", protection_text(*protection)),
-                format!("\tMAP_PRIVATE | MAP_ANONYMOUS | {flag},"),
+                format!("\t{kind} | MAP_ANONYMOUS | {placement},"),
                 format!("\t-1, 0), PAGE({}));", range.first()),
             ]
         }
