@@ -167,13 +167,12 @@ pub enum Rule {
     ForkParentShared,
     ForkChildShared,
     ProtectShared,
-    ProtectSharedDirty,
     ProtectSharedNotified,
     AdviceShared,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 95] = [
+pub const RULES: [RuleInfo; 94] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -828,7 +827,7 @@ pub const RULES: [RuleInfo; 95] = [
         kind: Kind::PageProtection,
         source: "mm/mmap.c (7.2: mm/vma.c): vma_wants_writenotify, vma_set_page_prot",
         dialects: ALL,
-        statement: "vm_page_prot of a writable shared VMA lacks RW if VM_SOFTDIRTY was clear when it was computed: at mmap, mprotect and clear_refs, not at merges by mlock and advice.",
+        statement: "vm_page_prot of a writable shared VMA lacks RW if VM_SOFTDIRTY was clear when it was computed: by mprotect or clear_refs.",
     },
     RuleInfo {
         rule: Rule::SharedNew,
@@ -906,17 +905,9 @@ pub const RULES: [RuleInfo; 95] = [
         rule: Rule::ProtectShared,
         identifier: "mprotect.shared",
         kind: Kind::EntryByProtect,
-        source: "mm/mprotect.c: change_pte_range; arch/x86/include/asm/pgtable.h: pte_modify",
+        source: "mm/mprotect.c: change_pte_range, can_change_pte_writable; arch/x86/include/asm/pgtable.h: pte_modify",
         dialects: ALL,
         statement: "With PROT_WRITE an entry of a shared VMA is writable at once, dirty or clean, for vm_page_prot has RW.",
-    },
-    RuleInfo {
-        rule: Rule::ProtectSharedDirty,
-        identifier: "mprotect.shared.dirty",
-        kind: Kind::EntryByProtect,
-        source: "mm/mprotect.c: mprotect_fixup, can_change_pte_writable (7.2: can_change_shared_pte_writable)",
-        dialects: ALL,
-        statement: "Write-notified, but the VMA's vm_page_prot of before has the new rights in full (it lost VM_SOFTDIRTY by a merge): an entry that is dirty and soft-dirty is writable at once.",
     },
     RuleInfo {
         rule: Rule::ProtectSharedNotified,

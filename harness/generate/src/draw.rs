@@ -102,6 +102,10 @@ struct Scene {
     shared: Vec<PageIndex>,
     /// The same of shadow stacks.
     shared_shadow_stack: Vec<PageIndex>,
+    /// Pages of a shared mapping that are there, but not in this actor's page table.
+    unfaulted: Vec<PageIndex>,
+    /// Populated pages of a shared mapping whose soft-dirty bits are tracked.
+    notified: Vec<PageIndex>,
 }
 
 impl<R: Rng> Draft<'_, R> {
@@ -278,12 +282,22 @@ impl<R: Rng> Draft<'_, R> {
                 self.mmap(range)
             }
             1 => Operation::Munmap { range: self.range_of(&scene.mapped) },
-            2 => Operation::Read { page: self.page(&[(&scene.populated, 60), (&scene.mapped, 33)]) },
+            2 => Operation::Read { page: self.page(&[(&scene.unfaulted, 25), (&scene.populated, 45), (&scene.mapped, 25)]) },
             3 => Operation::Write {
-                page: self.page(&[(&scene.shared, 40), (&scene.writable, 45), (&scene.populated, 10)]),
+                page: self.page(&[
+                    (&scene.unfaulted, 6),
+                    (&scene.shared, 38),
+                    (&scene.writable, 42),
+                    (&scene.populated, 9),
+                ]),
             },
             4 => Operation::Execute { page: self.page(&[(&scene.executable, 75), (&scene.populated, 22)]) },
             5 => {
+                if !scene.notified.is_empty() && self.dice.percent(25) {
+                    let protection = if self.dice.percent(50) { "rw-" } else { "rwx" };
+                    let range = self.range_of(&scene.notified);
+                    return Operation::Mprotect { range, protection: self::protection(protection) };
+                }
                 let range = self.range_of(&scene.mapped);
                 self.mprotect(range)
             }
@@ -334,9 +348,11 @@ impl<R: Rng> Draft<'_, R> {
             populated: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
+            unfaulted: Vec::new(),
+            notified: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, locked, .. }) = self.model.mapping(actor, page) else {
+            let Some(Mapping { protection, shadow_stack, locked, shared, soft_dirty }) = self.model.mapping(actor, page) else {
                 scene.holes.push(page);
                 continue;
             };
@@ -352,8 +368,14 @@ impl<R: Rng> Draft<'_, R> {
             if protection.contains(Protection::EXECUTE) {
                 scene.executable.push(page);
             }
+            if self.model.waits_in_object(actor, page) {
+                scene.unfaulted.push(page);
+            }
             if is_populated(&self.model, actor, page) {
                 scene.populated.push(page);
+                if shared && !soft_dirty {
+                    scene.notified.push(page);
+                }
                 if let ExpectedFrame::Frame(frame) = self.model.entry(actor, page).frame
                     && self.model.mapcount(frame) > 1
                 {

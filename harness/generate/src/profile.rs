@@ -62,12 +62,12 @@ impl Profile {
     pub(crate) fn weights(self) -> Weights {
         match self {
             //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk shrd
-            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 8],
-            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 7],
-            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 2],
-            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 8],
-            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 10],
-            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 11],
+            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 5],
+            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 5],
+            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 1],
+            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 6],
+            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 7],
+            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 6],
         }
     }
 }

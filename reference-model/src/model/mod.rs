@@ -229,6 +229,14 @@ impl Model {
         self.frames.get(frame as usize).map_or(0, |frame| frame.mapcount)
     }
 
+    /// Whether a load of the page would find a page of a shmem object that no entry of the actor maps yet.
+    #[must_use]
+    pub fn waits_in_object(&self, actor: ActorId, page: PageIndex) -> bool {
+        let Some(memory) = &self.actors[actor.index()] else { return false };
+        let shared = memory.vmas.at(page).and_then(|vma| vma.shared);
+        memory.slots[page.index()].bits == Entry::NONE && shared.is_some_and(|shared| self.held(page, shared).is_some())
+    }
+
     /// Whether the frame of this number in the model belongs to a shmem object.
     #[must_use]
     pub fn is_of_object(&self, frame: u32) -> bool {

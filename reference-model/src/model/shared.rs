@@ -121,15 +121,18 @@ impl Model {
     /// `shmem_get_folio_gfp` with SGP_CACHE: the page that is there, or a zeroed one, not dirty. Says whether
     /// it is new.
     fn page_of_object(&mut self, page: PageIndex, shared: Shared) -> (u32, bool) {
-        let index = usize::try_from(page.index() as i16 - shared.origin).expect("a page behind the object's first");
-        let held = &mut self.objects[shared.object as usize].pages[index];
-        if let Some(number) = *held {
+        if let Some(number) = self.held(page, shared) {
             return (number, false);
         }
         let number = self.frames.len() as u32;
-        *held = Some(number);
+        self.objects[shared.object as usize].pages[shared.index_of(page)] = Some(number);
         self.frames.push(Frame { content: 0, mapcount: 0, exclusive: false, dirty: false, of_object: true });
         (number, true)
+    }
+
+    /// The object's page behind this one, if it was ever touched.
+    pub(super) fn held(&self, page: PageIndex, shared: Shared) -> Option<u32> {
+        self.objects[shared.object as usize].pages[shared.index_of(page)]
     }
 
     /// `zap_present_folio_ptes`: an entry that goes hands its dirtiness to the page of a shmem object.
@@ -156,7 +159,9 @@ impl Model {
         if modified.has(RW) {
             (modified, Rule::ProtectShared)
         } else if try_writable && !tracked && modified.is_dirty() {
-            (self.design.make_writable(modified), Rule::ProtectSharedDirty)
+            // Only where a VMA lost VM_SOFTDIRTY by a merge and kept RW in vm_page_prot. So far all VMAs of an
+            // object in one actor agree in VM_SOFTDIRTY; a moved one (mremap) would not.
+            (self.design.make_writable(modified), Rule::ProtectShared)
         } else {
             (modified, Rule::ProtectSharedNotified)
         }

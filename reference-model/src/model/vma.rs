@@ -45,6 +45,13 @@ pub(super) struct Shared {
     pub(super) write_notified: bool,
 }
 
+impl Shared {
+    /// Index in the object of the page that the VMA maps at this one (`linear_page_index`).
+    pub(super) fn index_of(self, page: PageIndex) -> usize {
+        usize::try_from(page.index() as i16 - self.origin).expect("a page behind the object's first")
+    }
+}
+
 /// One VMA. Slots `first..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Vma {
