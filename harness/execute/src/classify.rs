@@ -58,9 +58,7 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
     Ok(match *operation {
         Operation::Mmap { range, .. }
         | Operation::MmapShared { range, .. }
-        | Operation::MapShadowStack { range, .. } => {
-            returned(answer.value, range.address())
-        }
+        | Operation::MapShadowStack { range, .. } => returned(answer.value, range.address()),
         Operation::Munmap { .. }
         | Operation::Mprotect { .. }
         | Operation::MadviseDontneed { .. }

@@ -282,7 +282,9 @@ impl<R: Rng> Draft<'_, R> {
                 self.mmap(range)
             }
             1 => Operation::Munmap { range: self.range_of(&scene.mapped) },
-            2 => Operation::Read { page: self.page(&[(&scene.unfaulted, 25), (&scene.populated, 45), (&scene.mapped, 25)]) },
+            2 => Operation::Read {
+                page: self.page(&[(&scene.unfaulted, 25), (&scene.populated, 45), (&scene.mapped, 25)]),
+            },
             3 => Operation::Write {
                 page: self.page(&[
                     (&scene.unfaulted, 6),
@@ -352,7 +354,9 @@ impl<R: Rng> Draft<'_, R> {
             notified: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, locked, shared, soft_dirty }) = self.model.mapping(actor, page) else {
+            let Some(Mapping { protection, shadow_stack, locked, shared, soft_dirty }) =
+                self.model.mapping(actor, page)
+            else {
                 scene.holes.push(page);
                 continue;
             };

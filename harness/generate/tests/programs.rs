@@ -41,7 +41,10 @@ fn check(program: &Program, machine: &Machine) {
     for (index, step) in program.steps.iter().enumerate() {
         assert!(model.is_possible(step), "step {index} of {program:?}");
         model.step(index, step);
-        if let Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } = step.operation {
+        if let Operation::Mmap { protection, .. }
+        | Operation::MmapShared { protection, .. }
+        | Operation::Mprotect { protection, .. } = step.operation
+        {
             assert_ne!(protection, Protection::EXECUTE, "step {index}");
         }
         assert!(machine.shadow_stack || !step.operation.needs_shadow_stack(), "step {index}");

@@ -176,9 +176,7 @@ impl Model {
             Operation::WriteShadowStack { .. } => self.shadow_stack,
             Operation::Mmap { protection, .. }
             | Operation::MmapShared { protection, .. }
-            | Operation::Mprotect { protection, .. } => {
-                !(self.protection_keys && protection == Protection::EXECUTE)
-            }
+            | Operation::Mprotect { protection, .. } => !(self.protection_keys && protection == Protection::EXECUTE),
             _ => true,
         }
     }

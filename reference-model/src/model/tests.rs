@@ -1,6 +1,8 @@
 //! Sequences with the entries that were seen live, on both dialects (`vm-facts`, tables A.8 and C to I of
 //! the semantics digest).
 
+mod shared;
+
 use super::*;
 use crate::arena::PageRange;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};

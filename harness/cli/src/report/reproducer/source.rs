@@ -229,8 +229,7 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
     let place = |range: &PageRange| format!("(void *)PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
     let line = |text: String| vec![text];
     match operation {
-        Operation::Mmap { range, protection, placement }
-        | Operation::MmapShared { range, protection, placement } => {
+        Operation::Mmap { range, protection, placement } | Operation::MmapShared { range, protection, placement } => {
             let kind = if matches!(operation, Operation::Mmap { .. }) { "MAP_PRIVATE" } else { "MAP_SHARED" };
             vec![
                 format!("called((long)mmap({},", place(range)),
