@@ -341,6 +341,13 @@ impl Operation {
         OPERATION_NAMES[self.kind()]
     }
 
+    /// Whether the operation may take mappings away, and with the last one of a shmem object the object. Until
+    /// one does, the object's frames are its own, mapped or not.
+    #[must_use]
+    pub fn unmaps(&self) -> bool {
+        matches!(self, Self::Mmap { .. } | Self::MmapShared { .. } | Self::Munmap { .. } | Self::Exit)
+    }
+
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
     /// (`map_shadow_stack` can be *called* anywhere; WRSS is an undefined instruction without them.)
     #[must_use]

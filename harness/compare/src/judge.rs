@@ -129,7 +129,9 @@ impl Judge {
             };
         }
         let model = &self.model;
-        self.binding.retain(|frame| model.mapcount(frame) > 0);
+        // As the frames' names are forgotten.
+        let unmaps = step.operation.unmaps();
+        self.binding.retain(|frame| model.mapcount(frame) > 0 || (model.is_of_object(frame) && !unmaps));
         self.tally.steps += 1;
         self.tally.rules(&expectation.fired);
         self.tally.operation(&step.operation, &record.outcome);
