@@ -26,6 +26,7 @@ struct Uses {
     exits: bool,
     clears_soft_dirty: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
+    shares: bool,
     batches: bool,
 }
 
@@ -59,6 +60,7 @@ impl Uses {
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
+            shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
             batches: any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
     }
@@ -84,6 +86,7 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.forks, pieces::FORK),
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
         (uses.batches, pieces::DRAIN),
+        (uses.shares, pieces::FAULT_AROUND),
     ] {
         if wanted {
             text.push_str(piece);
@@ -139,8 +142,9 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
     ];
     paragraphs.extend(subject.finding.iter().cloned());
     paragraphs.push(format!(
-        "Needs x86-64 with CONFIG_MEM_SOFT_DIRTY{}; root, or the frames stay hidden. To compile and run:",
-        if uses.shadow_stack_stores { ", user shadow stacks in CPU and kernel" } else { "" }
+        "Needs x86-64 with CONFIG_MEM_SOFT_DIRTY{}; root, or the frames stay hidden{}. To compile and run:",
+        if uses.shadow_stack_stores { ", user shadow stacks in CPU and kernel" } else { "" },
+        if uses.shares { "; debugfs at /sys/kernel/debug" } else { "" }
     ));
     paragraphs.push("    gcc -Wall -O1 -o repro repro.c && ./repro".to_owned());
     let mut text = String::new();
