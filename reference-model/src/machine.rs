@@ -151,6 +151,25 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// A machine that nobody has run, with the newest reviewed kernel of a dialect: what expectations are told of
+    /// where no machine is asked. `shadow_stack` counts only where the dialect has user shadow stacks.
+    #[must_use]
+    pub fn imagined(dialect: Dialect, shadow_stack: bool, protection_keys: bool) -> Self {
+        let of_dialect = |version: &&KernelVersion| Dialect::of_version(**version) == Some(dialect);
+        let version = BLESSED.iter().filter(of_dialect).max().copied().unwrap_or(BLESSED[0]);
+        Self {
+            release: dialect.to_string(),
+            version,
+            dialect,
+            dialect_forced: true,
+            shadow_stack: shadow_stack && dialect != Dialect::Linux6_1,
+            protection_keys,
+            exact_accessed: true,
+            platform: "none".to_owned(),
+            cpu_model: "none".to_owned(),
+        }
+    }
+
     /// Whether a divergence on this kernel may be called one: the version was reviewed, or the user
     /// vouched for it with `--dialect`.
     #[must_use]

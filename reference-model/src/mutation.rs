@@ -48,6 +48,8 @@ pub enum Output {
     Singular,
     /// `VM_ACCOUNT` of the VMA.
     Account,
+    /// `vm_pgoff` of the VMA.
+    Displacement,
     /// Whether `vm_page_prot` of a shared VMA lacks RW for write notification.
     PageProtection,
     /// Whether the folio of a shmem object becomes dirty.
@@ -82,6 +84,7 @@ impl fmt::Display for Output {
             Self::AnonVma => write!(formatter, "vma.anon_vma"),
             Self::Singular => write!(formatter, "vma.anon_vma_singular"),
             Self::Account => write!(formatter, "vma.account"),
+            Self::Displacement => write!(formatter, "vma.pgoff"),
             Self::PageProtection => write!(formatter, "vma.page_prot.RW"),
             Self::FolioDirty => write!(formatter, "folio.dirty"),
         }
@@ -127,13 +130,14 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             | Kind::EntryByProtect
             | Kind::EntryByClearRefs
             | Kind::EntryByAdvice
+            | Kind::EntryByMove
             | Kind::EntryZap
     );
     if is_entry {
         outputs.extend((0..64).filter(|bit| FRAME & (1 << bit) == 0).map(Output::EntryBit));
         outputs.push(Output::Frame);
     }
-    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryByAdvice | Kind::EntryZap) {
+    if is_entry && !matches!(kind, Kind::EntryByCpu | Kind::EntryByAdvice | Kind::EntryByMove | Kind::EntryZap) {
         outputs.push(Output::Transition);
         outputs.push(Output::WriteFlag);
         outputs.extend(VM_FLAG_BITS.map(Output::VmFlag));
@@ -167,6 +171,9 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             }
             if matches!(rule, Rule::VmaFork | Rule::VmaAnonPrepare) {
                 outputs.push(Output::Singular);
+            }
+            if matches!(rule, Rule::VmaMoved | Rule::VmaKept) {
+                outputs.push(Output::Displacement);
             }
             if rule == Rule::VmaFork {
                 outputs.push(Output::PageProtection);

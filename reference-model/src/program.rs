@@ -244,6 +244,22 @@ pub enum Operation {
         /// Slots to unlock.
         range: PageRange,
     },
+    /// `mremap` to a place of its own: `MREMAP_MAYMOVE | MREMAP_FIXED`.
+    Mremap {
+        /// Slots to move.
+        range: PageRange,
+        /// Where they come to lie, and how many they are then.
+        to: PageRange,
+        /// `MREMAP_DONTUNMAP`: the VMA stays where it was, its entries go.
+        keep: bool,
+    },
+    /// `mremap` in place, without flags: the mapping becomes shorter or longer.
+    MremapResize {
+        /// Slots of the old length.
+        range: PageRange,
+        /// Pages of the new length, which end in the arena; `mremap` refuses 0.
+        pages: u8,
+    },
     /// `mmap` of shared anonymous memory: a shmem object of its own, which forked children share.
     MmapShared {
         /// Slots to map.
@@ -256,8 +272,8 @@ pub enum Operation {
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
-/// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 23] = [
+/// of `madvise` and each use of `mremap` counts as an operation of its own.
+pub const OPERATION_NAMES: [&str; 27] = [
     "mmap",
     "munmap",
     "read",
@@ -280,6 +296,10 @@ pub const OPERATION_NAMES: [&str; 23] = [
     "madvise-free",
     "mlock",
     "munlock",
+    "mremap-move",
+    "mremap-move-resize",
+    "mremap-dont-unmap",
+    "mremap-resize",
     "mmap-shared",
 ];
 
@@ -303,7 +323,11 @@ impl Operation {
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 12 + Advice::ALL.len(),
             Self::Munlock { .. } => 13 + Advice::ALL.len(),
-            Self::MmapShared { .. } => 14 + Advice::ALL.len(),
+            Self::Mremap { keep: true, .. } => 16 + Advice::ALL.len(),
+            Self::Mremap { range, to, .. } if range.pages() == to.pages() => 14 + Advice::ALL.len(),
+            Self::Mremap { .. } => 15 + Advice::ALL.len(),
+            Self::MremapResize { .. } => 17 + Advice::ALL.len(),
+            Self::MmapShared { .. } => 18 + Advice::ALL.len(),
         }
     }
 
@@ -319,7 +343,19 @@ impl Operation {
             | Self::Madvise { range, .. }
             | Self::Mlock { range }
             | Self::Munlock { range }
+            | Self::Mremap { range, .. }
+            | Self::MremapResize { range, .. }
             | Self::MapShadowStack { range, .. } => Some(range),
+            _ => None,
+        }
+    }
+
+    /// The slots where the operation leaves the memory of [`Self::range`], if that is another range.
+    #[must_use]
+    pub fn destination(&self) -> Option<PageRange> {
+        match *self {
+            Self::Mremap { to, .. } => Some(to),
+            Self::MremapResize { range, pages } => PageRange::new(range.first(), usize::from(pages)).ok(),
             _ => None,
         }
     }
@@ -345,7 +381,15 @@ impl Operation {
     /// one does, the object's frames are its own, mapped or not.
     #[must_use]
     pub fn unmaps(&self) -> bool {
-        matches!(self, Self::Mmap { .. } | Self::MmapShared { .. } | Self::Munmap { .. } | Self::Exit)
+        match self {
+            Self::Mmap { .. }
+            | Self::MmapShared { .. }
+            | Self::Munmap { .. }
+            | Self::Mremap { .. }
+            | Self::MremapResize { .. }
+            | Self::Exit => true,
+            _ => false,
+        }
     }
 
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
@@ -425,6 +469,11 @@ impl fmt::Display for Operation {
             Self::Madvise { range, advice } => write!(formatter, "madvise({}) {}", advice.constant(), slots(range)),
             Self::Mlock { range } => write!(formatter, "mlock {}", slots(range)),
             Self::Munlock { range } => write!(formatter, "munlock {}", slots(range)),
+            Self::Mremap { range, to, keep } => {
+                let flag = if *keep { " MREMAP_DONTUNMAP" } else { "" };
+                write!(formatter, "mremap {} to {}{flag}", slots(range), slots(to))
+            }
+            Self::MremapResize { range, pages } => write!(formatter, "mremap {} in place, {pages} pages", slots(range)),
         }
     }
 }

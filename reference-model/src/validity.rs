@@ -1,9 +1,9 @@
-//! Whether a program can be performed at all, on any machine: who acts must be alive, and a forked child's
-//! number must be free. What a *machine* must have is another question; see [`crate::model::Model`].
+//! Whether a program can be performed at all, on any machine: who acts must be alive, a forked child's
+//! number must be free, and nothing may grow beyond the arena. What a *machine* must have is another question; see [`crate::model::Model`].
 
 use thiserror::Error;
 
-use crate::arena::{ACTORS, ActorId};
+use crate::arena::{ACTORS, ARENA_PAGES, ActorId};
 use crate::program::{MAX_STEPS, Operation, Program, Step};
 
 /// Who is alive. A number is free again once its actor has exited.
@@ -48,6 +48,11 @@ impl Population {
         if !self.is_alive(step.actor) {
             return Err(Impossible::ActorNotAlive(step.actor.index()));
         }
+        if let Operation::MremapResize { range, pages } = step.operation
+            && range.first() + usize::from(pages) > ARENA_PAGES
+        {
+            return Err(Impossible::LeavesArena(range.first() + usize::from(pages)));
+        }
         match step.operation {
             Operation::Fork { child } if self.is_alive(child) => return Err(Impossible::ChildTaken(child.index())),
             Operation::Fork { child } => self.0 |= 1 << child.index(),
@@ -67,6 +72,9 @@ pub enum Impossible {
     /// The fork's child number belongs to a living actor.
     #[error("fork cannot give the child the number {0}: that actor is alive")]
     ChildTaken(usize),
+    /// The mapping would grow beyond the arena, to this slot.
+    #[error("the mapping would end at slot {0}, outside the arena of {ARENA_PAGES} pages")]
+    LeavesArena(usize),
 }
 
 /// Why a program cannot be performed.
@@ -113,6 +121,7 @@ const _: () = assert!(ACTORS <= 8, "a population is one byte");
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::PageRange;
 
     fn step(actor: usize, operation: Operation) -> Step {
         Step { actor: ActorId::new(actor).expect("an actor"), operation }
@@ -142,6 +151,10 @@ mod tests {
         check(vec![fork(0, 1), fork(1, 0)], wrong(1, Impossible::ChildTaken(0)), 1);
         check(vec![fork(0, 0)], wrong(0, Impossible::ChildTaken(0)), 0);
         check(vec![fork(0, 1), exit(1), fork(0, 1)], Ok(()), 3);
+        let range = PageRange::new(30, 1).expect("in the arena");
+        let resize = |pages| step(0, Operation::MremapResize { range, pages });
+        check(vec![resize(0), resize(2)], Ok(()), 2);
+        check(vec![resize(3)], wrong(0, Impossible::LeavesArena(33)), 0);
         check(vec![clear(0); MAX_STEPS + 1], Err(InvalidProgram::TooLong(MAX_STEPS + 1)), MAX_STEPS);
     }
 }

@@ -63,6 +63,10 @@ pub enum Command {
     Report(Report),
     /// Tell where the behaviour of two kernels differs, by their snapshots
     Diff(Diff),
+    /// Tell which operations meet on a page, in the corpus and in a campaign
+    Pairs(Pairs),
+    /// Make corpus entries of generated programs that reach what the corpus does not
+    Distill(Distill),
     /// Let the observer lie about every field in turn, and see who unmasks it
     Trust(Trust),
 }
@@ -148,6 +152,9 @@ pub struct Run {
     /// Executions that shrinking one divergence may cost
     #[arg(long, default_value_t = 200)]
     pub shrink: u32,
+    /// Boots that making a program smaller that kills the kernel may cost; 0 for not even running it alone
+    #[arg(long, default_value_t = 16)]
+    pub shrink_boots: u32,
     /// Stop after so many divergences
     #[arg(long, default_value_t = 5)]
     pub stop_after: u32,
@@ -157,6 +164,12 @@ pub struct Run {
     /// Folder for the corpus entries of divergences
     #[arg(long, default_value = "divergences")]
     pub save: PathBuf,
+    /// Treat known divergences as any other: they count for --stop-after and the exit code
+    #[arg(long)]
+    pub count_known: bool,
+    /// Ask no other machine about a divergence
+    #[arg(long)]
+    pub no_opinions: bool,
 }
 
 /// Arguments of `replay`.
@@ -180,6 +193,9 @@ pub struct Replay {
     /// Print each entry's timeline: steps, results, entries
     #[arg(long)]
     pub timeline: bool,
+    /// Treat known divergences as any other: they decide the exit code
+    #[arg(long)]
+    pub count_known: bool,
 }
 
 /// Arguments of `judge`.
@@ -190,6 +206,9 @@ pub struct Judge {
     /// Folder for the corpus entries of divergences; none are stored without it
     #[arg(long)]
     pub save: Option<PathBuf>,
+    /// Treat known divergences as any other: they decide the exit code
+    #[arg(long)]
+    pub count_known: bool,
 }
 
 /// Arguments of `trust`.
@@ -285,4 +304,44 @@ pub struct Diff {
     /// The snapshots
     #[arg(long, default_value = "snapshots")]
     pub snapshots: PathBuf,
+}
+
+/// Arguments of `pairs`.
+#[derive(Debug, Args)]
+pub struct Pairs {
+    /// The corpus
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Seed of the campaign
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs of the campaign
+    #[arg(long, default_value_t = 5000)]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
+}
+
+/// Arguments of `distill`.
+#[derive(Debug, Args)]
+pub struct Distill {
+    /// The corpus that is to grow
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Seed of the campaign whose programs are taken
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs of the campaign
+    #[arg(long, default_value_t = 5000)]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
+    /// Make at most so many entries
+    #[arg(long, default_value_t = 20)]
+    pub entries: u32,
+    /// New pairs of operations that an entry must reach
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub at_least: u32,
 }

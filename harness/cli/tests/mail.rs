@@ -68,7 +68,16 @@ fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<St
     let subject = Subject { name, description: "", machine: &machine(), program: &program, finding: &head };
     let source = reproducer(&subject).unwrap();
     assert!(source.contains("Found on Linux 6.12.95+deb12-cloud-amd64"), "the reproducer tells of what was found");
-    let found = Found { index: 4_294_967_295, program, verdict, records, stability, minimal: None };
+    let found = Found {
+        index: 4_294_967_295,
+        program,
+        verdict,
+        records,
+        stability,
+        minimal: None,
+        known: None,
+        opinions: Vec::new(),
+    };
     let results = results(found);
     let stem = "divergences/seed18446744073709551615-program4294967295-bochs";
     let (entry, source) = (format!("{stem}.json"), format!("{stem}.c"));

@@ -11,11 +11,12 @@ use ptediff::host::session::judge_bytes;
 use ptediff::report::snapshots::{Replayed, complaints, read_snapshots, timelines};
 use ptediff_corpus::{Corpus, StoredEntry};
 
-/// Kernels that are run, with shadow stacks. Folders of other names are named as not run.
-const KERNELS: [&str; 2] = ["6.12", "7.2"];
+/// Kernels that are run, and where: with shadow stacks where the kernel has them. Folders of other names are named
+/// as not run.
+const KERNELS: [(&str, &str); 3] = [("6.1", "qemu"), ("6.12", "bochs"), ("7.2", "bochs")];
 
 /// Each kernel's replay, made when it is first asked for.
-static REPLAYS: [OnceLock<Result<Replayed, String>>; 2] = [OnceLock::new(), OnceLock::new()];
+static REPLAYS: [OnceLock<Result<Replayed, String>>; 3] = [const { OnceLock::new() }; 3];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    for (index, kernel) in KERNELS.into_iter().enumerate() {
+    for (index, (kernel, _)) in KERNELS.into_iter().enumerate() {
         for stored in &entries {
             let name = stored.entry.name.clone();
             trials.push(Trial::ignorable_test(format!("{kernel}::{name}"), move || is_as_the_snapshot(index, &name)));
@@ -61,19 +62,19 @@ fn entries() -> Result<Vec<StoredEntry>, String> {
 fn kernels_not_run() -> Vec<String> {
     let folders = fs::read_dir(root().join("snapshots")).into_iter().flatten().flatten();
     let names = folders.map(|folder| folder.file_name().to_string_lossy().into_owned());
-    names.filter(|name| !KERNELS.contains(&name.as_str())).collect()
+    names.filter(|name| KERNELS.iter().all(|(kernel, _)| kernel != name)).collect()
 }
 
 fn replay(index: usize) -> Result<&'static Replayed, String> {
-    REPLAYS[index].get_or_init(|| boot(KERNELS[index])).as_ref().map_err(Clone::clone)
+    REPLAYS[index].get_or_init(|| boot(KERNELS[index].0, KERNELS[index].1)).as_ref().map_err(Clone::clone)
 }
 
 /// Runs the command as a user would, and reads the trace that it kept.
-fn boot(kernel: &str) -> Result<Replayed, String> {
+fn boot(kernel: &str, platform: &str) -> Result<Replayed, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let trace = folder.path().join("trace");
     let output = Command::new(env!("CARGO_BIN_EXE_ptediff"))
-        .args(["replay", "--all", "--platform", "bochs", "--kernel", kernel, "--corpus"])
+        .args(["replay", "--all", "--platform", platform, "--kernel", kernel, "--corpus"])
         .arg(root().join("corpus"))
         .arg("--trace")
         .arg(&trace)
@@ -93,7 +94,7 @@ fn is_as_the_snapshot(index: usize, name: &str) -> Result<Completion, Failed> {
     }
     let timeline = replayed.timelines.get(name).ok_or("the entry was not replayed")?;
     let mut settings = insta::Settings::new();
-    settings.set_snapshot_path(folder(KERNELS[index]));
+    settings.set_snapshot_path(folder(KERNELS[index].0));
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, timeline));
@@ -102,7 +103,7 @@ fn is_as_the_snapshot(index: usize, name: &str) -> Result<Completion, Failed> {
 
 /// The whole difference in one place, for people; stale snapshots are seen here alone.
 fn nothing_else_is_there(index: usize) -> Result<(), Failed> {
-    let snapshots = read_snapshots(&folder(KERNELS[index]))?;
+    let snapshots = read_snapshots(&folder(KERNELS[index].0))?;
     let complaints = complaints(&snapshots, replay(index)?);
     if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n").into()) }
 }
@@ -110,7 +111,7 @@ fn nothing_else_is_there(index: usize) -> Result<(), Failed> {
 /// With the tree's own snapshots: as they are nothing is found; with one changed, one stale and one missing all
 /// three are named.
 fn planted_changes_are_noticed() -> Result<(), Failed> {
-    for kernel in KERNELS {
+    for (kernel, _) in KERNELS {
         let timelines = read_snapshots(&folder(kernel))?;
         let replayed = Replayed { timelines, ..Replayed::default() };
         let planted = tempfile::tempdir()?;

@@ -1,7 +1,7 @@
 //! The judge: model against record, step by step.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, EntryKind, SOFT_DIRTY};
+use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
@@ -208,7 +208,9 @@ impl Judge {
     }
 
     fn agrees(&mut self, expected: &EntryExpectation, seen: &ObservedEntry) -> bool {
-        (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0 && self.binding.admits(expected.frame, seen.frame)
+        let is_mapped = |frame| self.model.mapcount(frame) > 0;
+        (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0
+            && self.binding.admits(expected.frame, seen.frame, is_mapped)
     }
 
     fn compare_pagemap(&mut self, record: &StepRecord) -> Option<(Difference, Option<Rule>)> {
@@ -251,7 +253,7 @@ impl Judge {
             let known = earlier.map_or(before[transition.actor.index()][transition.page.index()], |one| one.after);
             // Between two events of one step only the CPU writes, and it only sets Accessed and Dirty.
             let free = if earlier.is_some() { A | D } else { 0 };
-            let births = transition.cause == Cause::ForkChild;
+            let births = transition.cause == Cause::ForkChild || was_unmapped_first(step, transition);
             if !births && differs(&known, &transition.before, free) {
                 let (probe, witness) = (transition.before.bits.0, known.bits.0);
                 return Some(mismatch(transition, WitnessField::TransitionBefore, probe, witness));
@@ -269,14 +271,33 @@ impl Judge {
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
             );
-            // mlock faults in by loads or stores, as the VMA has it; so does mprotect of a locked VMA.
-            let either = matches!(step.operation, Operation::Mlock { .. } | Operation::Mprotect { .. });
+            // mlock faults in by loads or stores, as the VMA has it; so do mprotect and mremap of a locked VMA.
+            let either = matches!(
+                step.operation,
+                Operation::Mlock { .. }
+                    | Operation::Mprotect { .. }
+                    | Operation::Mremap { .. }
+                    | Operation::MremapResize { .. }
+            );
             if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));
             }
         }
         None
+    }
+}
+
+/// Whether the step itself may have unmapped the page before the transition, which no event tells: mremap
+/// empties its target, and faults it in where it is locked and longer than what moves.
+fn was_unmapped_first(step: &Step, transition: &Transition) -> bool {
+    match step.operation {
+        Operation::Mremap { to, .. } => {
+            transition.actor == step.actor
+                && transition.before.bits == Entry::NONE
+                && to.slots().any(|page| page == transition.page)
+        }
+        _ => false,
     }
 }
 

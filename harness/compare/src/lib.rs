@@ -12,10 +12,12 @@
 mod binding;
 mod ideal;
 mod judge;
+mod known;
 mod tally;
 
 pub use ideal::ideal_records;
 pub use judge::{Judge, judge, pagemap_word, witness_contradiction};
+pub use known::{KNOWN_DIVERGENCES, KnownDivergence, known_divergence};
 pub use tally::Tally;
 
 #[cfg(doc)]

@@ -58,7 +58,9 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
     Ok(match *operation {
         Operation::Mmap { range, .. }
         | Operation::MmapShared { range, .. }
-        | Operation::MapShadowStack { range, .. } => returned(answer.value, range.address()),
+        | Operation::MapShadowStack { range, .. }
+        | Operation::Mremap { to: range, .. }
+        | Operation::MremapResize { range, .. } => returned(answer.value, range.address()),
         Operation::Munmap { .. }
         | Operation::Mprotect { .. }
         | Operation::MadviseDontneed { .. }
@@ -151,6 +153,14 @@ mod tests {
         let shadow = Operation::MapShadowStack { range: range(), token: false };
         check(shadow, returns(PAGE as i64), Ok(Outcome::Succeeded));
         check(shadow, returns(-95), Ok(Outcome::Failed(95)));
+        let to = PageRange::new(9, 1).unwrap();
+        let moved = Operation::Mremap { range: range(), to, keep: false };
+        check(moved, returns(PAGE as i64 + 0x4000), Ok(Outcome::Succeeded));
+        check(moved, returns(PAGE as i64), Ok(Outcome::Elsewhere(PAGE)));
+        check(moved, returns(-14), Ok(Outcome::Failed(14)));
+        let resized = Operation::MremapResize { range: range(), pages: 2 };
+        check(resized, returns(PAGE as i64), Ok(Outcome::Succeeded));
+        check(resized, returns(-12), Ok(Outcome::Failed(12)));
         for operation in [
             Operation::Munmap { range: range() },
             Operation::Mprotect { range: range(), protection: Protection::NONE },

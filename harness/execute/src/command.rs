@@ -103,6 +103,14 @@ impl Command {
             }
             Operation::Mlock { range } => Self::system_call(libc::SYS_mlock, &[range.address(), range.bytes()]),
             Operation::Munlock { range } => Self::system_call(libc::SYS_munlock, &[range.address(), range.bytes()]),
+            Operation::Mremap { range, to, keep } => {
+                let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | if keep { libc::MREMAP_DONTUNMAP } else { 0 };
+                let arguments = [range.address(), range.bytes(), to.bytes(), flags as u64, to.address()];
+                Self::system_call(libc::SYS_mremap, &arguments)
+            }
+            Operation::MremapResize { range, pages } => {
+                Self::system_call(libc::SYS_mremap, &[range.address(), range.bytes(), u64::from(pages) * PAGE_SIZE])
+            }
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -158,6 +166,11 @@ mod tests {
         }
         check(Operation::Mlock { range }, call, &[149, start, bytes]);
         check(Operation::Munlock { range }, call, &[150, start, bytes]);
+        let to = PageRange::new(16, 4).unwrap();
+        let target = 0x1000_0001_0000;
+        check(Operation::Mremap { range, to, keep: false }, call, &[25, start, bytes, 0x4000, 3, target]);
+        check(Operation::Mremap { range, to, keep: true }, call, &[25, start, bytes, 0x4000, 7, target]);
+        check(Operation::MremapResize { range, pages: 5 }, call, &[25, start, bytes, 0x5000]);
         check(Operation::ClearSoftDirty, kind::CLEAR_SOFT_DIRTY, &[]);
         check(Operation::MapShadowStack { range, token: true }, call, &[453, start, bytes, 1]);
         check(Operation::MapShadowStack { range, token: false }, call, &[453, start, bytes]);

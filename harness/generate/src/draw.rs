@@ -1,5 +1,7 @@
 //! Draws a program along the model's state.
 
+mod remap;
+
 use proptest::prelude::Rng;
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::EntryKind;
@@ -106,6 +108,8 @@ struct Scene {
     unfaulted: Vec<PageIndex>,
     /// Populated pages of a shared mapping whose soft-dirty bits are tracked.
     notified: Vec<PageIndex>,
+    /// Pages of a shared mapping that mremap made longer than its object.
+    beyond: Vec<PageIndex>,
 }
 
 impl<R: Rng> Draft<'_, R> {
@@ -120,9 +124,11 @@ impl<R: Rng> Draft<'_, R> {
     /// permission, or another one is left alone with it.
     fn suspected_by(&mut self, step: &Step) -> Option<(ActorId, PageIndex)> {
         let range = match step.operation {
+            Operation::Mremap { range, to, .. } => return self.moved(step.actor, range, to),
             Operation::Munmap { range }
             | Operation::MadviseDontneed { range }
             | Operation::Madvise { range, .. }
+            | Operation::MremapResize { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
             | Operation::MmapShared { range, placement: Placement::Fixed, .. }
             | Operation::Mprotect { range, .. } => range,
@@ -197,7 +203,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(13) {
+        match self.dice.below(14) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -209,7 +215,8 @@ impl<R: Rng> Draft<'_, R> {
             8 => self.madvise(range),
             9 => Operation::Mlock { range },
             10 => Operation::Munlock { range },
-            11 => self.mmap_shared(range),
+            11 => self.senseless_remap(range),
+            12 => self.mmap_shared(range),
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -235,11 +242,14 @@ impl<R: Rng> Draft<'_, R> {
             advise,
             lock,
             unlock,
+            remap,
             map_shared,
         ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
-            for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
+            for weight in
+                [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock, remap]
+            {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
@@ -254,7 +264,7 @@ impl<R: Rng> Draft<'_, R> {
             *map_shared = map_shared.div_ceil(2);
         }
         if scene.populated.is_empty() {
-            for weight in [&mut *fork, exit, clear, dontneed, mprotect] {
+            for weight in [&mut *fork, exit, clear, dontneed, mprotect, remap] {
                 *weight = weight.div_ceil(3);
             }
             *write *= 2;
@@ -283,7 +293,12 @@ impl<R: Rng> Draft<'_, R> {
             }
             1 => Operation::Munmap { range: self.range_of(&scene.mapped) },
             2 => Operation::Read {
-                page: self.page(&[(&scene.unfaulted, 25), (&scene.populated, 45), (&scene.mapped, 25)]),
+                page: self.page(&[
+                    (&scene.beyond, 6),
+                    (&scene.unfaulted, 25),
+                    (&scene.populated, 42),
+                    (&scene.mapped, 23),
+                ]),
             },
             3 => Operation::Write {
                 page: self.page(&[
@@ -315,6 +330,12 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(35) },
+            12 if !scene.beyond.is_empty() && self.dice.percent(65) => {
+                let advice = if self.dice.percent(50) { Advice::PopulateRead } else { Advice::PopulateWrite };
+                let end = self.dice.pick(&scene.beyond).map_or(self.window.end(), |page| page.index() + 1);
+                let pages = 1 + self.dice.below(end.min(3));
+                Operation::Madvise { range: PageRange::new(end - pages, pages).expect("in the arena"), advice }
+            }
             12 => {
                 let range = if self.dice.percent(50) && !scene.populated.is_empty() {
                     self.range_of(&scene.populated)
@@ -328,7 +349,8 @@ impl<R: Rng> Draft<'_, R> {
                 let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
                 Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
             }
-            15 => {
+            15 => self.remap(&scene),
+            16 => {
                 let range = self.range_to_map(&scene);
                 self.mmap_shared(range)
             }
@@ -352,6 +374,7 @@ impl<R: Rng> Draft<'_, R> {
             shared_shadow_stack: Vec::new(),
             unfaulted: Vec::new(),
             notified: Vec::new(),
+            beyond: Vec::new(),
         };
         for page in self.window.slots() {
             let Some(Mapping { protection, shadow_stack, locked, shared, soft_dirty }) =
@@ -371,6 +394,9 @@ impl<R: Rng> Draft<'_, R> {
             }
             if protection.contains(Protection::EXECUTE) {
                 scene.executable.push(page);
+            }
+            if self.model.is_beyond_object(actor, page) {
+                scene.beyond.push(page);
             }
             if self.model.waits_in_object(actor, page) {
                 scene.unfaulted.push(page);

@@ -15,6 +15,7 @@
 //! never whether it is right.
 #![forbid(unsafe_code)]
 
+mod coverage;
 mod dice;
 mod draw;
 mod narrowing;
@@ -23,6 +24,7 @@ mod seed;
 mod shrink;
 mod strategy;
 
+pub use coverage::{Reached, reached};
 pub use narrowing::{NARROWINGS, Narrowing};
 pub use profile::{Profile, UnknownProfile};
 pub use seed::program_seed;

@@ -33,8 +33,9 @@ impl fmt::Display for UnknownProfile {
 
 impl std::error::Error for UnknownProfile {}
 
-/// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise`.
-pub(crate) type Weights = [u32; 16];
+/// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise` and one
+/// for all of `mremap`.
+pub(crate) type Weights = [u32; 17];
 
 impl Profile {
     /// All profiles.
@@ -61,13 +62,13 @@ impl Profile {
     /// favour other things fork rarely.
     pub(crate) fn weights(self) -> Weights {
         match self {
-            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk shrd
-            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 5],
-            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 5],
-            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 1],
-            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 6],
-            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 7],
-            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 6],
+            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp shrd
+            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 17, 5],
+            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 12, 5],
+            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 13, 1],
+            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 11, 6],
+            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 13, 7],
+            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 27, 6],
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The witnesses together: what they say about a step's snapshot and about its events.
 
-use ptediff_reference_model::arena::{ACTORS, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY};
+use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
+use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY};
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
-use ptediff_reference_model::program::{Advice, Operation};
+use ptediff_reference_model::program::{Advice, Operation, Step};
 
 use crate::error::ObserveError;
 use crate::kcore::{KcoreWitness, compare};
@@ -22,6 +22,31 @@ pub struct ProbedStep<'a> {
     pub after: &'a RawState,
     /// Bits that the step's operation may clear where no hook sees it: see [`cleared_unseen`].
     pub cleared_unseen: u64,
+    /// Entries that the step may move where no hook sees it: see [`moved_unseen`].
+    pub moved_unseen: Option<UnseenMove>,
+}
+
+/// Entries of one actor that may have moved without an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnseenMove {
+    /// Whose entries.
+    pub actor: ActorId,
+    /// Where they were.
+    pub from: PageRange,
+    /// Where they are then, as far as this range reaches.
+    pub to: PageRange,
+}
+
+/// What a step moves at a place without a hook.
+///
+/// `mm/mremap.c: move_ptes` is static and works on many entries at once: each goes on with all its bits, and
+/// SoftDirty.
+#[must_use]
+pub fn moved_unseen(step: &Step) -> Option<UnseenMove> {
+    match step.operation {
+        Operation::Mremap { range, to, .. } => Some(UnseenMove { actor: step.actor, from: range, to }),
+        _ => None,
+    }
 }
 
 /// Bits of entries that an operation clears at a place without a hook.
@@ -67,7 +92,8 @@ impl Witnesses {
     /// The fields of an event can be checked afterwards where nothing later overwrote them: `vm_flags` at the
     /// last event of a page that still has its entry, mapcount and `PageAnonExclusive` at the last event about
     /// a frame that is still there. Entries are expected to change by events only, by the CPU's setting of
-    /// Accessed and Dirty, by being cleared whole, and by what [`cleared_unseen`] names. The check of mapcounts presumes that no mapping of a surviving frame goes
+    /// Accessed and Dirty, by being cleared whole, and by what [`cleared_unseen`] and
+    /// [`moved_unseen`] name. The check of mapcounts presumes that no mapping of a surviving frame goes
     /// away in a step that also has events about the frame; no single operation does both.
     ///
     /// # Errors
@@ -150,6 +176,7 @@ fn may_follow(earlier: u64, later: u64, cleared_unseen: u64) -> bool {
 fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
     let mut known: Vec<_> = step.before.actors.iter().map(|arena| arena.unwrap_or_default()).collect();
     let mut found = Vec::new();
+    follow_move(step, &mut known);
     for transition in step.transitions {
         let entry = &mut known[transition.actor.index()][transition.page.index()];
         if !may_follow(*entry, transition.before, step.cleared_unseen) {
@@ -170,6 +197,22 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
         }
     }
     found
+}
+
+/// Lets the entries that the step moved, whole and unseen, count as known where they are now. An entry that
+/// is there otherwise than it was, or that is still where it was too, did not move.
+fn follow_move(step: ProbedStep<'_>, known: &mut [[u64; ARENA_PAGES]]) {
+    let Some(UnseenMove { actor, from, to }) = step.moved_unseen else { return };
+    let Some(after) = &step.after.actors[actor.index()] else { return };
+    let known = &mut known[actor.index()];
+    for (from, to) in from.slots().zip(to.slots()) {
+        let (from, to) = (from.index(), to.index());
+        let moved = if Entry(known[from]).is_present() { known[from] | SOFT_DIRTY } else { known[from] };
+        if moved != 0 && after[to] == moved && after[from] == 0 {
+            known[to] = moved;
+            known[from] = 0;
+        }
+    }
 }
 
 /// Compares the flags that smaps shows.
@@ -196,7 +239,6 @@ fn check_vm_flags(step: ProbedStep<'_>, smaps: &[Option<Smaps>; ACTORS]) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use ptediff_reference_model::arena::{ARENA_PAGES, PageRange};
     use ptediff_reference_model::observation::Cause;
 
     use super::*;
@@ -233,7 +275,13 @@ mod tests {
     fn check_with(cleared_unseen: u64, before: u64, events: &[(u64, u64)], after: u64, expected: &[WitnessField]) {
         let transitions: Vec<_> = events.iter().map(|&(before, after)| event(before, after)).collect();
         let (before, after) = (state(before), state(after));
-        let step = ProbedStep { before: &before, transitions: &transitions, after: &after, cleared_unseen };
+        let step = ProbedStep {
+            before: &before,
+            transitions: &transitions,
+            after: &after,
+            cleared_unseen,
+            moved_unseen: None,
+        };
         let fields: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.field).collect();
         assert_eq!(fields, expected, "{events:x?}");
     }
@@ -268,5 +316,29 @@ mod tests {
         let page = PageRange::FIRST_PAGE;
         assert_eq!(cleared_unseen(&Operation::Madvise { range: page, advice: Advice::Cold }), A);
         assert_eq!(cleared_unseen(&Operation::MadviseDontneed { range: page }), 0);
+    }
+
+    #[test]
+    fn entries_move_whole_and_become_soft_dirty() {
+        let range = |first| PageRange::new(first, 2).expect("in the arena");
+        let moved = moved_unseen(&Step {
+            actor: ActorId::FIRST,
+            operation: Operation::Mremap { range: range(2), to: range(10), keep: false },
+        });
+        let check = |moved_unseen, before: u64, left: u64, arrived: u64, expected: &[usize]| {
+            let (before, mut after) = (state(before), state(left));
+            after.actors[0].as_mut().expect("alive")[11] = arrived;
+            let step = ProbedStep { before: &before, transitions: &[], after: &after, cleared_unseen: 0, moved_unseen };
+            let pages: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.page.index()).collect();
+            assert_eq!(pages, expected, "{before:x?} to {left:x} and {arrived:x}");
+        };
+        let clean = WRITTEN & !SOFT_DIRTY;
+        check(moved, clean, 0, WRITTEN, &[]);
+        check(moved, clean, 0, clean, &[11]);
+        check(moved, WRITTEN, 0, READ_ONLY, &[11]);
+        check(moved, WRITTEN, WRITTEN, WRITTEN, &[11]);
+        check(moved, WRITTEN, WRITTEN, 0, &[]);
+        check(None, WRITTEN, 0, WRITTEN, &[11]);
+        assert_eq!(moved_unseen(&Step { actor: ActorId::FIRST, operation: Operation::Exit }), None);
     }
 }

@@ -12,6 +12,7 @@ use crate::program::{Advice, Protection};
 use crate::rule::Rule;
 
 const ENOMEM: i32 = 12;
+const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
 
 impl Model {
@@ -137,20 +138,32 @@ impl Model {
             if !may_populate(&vma, access) {
                 return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
             }
-            self.populate_page(actor, page, access, vma.shadow_stack);
+            // 6.1 asks VMA by VMA.
+            let is_first = match self.dialect {
+                Dialect::Linux6_1 => page.index() == range.first().max(usize::from(vma.first)),
+                Dialect::Linux6_12 | Dialect::Linux7_2 => page.index() == range.first(),
+            };
+            if !self.populate_page(actor, page, access, is_first) {
+                return (Rule::PopulateBeyond, Outcome::Failed(EFAULT));
+            }
         }
         if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::Populated, Outcome::Succeeded) }
     }
 
     /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store
-    /// through a clean entry marks the folio dirty, not the entry.
-    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    /// through a clean entry marks the folio dirty, not the entry. Says whether there was a page. Where there is
+    /// none GUP gives back the pages so far, and is called again from there: all but the first page of a call fault
+    /// twice.
+    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, is_first: bool) -> bool {
+        let shadow_stack = self.memory(actor).vmas.at(page).is_some_and(|vma| vma.shadow_stack);
         let bits = self.slot(actor, page).bits;
         let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
         let is_enough = bits.is_present() && (access == Access::Read || writable);
         if !is_enough {
-            self.handle_mm_fault(actor, page, access, shadow_stack);
-        } else if access == Access::Write
+            let is_there = self.handle_mm_fault(actor, page, access, shadow_stack);
+            return is_there || (!is_first && self.handle_mm_fault(actor, page, access, shadow_stack));
+        }
+        if access == Access::Write
             && !bits.is_dirty()
             && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
         {
@@ -160,6 +173,7 @@ impl Model {
                 self.frames[number as usize].dirty = true;
             }
         }
+        true
     }
 }
 

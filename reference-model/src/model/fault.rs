@@ -135,16 +135,25 @@ impl Model {
         if let Some(rule) = denied {
             return refuse(rule, SEGV_ACCERR);
         }
-        self.handle_mm_fault(actor, page, access, vma.shadow_stack);
-        Ok(())
+        if self.handle_mm_fault(actor, page, access, vma.shadow_stack) {
+            Ok(())
+        } else {
+            Err(super::shared::beyond_object(page, error_code))
+        }
     }
 
-    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
-    pub(super) fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed. Says whether there was a page to map.
+    pub(super) fn handle_mm_fault(
+        &mut self,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        shadow_stack: bool,
+    ) -> bool {
         if let Some(vma) = self.memory(actor).vmas.at(page).copied()
-            && let Some(shared) = vma.shared
+            && vma.shared.is_some()
         {
-            return self.fault_shared(actor, page, access, &vma, shared);
+            return self.fault_shared(actor, page, access, &vma);
         }
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
@@ -170,6 +179,7 @@ impl Model {
         };
         self.install(rule, actor, page, shadow_stack);
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+        true
     }
 
     fn install(&mut self, rule: Rule, actor: ActorId, page: PageIndex, shadow_stack: bool) {

@@ -50,7 +50,10 @@ impl Model {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of the range");
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else { continue };
             let Some(access) = populates_by(&vma) else { return false };
-            self.populate_page(actor, page, access, vma.shadow_stack);
+            let is_first = slot == start.max(vma.first);
+            if !self.populate_page(actor, page, access, is_first) {
+                return false;
+            }
         }
         true
     }

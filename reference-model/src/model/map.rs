@@ -59,6 +59,7 @@ impl Model {
             account: protection.contains(Protection::WRITE),
             soft_dirty: true,
             marks: 0,
+            displacement: 0,
             anon: None,
             shared: None,
         };
@@ -86,7 +87,7 @@ impl Model {
         ended
     }
 
-    fn zap(&mut self, rule: Rule, actor: ActorId, range: PageRange) {
+    pub(super) fn zap(&mut self, rule: Rule, actor: ActorId, range: PageRange) {
         for page in range.slots() {
             let Slot { bits, frame, .. } = self.slot(actor, page);
             if bits != Entry::NONE || frame != ExpectedFrame::None {

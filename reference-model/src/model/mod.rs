@@ -9,10 +9,11 @@ mod fork;
 mod lock;
 mod map;
 mod protect;
+mod remap;
 mod shared;
 mod vma;
 
-use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
+use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
 use crate::entry::{A, DirtyDesign, Entry, NX, P, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
@@ -150,6 +151,8 @@ impl Model {
             Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
             Operation::Mlock { range } => self.mlock(actor, range),
             Operation::Munlock { range } => self.munlock(actor, range),
+            Operation::Mremap { range, to, keep } => self.mremap(actor, range, to, keep),
+            Operation::MremapResize { range, pages } => self.mremap_resize(actor, range, pages),
             Operation::MmapShared { range, protection, placement } => {
                 self.mmap_shared(actor, range, protection, placement)
             }
@@ -177,6 +180,7 @@ impl Model {
             Operation::Mmap { protection, .. }
             | Operation::MmapShared { protection, .. }
             | Operation::Mprotect { protection, .. } => !(self.protection_keys && protection == Protection::EXECUTE),
+            Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             _ => true,
         }
     }
@@ -206,6 +210,21 @@ impl Model {
         })
     }
 
+    /// The slots of the VMA that covers a page of a living actor.
+    #[must_use]
+    pub fn vma_range(&self, actor: ActorId, page: PageIndex) -> Option<PageRange> {
+        let vma = self.actors[actor.index()].as_ref()?.vmas.at(page)?;
+        PageRange::new(usize::from(vma.first), usize::from(vma.end - vma.first)).ok()
+    }
+
+    /// The slot at which a page of a living actor was first written, as its VMA's `vm_pgoff` remembers it:
+    /// another one than the page's own where mremap moved it since.
+    #[must_use]
+    pub fn home(&self, actor: ActorId, page: PageIndex) -> Option<PageIndex> {
+        let vma = self.actors[actor.index()].as_ref()?.vmas.at(page)?;
+        PageIndex::new(page.index().checked_add_signed(isize::from(vma.displacement))?).ok()
+    }
+
     /// What the entry of a page of a living actor must be now; all-zero for an actor that is not alive.
     #[must_use]
     pub fn entry(&self, actor: ActorId, page: PageIndex) -> EntryExpectation {
@@ -231,8 +250,15 @@ impl Model {
     #[must_use]
     pub fn waits_in_object(&self, actor: ActorId, page: PageIndex) -> bool {
         let Some(memory) = &self.actors[actor.index()] else { return false };
-        let shared = memory.vmas.at(page).and_then(|vma| vma.shared);
-        memory.slots[page.index()].bits == Entry::NONE && shared.is_some_and(|shared| self.held(page, shared).is_some())
+        let held = memory.vmas.at(page).and_then(|vma| self.held(page, vma));
+        memory.slots[page.index()].bits == Entry::NONE && held.is_some()
+    }
+
+    /// Whether the page is mapped behind the end of its shmem object.
+    #[must_use]
+    pub fn is_beyond_object(&self, actor: ActorId, page: PageIndex) -> bool {
+        let Some(memory) = &self.actors[actor.index()] else { return false };
+        memory.vmas.at(page).is_some_and(|vma| vma.shared.is_some() && !self.is_in_object(page, vma))
     }
 
     /// Whether the frame of this number in the model belongs to a shmem object.

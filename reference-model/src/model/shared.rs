@@ -8,20 +8,29 @@
 use super::fault::Access;
 use super::vma::{Shared, Vma};
 use super::{Frame, Model, page_protection};
-use crate::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
+use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{Entry, EntryKind, RW};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
 use crate::observation::Cause;
-use crate::outcome::Outcome;
+use crate::outcome::{Fault, Outcome};
 use crate::program::{Placement, Protection};
 use crate::rule::Rule;
 
 /// A shmem object: its pages, by frame number in the model. No page leaves it before the last mapping does.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
-    pages: [Option<u32>; ARENA_PAGES],
+    /// As many as the mapping had that it was made for (`i_size`).
+    pages: Vec<Option<u32>>,
+}
+
+const SIGBUS: u8 = 7;
+const BUS_ADRERR: i32 = 2;
+
+/// `do_sigbus`: mremap made the mapping longer than its object.
+pub(super) fn beyond_object(page: PageIndex, error_code: u32) -> (Rule, Fault) {
+    (Rule::FaultBeyondObject, Fault { signal: SIGBUS, code: BUS_ADRERR, address: page.address(), error_code })
 }
 
 /// `vm_page_prot`. In a shared VMA RW is not withheld for COW, but where write faults are wanted.
@@ -38,6 +47,10 @@ pub(super) fn wants_writenotify(vma: &Vma, page_prot: Entry) -> bool {
     vma.protection.contains(Protection::WRITE) && page_prot == writable && !vma.soft_dirty
 }
 
+fn index_in_object(page: PageIndex, vma: &Vma) -> Option<usize> {
+    page.index().checked_add_signed(isize::from(vma.displacement))
+}
+
 impl Model {
     /// `do_mmap` with MAP_SHARED and MAP_ANONYMOUS. It asks neighbours to merge before the object is there, and
     /// those of private memory have other flags: a new shared VMA stands alone.
@@ -52,7 +65,7 @@ impl Model {
         if ended.1 != Outcome::Succeeded {
             return ended;
         }
-        self.objects.push(Object { pages: [None; ARENA_PAGES] });
+        self.objects.push(Object { pages: vec![None; range.pages()] });
         let vma = Vma {
             first: range.first() as u8,
             end: range.end() as u8,
@@ -61,12 +74,9 @@ impl Model {
             account: false,
             soft_dirty: true,
             marks: 0,
+            displacement: -(range.first() as i16),
             anon: None,
-            shared: Some(Shared {
-                object: (self.objects.len() - 1) as u32,
-                origin: range.first() as i16,
-                write_notified: false,
-            }),
+            shared: Some(Shared { object: (self.objects.len() - 1) as u32, write_notified: false }),
         };
         let dialect = self.dialect;
         let (index, _) = self.memory(actor).vmas.insert(dialect, vma);
@@ -87,14 +97,19 @@ impl Model {
         self.memory(actor).vmas.list[index].shared = Some(Shared { write_notified, ..shared });
     }
 
-    /// `mm/memory.c: do_fault` and `do_wp_page` of a shared VMA.
-    pub(super) fn fault_shared(&mut self, actor: ActorId, page: PageIndex, access: Access, vma: &Vma, shared: Shared) {
+    /// `mm/memory.c: do_fault` and `do_wp_page` of a shared VMA. Says whether there is a page.
+    pub(super) fn fault_shared(&mut self, actor: ActorId, page: PageIndex, access: Access, vma: &Vma) -> bool {
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let design = self.design;
         let written = |entry: Entry| design.make_writable(design.make_dirty(entry));
         let (rule, entry, frame) = if slot.bits.kind() == EntryKind::None && slot.frame == ExpectedFrame::None {
-            let (number, is_new) = self.page_of_object(page, shared);
+            let Some((number, is_new)) = self.page_of_object(page, vma) else {
+                let rule = Rule::SharedBeyond;
+                self.write(rule, actor, page, Entry::NONE, ExpectedFrame::None);
+                self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+                return false;
+            };
             self.frames[number as usize].mapcount += 1;
             let protection = vm_page_prot(vma);
             let remembers = self.dialect == Dialect::Linux7_2 && self.frames[number as usize].dirty;
@@ -116,23 +131,31 @@ impl Model {
             self.mark_folio_dirty(frame);
         }
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+        true
     }
 
-    /// `shmem_get_folio_gfp` with SGP_CACHE: the page that is there, or a zeroed one, not dirty. Says whether
-    /// it is new.
-    fn page_of_object(&mut self, page: PageIndex, shared: Shared) -> (u32, bool) {
-        if let Some(number) = self.held(page, shared) {
-            return (number, false);
-        }
+    /// `shmem_get_folio_gfp` with SGP_CACHE: the page that is there, or a zeroed one, not dirty; none beyond
+    /// the object's end. Says whether it is new.
+    fn page_of_object(&mut self, page: PageIndex, vma: &Vma) -> Option<(u32, bool)> {
         let number = self.frames.len() as u32;
-        self.objects[shared.object as usize].pages[shared.index_of(page)] = Some(number);
+        let place = self.objects[vma.shared?.object as usize].pages.get_mut(index_in_object(page, vma)?)?;
+        if let Some(number) = *place {
+            return Some((number, false));
+        }
+        *place = Some(number);
         self.frames.push(Frame { content: 0, mapcount: 0, exclusive: false, dirty: false, of_object: true });
-        (number, true)
+        Some((number, true))
+    }
+
+    /// Whether the object is long enough for the page.
+    pub(super) fn is_in_object(&self, page: PageIndex, vma: &Vma) -> bool {
+        let object = vma.shared.map(|shared| &self.objects[shared.object as usize]);
+        object.zip(index_in_object(page, vma)).is_some_and(|(object, index)| index < object.pages.len())
     }
 
     /// The object's page behind this one, if it was ever touched.
-    pub(super) fn held(&self, page: PageIndex, shared: Shared) -> Option<u32> {
-        self.objects[shared.object as usize].pages[shared.index_of(page)]
+    pub(super) fn held(&self, page: PageIndex, vma: &Vma) -> Option<u32> {
+        *self.objects[vma.shared?.object as usize].pages.get(index_in_object(page, vma)?)?
     }
 
     /// `zap_present_folio_ptes`: an entry that goes hands its dirtiness to the page of a shmem object.

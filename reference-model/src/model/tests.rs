@@ -4,7 +4,6 @@
 mod shared;
 
 use super::*;
-use crate::arena::PageRange;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};
 use crate::machine::KernelVersion;
 use crate::program::{Advice, Placement};

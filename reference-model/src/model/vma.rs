@@ -39,17 +39,8 @@ pub(super) struct AnonVma {
 pub(super) struct Shared {
     /// Identity of the shmem object within the program (`vm_file`).
     pub(super) object: u32,
-    /// Slot at which the object's first page would lie (`vm_pgoff`, turned round).
-    pub(super) origin: i16,
     /// `vm_page_prot` lacks RW although the VMA is writable; see [`super::shared`].
     pub(super) write_notified: bool,
-}
-
-impl Shared {
-    /// Index in the object of the page that the VMA maps at this one (`linear_page_index`).
-    pub(super) fn index_of(self, page: PageIndex) -> usize {
-        usize::try_from(page.index() as i16 - self.origin).expect("a page behind the object's first")
-    }
 }
 
 /// One VMA. Slots `first..end`.
@@ -65,28 +56,33 @@ pub(super) struct Vma {
     pub(super) soft_dirty: bool,
     /// The flags among [`VM_MARKS`] that are set.
     pub(super) marks: u64,
+    /// `vm_pgoff`, less the slot that the VMA begins at. Of private memory 0 but for what mremap moved; of shared
+    /// memory what makes a slot the index of a page in the object (`linear_page_index`). Slots of one distance
+    /// merge, others do not.
+    pub(super) displacement: i16,
     pub(super) anon: Option<AnonVma>,
     /// The object that a shared VMA maps; `None` of private memory.
     pub(super) shared: Option<Shared>,
 }
 
 impl Vma {
-    /// The flags that may not differ between VMAs that merge.
-    fn merges_with_flags_of(&self, other: &Self) -> bool {
+    /// The flags, and the displacement, that may not differ between VMAs that merge.
+    pub(super) fn merges_with_flags_of(&self, other: &Self) -> bool {
         self.protection == other.protection && self.differs_by_access_only(other)
     }
 
-    /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs (`mm/vma.c: anon_vma_compatible`).
+    /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs, and the offsets fit (`mm/vma.c: anon_vma_compatible`).
     fn differs_by_access_only(&self, other: &Self) -> bool {
         self.shadow_stack == other.shadow_stack
             && self.account == other.account
             && self.marks == other.marks
-            && self.place_in_object() == other.place_in_object()
+            && self.displacement == other.displacement
+            && self.object() == other.object()
     }
 
-    /// `vm_file` and `vm_pgoff`, where there is a file. `vm_page_prot` does not hinder a merge.
-    fn place_in_object(&self) -> Option<(u32, i16)> {
-        self.shared.map(|shared| (shared.object, shared.origin))
+    /// `vm_file`, where there is one. `vm_page_prot` does not hinder a merge.
+    fn object(&self) -> Option<u32> {
+        self.shared.map(|shared| shared.object)
     }
 
     /// `VM_LOCKED`.
@@ -114,7 +110,7 @@ impl Vma {
 }
 
 /// `mm/vma.c: is_mergeable_anon_vma` for a changed part `source` and a neighbour `target` that takes it.
-fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
+pub(super) fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
     let source_anon = source.and_then(|vma| vma.anon);
     match dialect {
         // 6.1 and 6.12 look at the target's chain only, and an empty chain is not singular: a target without
@@ -132,7 +128,7 @@ fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool 
     }
 }
 
-fn anon_compatible(left: &Vma, right: &Vma) -> bool {
+pub(super) fn anon_compatible(left: &Vma, right: &Vma) -> bool {
     left.anon.is_none() || right.anon.is_none() || left.anon_id() == right.anon_id()
 }
 

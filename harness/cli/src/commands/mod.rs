@@ -1,12 +1,16 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod deaths;
 mod describe;
 mod diff;
+mod distill;
 mod doctor;
 mod explain;
 mod judge;
 mod mutants;
+mod opinions;
+mod pairs;
 mod replay;
 mod report;
 mod repro;
@@ -93,6 +97,8 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Repro(repro) => repro::run(repro),
         Command::Report(report) => report::run(report),
         Command::Diff(diff) => diff::run(diff, format),
+        Command::Pairs(pairs) => pairs::run(pairs, format),
+        Command::Distill(distill) => distill::run(distill),
         Command::Trust(trust) => trust::run(trust, format),
     }
 }

@@ -24,7 +24,8 @@ pub(super) fn run(arguments: &Replay, format: Format) -> Result<Exit, Failure> {
     let mut channel = launch(&request, &arguments.machine.launch_options(None))?;
     // Only now: a machine that cannot be started must not cost an older trace.
     let mut keep = Keep::at(arguments.trace.as_deref())?;
-    let results = follow(&mut channel, &mut keep, &mut progress)?;
+    let mut results = follow(&mut channel, &mut keep, &mut progress)?;
+    results.count_known = arguments.count_known;
     progress.finish();
     let names: Vec<&str> = entries.iter().map(|stored| stored.entry.name.as_str()).collect();
     report::replay(&results, &entries, &names, arguments.timeline, format);

@@ -14,7 +14,7 @@ pub(super) fn run(arguments: &Report) -> Result<Exit, Failure> {
     if let (Finish::RigFailed(message), 0) = (&results.ending, results.programs) {
         return Err(Failure::Trace { path: path.clone(), message: message.clone() });
     }
-    for found in &results.divergences {
+    for found in results.reported() {
         if let Some(text) = mail(&results, found, Attached::default()) {
             println!("{text}");
         }

@@ -41,6 +41,7 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
         ring_bytes: machine.ring_bytes,
         shrink_budget: 0,
         stop_after: 1,
+        count_known: false,
         binary: digest_text(&own_executable()?),
         plant: machine.plant.clone(),
         task,

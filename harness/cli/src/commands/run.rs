@@ -11,6 +11,8 @@ use crate::host::session::{Keep, follow};
 use crate::report;
 use crate::report::progress::Progress;
 
+use super::deaths::examine_death;
+use super::opinions::ask_others;
 use super::request::request;
 use super::save::{check_folder, save};
 
@@ -33,6 +35,7 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     let mut request = request(&arguments.machine, task)?;
     request.shrink_budget = arguments.shrink;
     request.stop_after = arguments.stop_after;
+    request.count_known = arguments.count_known;
     let mut progress = Progress::new("programs");
     let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
     progress.note(&format!(
@@ -45,7 +48,12 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     ));
     // Only now: a machine that cannot be started must not cost an older trace.
     let mut keep = Keep::at(arguments.trace.as_deref())?;
-    let results = follow(&mut channel, &mut keep, &mut progress)?;
+    let mut results = follow(&mut channel, &mut keep, &mut progress)?;
+    results.count_known = arguments.count_known;
+    examine_death(&arguments.machine, arguments.shrink_boots, &mut results, &progress);
+    if !arguments.no_opinions {
+        ask_others(&arguments.machine, &mut results, &progress);
+    }
     progress.finish();
     let saved = save(&arguments.save, &results);
     report::campaign(&results, &saved, format);

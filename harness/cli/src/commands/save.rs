@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use ptediff_corpus::{Corpus, CorpusError, Entry, Needs, Origin};
+use ptediff_reference_model::program::Program;
 use ptediff_trace::WorkList;
 
 use crate::error::{Failure, complain};
-use crate::host::results::{Found, Results};
+use crate::host::results::{Alone, Finish, Found, Results};
 use crate::report;
 
 use super::describe::describe;
@@ -26,7 +27,8 @@ pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
 /// Stores each divergence in its smallest form, with its reproducer and its report. Returns a line for each
 /// file, or that there is none.
 pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
-    if results.divergences.is_empty() {
+    let deadly = deadly(results);
+    if results.divergences.is_empty() && deadly.is_none() {
         return Vec::new();
     }
     let opened = match std::fs::create_dir_all(folder) {
@@ -40,11 +42,25 @@ pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
             return vec![format!("nothing: {} cannot be used", folder.display())];
         }
     };
-    results.divergences.iter().flat_map(|found| store(&mut corpus, found, results)).collect()
+    let mut files: Vec<String> = results.reported().flat_map(|found| store(&mut corpus, found, results)).collect();
+    files.extend(deadly.map(|entry| match corpus.add(&entry) {
+        Ok(path) => path.display().to_string(),
+        Err(error) => not_stored(&entry, error),
+    }));
+    files
+}
+
+/// The program that kills the kernel, in its smallest form.
+fn deadly(results: &Results) -> Option<Entry> {
+    let running = results.running.as_ref()?;
+    let Some(Alone::Dies { program, .. }) = &running.alone else { return None };
+    let Finish::KernelDied(how) = &results.ending else { return None };
+    Some(entry(results, "deadly-", running.index, program, how.clone()))
 }
 
 fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> Vec<String> {
-    let entry = entry(found, results);
+    let stability = if found.is_stable() { "" } else { "unstable-" };
+    let entry = entry(results, stability, found.index, found.smallest().0, report::divergence_headline(found));
     match corpus.add(&entry) {
         Ok(path) => {
             let mut files = vec![path.display().to_string()];
@@ -57,12 +73,14 @@ fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> Vec<String> {
             }
             files
         }
-        Err(error) => {
-            let line = format!("not {}: {}", entry.name, short(&error));
-            complain(error.into());
-            vec![line]
-        }
+        Err(error) => vec![not_stored(&entry, error)],
     }
+}
+
+fn not_stored(entry: &Entry, error: CorpusError) -> String {
+    let line = format!("not {}: {}", entry.name, short(&error));
+    complain(error.into());
+    line
 }
 
 fn short(error: &CorpusError) -> &'static str {
@@ -74,20 +92,18 @@ fn short(error: &CorpusError) -> &'static str {
     }
 }
 
-fn entry(found: &Found, results: &Results) -> Entry {
+fn entry(results: &Results, prefix: &str, index: u32, program: &Program, description: String) -> Entry {
     let machine = results.machine.as_ref();
     let release = machine.map_or("", |machine| machine.release.as_str());
     let platform = machine.map_or("", |machine| machine.platform.as_str());
-    let program = found.minimal.as_ref().map_or(&found.program, |minimal| &minimal.program);
-    let stability = if found.is_stable() { "" } else { "unstable-" };
     let seed = match results.campaign.as_ref().map(|campaign| &campaign.work) {
         Some(WorkList::Generated { seed, .. }) => *seed,
         Some(WorkList::Given(_)) | None => 0,
     };
     Entry {
-        name: format!("{stability}seed{seed}-program{}-{platform}", found.index),
-        description: report::divergence_headline(found),
-        origin: Origin::campaign(seed, found.index, release, platform),
+        name: format!("{prefix}seed{seed}-program{index}-{platform}"),
+        description,
+        origin: Origin::campaign(seed, index, release, platform),
         needs: Needs::to_behave_alike(program),
         program: program.clone(),
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::outcome::{Fault, Outcome};
 use ptediff_reference_model::program::Operation;
 use ptediff_trace::Attempt;
 
@@ -18,6 +18,8 @@ use ptediff_observe::Lie;
 pub enum Plant {
     /// The kernel panics in the middle of the program with this index.
     Panic(u32),
+    /// The kernel panics whenever an actor exits, in whatever program.
+    PanicAtExit,
     /// The guest hangs, silent, in the middle of the program with this index.
     Hang(u32),
     /// The guest powers off in the middle of the program with this index.
@@ -31,6 +33,8 @@ pub enum Plant {
     Errno,
     /// The same, but only when a program runs for the first time: a divergence that is not stable.
     ErrnoOnce,
+    /// A refused access gives a hardware error code without bit 2 (user mode): a defect of the CPU.
+    ErrorCode,
     /// The observer lies about a field; the name is one of `ptediff_observe`'s lies.
     Lie(String),
     /// The guest's verdict on the program with this index is swapped, so that host and guest disagree.
@@ -40,7 +44,7 @@ pub enum Plant {
 /// A plant that has no such name.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program), errno, errno-once or lie:NAME, such as lie:entry.RW"
+    "`{0}` is not a plant: panic@N, hang@N, power-off@N, triple-fault@N, abort@N, verdict@N (N: index of a program), panic-at-exit, errno, errno-once, error-code or lie:NAME, such as lie:entry.RW"
 )]
 pub struct UnknownPlant(String);
 
@@ -53,7 +57,9 @@ impl FromStr for Plant {
         }
         match text {
             "errno" => return Ok(Self::Errno),
+            "panic-at-exit" => return Ok(Self::PanicAtExit),
             "errno-once" => return Ok(Self::ErrnoOnce),
+            "error-code" => return Ok(Self::ErrorCode),
             _ => {}
         }
         let (name, index) = text.split_once('@').ok_or_else(unknown)?;
@@ -81,6 +87,8 @@ impl fmt::Display for Plant {
             Self::Verdict(index) => write!(formatter, "verdict@{index}"),
             Self::Errno => write!(formatter, "errno"),
             Self::ErrnoOnce => write!(formatter, "errno-once"),
+            Self::PanicAtExit => write!(formatter, "panic-at-exit"),
+            Self::ErrorCode => write!(formatter, "error-code"),
             Self::Lie(name) => write!(formatter, "lie:{name}"),
         }
     }
@@ -105,6 +113,8 @@ impl Plant {
     pub fn distort(&self, attempt: Attempt, operation: &Operation, outcome: Outcome) -> Outcome {
         const ENOMEM: i32 = 12;
         const EINVAL: i32 = 22;
+        /// SDM 3A 4.7: the access came from user mode.
+        const USER_MODE: u32 = 1 << 2;
         let due = match self {
             Self::Errno => true,
             Self::ErrnoOnce => attempt == Attempt::First,
@@ -112,7 +122,32 @@ impl Plant {
         };
         match (operation, outcome) {
             (Operation::Mprotect { .. }, Outcome::Failed(ENOMEM)) if due => Outcome::Failed(EINVAL),
+            (_, Outcome::Faulted(fault)) if *self == Self::ErrorCode => {
+                Outcome::Faulted(Fault { error_code: fault.error_code & !USER_MODE, ..fault })
+            }
             _ => outcome,
+        }
+    }
+
+    /// Whether another machine has it too, that shares the kernel or the CPU with this one.
+    #[must_use]
+    pub fn is_shared(&self, same_kernel: bool, same_cpu: bool) -> bool {
+        match self {
+            Self::ErrorCode => same_cpu,
+            Self::Errno | Self::ErrnoOnce => same_kernel,
+            _ => false,
+        }
+    }
+
+    /// Carries the failure out if it is due at this operation. Called before each step, and only inside a virtual
+    /// machine.
+    ///
+    /// # Errors
+    /// The failure could not be brought about.
+    pub fn strike_at(&self, operation: &Operation) -> std::io::Result<()> {
+        match (self, operation) {
+            (Self::PanicAtExit, Operation::Exit) => std::fs::write("/proc/sysrq-trigger", "c"),
+            _ => Ok(()),
         }
     }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use ptediff_compare::{Judge, witness_contradiction};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
-use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses, cleared_unseen};
+use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses, cleared_unseen, moved_unseen};
 use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{Normaliser, RawState, RawTransition, StepRecord, WitnessReport};
@@ -150,6 +150,9 @@ impl<O: Observer, W: Write> Runner<O, W> {
             {
                 plant.strike(index).map_err(|error| RigError(format!("planting {plant}: {error}")))?;
             }
+            if let Some(plant) = &self.plant {
+                plant.strike_at(&step.operation).map_err(|error| RigError(format!("planting {plant}: {error}")))?;
+            }
             if !judge.model().is_possible(step) {
                 let feature = format!("what step {number} needs ({step})");
                 return Ok(Verdict::Inconclusive(Inconclusive::MissingFeature { feature }));
@@ -281,7 +284,13 @@ impl<O: Observer, W: Write> Runner<O, W> {
         self.witnesses
             .report(
                 &self.observer,
-                ProbedStep { before, transitions, after, cleared_unseen: cleared_unseen(&step.operation) },
+                ProbedStep {
+                    before,
+                    transitions,
+                    after,
+                    cleared_unseen: cleared_unseen(&step.operation),
+                    moved_unseen: moved_unseen(step),
+                },
             )
             .map_err(|error| RigError::of("a witness cannot see", &error))
     }

@@ -31,6 +31,8 @@ pub struct GuestRequest {
     pub shrink_budget: u32,
     /// Divergences after which the campaign ends.
     pub stop_after: u32,
+    /// Whether known divergences are treated as any other.
+    pub count_known: bool,
     /// SHA-256 of the `ptediff` file, for the trace's head.
     pub binary: String,
     /// A failure to be planted, for tests of trust.

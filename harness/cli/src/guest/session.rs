@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ptediff_compare::{KnownDivergence, known_divergence};
 use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
@@ -207,15 +208,23 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
         }
         Task::Campaign { seed, first, programs, .. } => {
             let options = generation(&request.task)?;
+            let mut met: Vec<&'static KnownDivergence> = Vec::new();
+            let mut counted = 0;
             for index in *first..first.saturating_add(*programs) {
                 let program = program(*seed, index, &runner.machine, &options);
                 let verdict = runner.run(index, Attempt::First, &program)?;
                 end.programs += 1;
                 count(&mut end.verdicts, &verdict);
                 if let Verdict::Diverge(_) = &verdict {
+                    let known = if request.count_known { None } else { known_as(&runner.machine, &verdict) };
+                    match known {
+                        Some(known) if met.contains(&known) => continue,
+                        Some(known) => met.push(known),
+                        None => counted += 1,
+                    }
                     let shrunk = examine(request, runner, index, &program, &verdict)?;
                     runner.send(&Frame::Shrunk(shrunk))?;
-                    if end.verdicts.diverge >= request.stop_after {
+                    if counted >= request.stop_after {
                         break;
                     }
                 }
@@ -305,7 +314,11 @@ fn examine<O: Observer, W: Write>(
             }
             attempt += 1;
             match runner.run(index, Attempt::Shrink(attempt), candidate) {
-                Ok(seen) => matches!(seen, Verdict::Diverge(_)),
+                // Not from one divergence into another that is known, or out of it.
+                Ok(seen) => {
+                    matches!(seen, Verdict::Diverge(_))
+                        && known_as(&runner.machine, &seen) == known_as(&runner.machine, verdict)
+                }
                 Err(error) => {
                     failure = Some(error);
                     false
@@ -326,6 +339,14 @@ fn examine<O: Observer, W: Write>(
     result.executions = shrunk.executions;
     result.exhausted = shrunk.exhausted;
     Ok(result)
+}
+
+/// The known divergence that a verdict is, if any.
+fn known_as(machine: &Machine, verdict: &Verdict) -> Option<&'static KnownDivergence> {
+    match verdict {
+        Verdict::Diverge(divergence) => known_divergence(machine, divergence),
+        Verdict::Agree | Verdict::Inconclusive(_) => None,
+    }
 }
 
 /// Whether two verdicts name the same difference at the same step.

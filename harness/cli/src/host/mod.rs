@@ -2,5 +2,6 @@
 
 pub mod channel;
 pub mod launch;
+pub mod opinion;
 pub mod results;
 pub mod session;

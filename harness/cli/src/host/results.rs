@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use ptediff_compare::Tally;
+use ptediff_compare::{KnownDivergence, Tally};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
@@ -13,6 +13,8 @@ use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Campaign, End, Refused};
 
 use crate::exit_code::Exit;
+
+use super::opinion::Opinion;
 
 /// A program that diverged.
 #[derive(Debug, Clone, Serialize)]
@@ -29,6 +31,15 @@ pub struct Found {
     pub stability: Option<(u16, u16)>,
     /// The smallest program found that diverges still, its verdict and its records.
     pub minimal: Option<Minimal>,
+    /// The known divergence that this one is.
+    #[serde(serialize_with = "identifier")]
+    pub known: Option<&'static KnownDivergence>,
+    /// What other machines gave for the smallest program.
+    pub opinions: Vec<Opinion>,
+}
+
+fn identifier<S: Serializer>(known: &Option<&'static KnownDivergence>, serializer: S) -> Result<S::Ok, S::Error> {
+    known.map(|known| known.identifier).serialize(serializer)
 }
 
 /// A shrunk program.
@@ -51,6 +62,15 @@ impl Found {
     #[must_use]
     pub fn is_stable(&self) -> bool {
         self.stability.is_none_or(|(same, reruns)| same == reruns)
+    }
+
+    /// Program, verdict and records in the smallest form that there is.
+    #[must_use]
+    pub fn smallest(&self) -> (&Program, &Verdict, &[StepRecord]) {
+        match &self.minimal {
+            Some(minimal) => (&minimal.program, &minimal.verdict, &minimal.records),
+            None => (&self.program, &self.verdict, &self.records),
+        }
     }
 }
 
@@ -82,6 +102,25 @@ pub struct Running {
     pub program: Program,
     /// Steps that were done.
     pub steps_done: usize,
+    /// What the program did alone, where the kernel had died and it was run again.
+    pub alone: Option<Alone>,
+}
+
+/// What a program that was running when the kernel died does alone.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alone {
+    /// The kernel survives it: earlier programs have their part in it.
+    Survives,
+    /// The kernel dies again.
+    Dies {
+        /// The smallest program that was found to kill it still.
+        program: Program,
+        /// Boots that the search cost.
+        boots: u32,
+        /// Whether the budget or the time ended the search.
+        exhausted: bool,
+    },
 }
 
 /// Everything that a campaign gave.
@@ -101,6 +140,8 @@ pub struct Results {
     pub agreed: u32,
     /// Programs that diverged.
     pub divergences: Vec<Found>,
+    /// Whether known divergences decide the exit code as any other.
+    pub count_known: bool,
     /// Programs without a verdict: by reason, how many and the first.
     pub inconclusive: BTreeMap<String, (u32, u32)>,
     /// Each program without a verdict: its index, and why.
@@ -140,7 +181,7 @@ impl Results {
         if !self.disagreements.is_empty() {
             return Exit::Rig;
         }
-        let stable = self.divergences.iter().any(Found::is_stable);
+        let stable = self.unexplained().any(Found::is_stable);
         match &self.ending {
             Finish::RigFailed(_) => Exit::Rig,
             Finish::BadTrace(_) => Exit::Usage,
@@ -149,12 +190,25 @@ impl Results {
             _ if stable => Exit::Diverge,
             Finish::Refused => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
-                if self.inconclusive.is_empty() && self.divergences.is_empty() && self.tally.steps > 0 =>
+                if self.inconclusive.is_empty() && self.unexplained().next().is_none() && self.tally.steps > 0 =>
             {
                 Exit::Agree
             }
             Finish::Finished | Finish::TimeLimit => Exit::CannotTell,
         }
+    }
+
+    /// Divergences that are not known, or that count although they are.
+    pub fn unexplained(&self) -> impl Iterator<Item = &Found> {
+        self.divergences.iter().filter(|found| found.known.is_none() || self.count_known)
+    }
+
+    /// Divergences that are worth a report of their own: all that are not known, and the first of each known one.
+    pub fn reported(&self) -> impl Iterator<Item = &Found> {
+        self.divergences.iter().enumerate().filter_map(|(index, found)| {
+            let first = !self.divergences[..index].iter().any(|earlier| earlier.known == found.known);
+            (found.known.is_none() || self.count_known || first).then_some(found)
+        })
     }
 
     /// Whether a witness caught the probe: then nothing that it saw can be believed.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use ptediff_compare::Judge;
+use ptediff_compare::{Judge, known_divergence};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
@@ -294,14 +294,19 @@ impl Reading {
         results.programs += 1;
         match &verdict {
             Verdict::Agree => results.agreed += 1,
-            Verdict::Diverge(_) => results.divergences.push(Found {
-                index,
-                program: current.program,
-                verdict,
-                records: current.records.clone(),
-                stability: None,
-                minimal: None,
-            }),
+            Verdict::Diverge(divergence) => {
+                let known = results.machine.as_ref().and_then(|machine| known_divergence(machine, divergence));
+                results.divergences.push(Found {
+                    index,
+                    program: current.program,
+                    verdict,
+                    records: current.records.clone(),
+                    stability: None,
+                    minimal: None,
+                    known,
+                    opinions: Vec::new(),
+                });
+            }
             Verdict::Inconclusive(why) => {
                 results.inconclusive.entry(reason(why)).or_insert((0, index)).0 += 1;
                 results.undecided.push((index, why.clone()));
@@ -320,6 +325,7 @@ impl Reading {
             index: current.index,
             program: current.program,
             steps_done: current.records.len(),
+            alone: None,
         });
         if let Some(end) = &self.results.end
             && (end.runs, end.programs) != (self.results.runs, self.results.programs)

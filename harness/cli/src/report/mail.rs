@@ -10,6 +10,7 @@ use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
 use ptediff_trace::{Campaign, WorkList};
 
+use crate::host::opinion::blame as who;
 use crate::host::results::{Found, Results};
 
 use super::timeline::difference_lines;
@@ -35,10 +36,7 @@ pub struct Attached<'a> {
 #[must_use]
 pub fn mail(results: &Results, found: &Found, attached: Attached<'_>) -> Option<String> {
     let machine = results.machine.as_ref()?;
-    let (program, verdict, records) = match &found.minimal {
-        Some(minimal) => (&minimal.program, &minimal.verdict, minimal.records.as_slice()),
-        None => (&found.program, &found.verdict, found.records.as_slice()),
-    };
+    let (program, verdict, records) = found.smallest();
     let Verdict::Diverge(divergence) = verdict else { return None };
     let mut page = Page::default();
     page.paragraph(&headline(machine, program, divergence));
@@ -253,6 +251,15 @@ fn seen_frame(frame: FrameName) -> String {
 /// Who may be at fault, each with the evidence for and against.
 fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecord], divergence: &Divergence) {
     let witness = records.get(divergence.step).and_then(|record| record.witness.as_ref());
+    if let Some(known) = found.known {
+        page.field("known", &format!("as {}: {}. See {}", known.identifier, known.reason, known.link));
+    }
+    if !found.opinions.is_empty() {
+        page.field("by others", who(machine, &found.opinions).text());
+        for opinion in &found.opinions {
+            page.field("", &format!("- {} on {}: {}", opinion.release, opinion.platform, opinion.text()));
+        }
+    }
     let stability = match found.stability {
         Some((same, reruns)) if same == reruns => format!("stable: {same} of {reruns} re-runs diverged alike"),
         Some((same, reruns)) => format!("UNSTABLE: {same} of {reruns} re-runs diverged alike"),
@@ -270,7 +277,7 @@ fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecor
         None => "not excluded: the witnesses were not asked at this step".to_owned(),
     };
     page.field("probe", &probe);
-    page.field("CPU", &cpu_evidence(machine, divergence));
+    page.field("CPU", &cpu_evidence(machine, found, divergence));
     page.field(
         "kernel",
         if Dialect::of_version(machine.version) != Some(machine.dialect) {
@@ -303,7 +310,7 @@ fn pagemap_word_of_the_entry<'a>(
     if contradicted { ", BUT SHOWS THIS PAGE OTHERWISE" } else { ", and shows this page as the probe does" }
 }
 
-fn cpu_evidence(machine: &Machine, divergence: &Divergence) -> String {
+fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> String {
     let other = match machine.platform.as_str() {
         "bochs" => Some("qemu"),
         "qemu" => Some("bochs"),
@@ -326,6 +333,10 @@ fn cpu_evidence(machine: &Machine, divergence: &Divergence) -> String {
         (false, true) => "suspect: the rule is the CPU's own (SDM)",
         (false, false) => "less likely: what differs is written by the kernel",
     };
+    let asked = found.opinions.iter().any(|one| one.version == machine.version && one.platform != machine.platform);
+    if asked {
+        return format!("{suspicion}, before other machines were asked. Seen on {}", machine.platform);
+    }
     match other {
         Some(other) => format!(
             "{suspicion}. Seen on {}, an emulator; not tried on the other here: replay the entry with --platform {other}",

@@ -1,20 +1,26 @@
 //! Reports, for people and as JSON.
 
 pub mod mail;
+pub mod pair_table;
 pub mod progress;
 pub mod reproducer;
 pub mod snapshots;
 pub mod timeline;
 pub mod wrap;
 
+use std::collections::BTreeMap;
+
+use ptediff_compare::KnownDivergence;
 use ptediff_corpus::StoredEntry;
 use ptediff_generate::NARROWINGS;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::OPERATION_NAMES;
 use ptediff_reference_model::rule::{RULES, RuleInfo};
 use ptediff_reference_model::verdict::Verdict;
 
 use crate::arguments::Format;
-use crate::host::results::{Finish, Found, Results, reason};
+use crate::host::opinion::{Blame, blame};
+use crate::host::results::{Alone, Finish, Found, Results, Running, reason};
 use crate::host::session::describe;
 
 use timeline::{difference_lines, timeline, verdict_line};
@@ -145,9 +151,10 @@ fn human(results: &Results, saved: &[String]) {
     for disagreement in &results.disagreements {
         println!("RIG FAILURE  guest and host disagree: {disagreement}");
     }
-    for found in &results.divergences {
-        divergence(found);
+    for found in results.reported() {
+        divergence(found, results.machine.as_ref());
     }
+    known(results);
     for file in saved {
         println!("stored       {file}");
     }
@@ -181,9 +188,28 @@ fn ending(results: &Results) {
             for (index, step) in running.program.steps.iter().enumerate() {
                 println!("             {}{index:3}  {step}", if index == running.steps_done { ">" } else { " " });
             }
+            alone(running);
         }
         for line in results.console.lines() {
             println!("console      {line}");
+        }
+    }
+}
+
+/// What the program does alone that was running when the kernel died.
+fn alone(running: &Running) {
+    match &running.alone {
+        None => {}
+        Some(Alone::Survives) => {
+            println!("alone        the kernel survives the program: what ran before it has its part");
+        }
+        Some(Alone::Dies { program, boots, exhausted }) => {
+            let ended = if *exhausted { ", a smaller one may exist" } else { "" };
+            let steps = program.steps.len();
+            println!("alone        the kernel dies again; {steps} steps are enough ({boots} boots{ended}):");
+            for (index, step) in program.steps.iter().enumerate() {
+                println!("             {index:3}  {step}");
+            }
         }
     }
 }
@@ -208,34 +234,46 @@ fn rules(results: &Results) {
     }
 }
 
-fn divergence(found: &Found) {
+/// Known divergences, each with the number of programs that met it.
+fn known(results: &Results) {
+    let mut counts: BTreeMap<&str, (u32, &KnownDivergence)> = BTreeMap::new();
+    for known in results.divergences.iter().filter_map(|found| found.known) {
+        counts.entry(known.identifier).or_insert((0, known)).0 += 1;
+    }
+    for (identifier, (count, known)) in counts {
+        println!("known        {identifier}: {count} programs: {}. See {}", known.reason, known.link);
+    }
+}
+
+fn divergence(found: &Found, machine: Option<&Machine>) {
     let stability = match found.stability {
         Some((same, reruns)) if same == reruns => format!("stable ({same} of {reruns} re-runs the same)"),
         Some((same, reruns)) => format!("UNSTABLE ({same} of {reruns} re-runs the same)"),
         None => "not run again".to_owned(),
     };
-    println!("\nDIVERGENCE   program {}, {stability}", found.index);
-    let (program, verdict, records) = match &found.minimal {
-        Some(minimal) => {
-            println!(
-                "minimal      {} steps of {}, {} executions{}",
-                minimal.program.steps.len(),
-                found.program.steps.len(),
-                minimal.executions,
-                if minimal.exhausted { " (the budget ended the search)" } else { "" }
-            );
-            (&minimal.program, &minimal.verdict, &minimal.records)
-        }
-        None => (&found.program, &found.verdict, &found.records),
-    };
+    let known = found.known.map_or_else(String::new, |known| format!(", known as {}", known.identifier));
+    println!("\nDIVERGENCE   program {}, {stability}{known}", found.index);
+    if let Some(minimal) = &found.minimal {
+        println!(
+            "minimal      {} steps of {}, {} executions{}",
+            minimal.program.steps.len(),
+            found.program.steps.len(),
+            minimal.executions,
+            if minimal.exhausted { " (the budget ended the search)" } else { "" }
+        );
+    }
+    let (program, verdict, records) = found.smallest();
     print!("{}", timeline(program, records, verdict));
     if let Verdict::Diverge(divergence) = verdict {
         for line in difference_lines(divergence) {
             println!("  {line}");
         }
-        println!(
-            "  blame: kernel, CPU or model. Not the probe: the page walk through /proc/kcore and pagemap agree with it"
-        );
+        let blamed = machine.map_or(Blame::Open, |machine| blame(machine, &found.opinions));
+        println!("  blame: {}", blamed.text());
+        println!("         not the probe: the page walk through /proc/kcore and pagemap agree with it");
+        for opinion in &found.opinions {
+            println!("         {} on {} {}", opinion.release, opinion.platform, opinion.text());
+        }
     }
 }
 
@@ -261,6 +299,9 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
             serde_json::json!({
                 "index": found.index,
                 "stable": found.is_stable(),
+                "known": found.known.map(|known| known.identifier),
+                "opinions": found.opinions,
+                "blame": results.machine.as_ref().map(|machine| blame(machine, &found.opinions)),
                 "headline": divergence_headline(found),
                 "program": found.minimal.as_ref().map_or(&found.program, |minimal| &minimal.program),
                 "verdict": found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict),

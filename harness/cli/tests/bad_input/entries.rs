@@ -32,10 +32,10 @@ pub(crate) fn cases() -> Vec<Case> {
             |folder| {
                 replay(
                     folder,
-                    entry(1, &[GOOD_STEP, r#"{"actor": 0, "operation": {"mremap": {"page": 0}}}"#]).as_bytes(),
+                    entry(1, &[GOOD_STEP, r#"{"actor": 0, "operation": {"teleport": {"page": 0}}}"#]).as_bytes(),
                 )
             },
-            &["DIR/entry.json:8:", "unknown variant `mremap`"],
+            &["DIR/entry.json:8:", "unknown variant `teleport`"],
         )
         .kept(),
         Case::new(

@@ -14,23 +14,25 @@ const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
 
 type Replayed = LazyLock<Result<Live, String>>;
 
-static ON_6_12: Replayed = LazyLock::new(|| replay("6.12"));
-static ON_7_2: Replayed = LazyLock::new(|| replay("7.2"));
+static ON_6_1: Replayed = LazyLock::new(|| replay("6.1", "qemu"));
+static ON_6_12: Replayed = LazyLock::new(|| replay("6.12", "bochs"));
+static ON_7_2: Replayed = LazyLock::new(|| replay("7.2", "bochs"));
 static IN_PLACE: Replayed = LazyLock::new(replay_in_place);
 
-/// The traces of both replays.
+/// The traces of the replays.
 pub(crate) fn traces() -> Result<Vec<std::path::PathBuf>, Failed> {
-    for replayed in [&ON_6_12, &ON_7_2] {
+    for replayed in [&ON_6_1, &ON_6_12, &ON_7_2] {
         replayed.as_ref().map_err(Clone::clone)?;
     }
-    Ok(vec![file("corpus-6.12.trace"), file("corpus-7.2.trace")])
+    Ok(vec![file("corpus-6.1.trace"), file("corpus-6.12.trace"), file("corpus-7.2.trace")])
 }
 
-fn replay(kernel: &str) -> Result<Live, String> {
+fn replay(kernel: &str, platform: &str) -> Result<Live, String> {
     let on_machine = || {
-        require(kernel, Some("bochs-3.0"))?;
+        require(kernel, (platform == "bochs").then_some("bochs-3.0"))?;
         let trace = file(&format!("corpus-{kernel}.trace"));
-        live(&["replay", "--all", "--corpus", CORPUS, "--kernel", kernel, "--trace", word(&trace)])
+        let words = ["replay", "--all", "--corpus", CORPUS, "--platform", platform, "--kernel", kernel];
+        live(&[&words[..], &["--trace", word(&trace)]].concat())
     };
     on_machine().map_err(said)
 }
@@ -54,7 +56,7 @@ pub(crate) fn trials(in_place: bool) -> Vec<Trial> {
         Err(error) => return vec![Trial::test("corpus", move || Err(error.to_string().into()))],
     };
     let runs: &[(&str, &'static Replayed)] =
-        if in_place { &[("native", &IN_PLACE)] } else { &[("6.12", &ON_6_12), ("7.2", &ON_7_2)] };
+        if in_place { &[("native", &IN_PLACE)] } else { &[("6.1", &ON_6_1), ("6.12", &ON_6_12), ("7.2", &ON_7_2)] };
     let mut trials = Vec::new();
     for &(kernel, replayed) in runs {
         for name in corpus.names() {

@@ -63,7 +63,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
     trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
     trials.push(Trial::test("rig::a_changed_kernel_is_found_shrunk_and_stored", a_changed_kernel_is_found));
+    trials.push(Trial::test("rig::a_deadly_program_is_made_smaller", a_deadly_program_is_made_smaller));
     trials.push(Trial::test("rig::an_unstable_divergence_is_a_class_of_its_own", an_unstable_divergence));
+    trials.push(Trial::test("rig::a_wrong_cpu_is_blamed_by_the_other_emulator", a_wrong_cpu_is_blamed));
     trials.push(Trial::test("rig::unknown_cpu_model", unknown_cpu_model));
     trials.push(Trial::test("rig::what_an_entry_needs_is_inconclusive", what_an_entry_needs_is_inconclusive));
     trials.push(Trial::ignorable_test("rig::trace_on_a_full_disk", trace_on_a_full_disk));
@@ -189,11 +191,46 @@ fn a_changed_kernel_is_found() -> Result<(), Failed> {
     if ran.json["divergences"][0]["program"].as_array().is_none_or(|steps| steps.len() != 1) {
         return Err(ran.wrong("the program is not shrunk to one step"));
     }
+    // The other emulator shows it too, with the same kernel; another kernel does not.
+    ran.must_be("/divergences/0/blame", "kernel")?;
     let entry = ran.text("/stored/0");
     let again = live(&["replay", "--platform", "qemu", "--plant", "errno", &entry])?;
     again.must_exit(Exit::Diverge)?;
     let honest = live(&["replay", "--platform", "qemu", &entry])?;
     honest.must_exit(Exit::Agree)
+}
+
+/// The kernel panics at every exit: the program that was running is made smaller by the host, boot by boot.
+fn a_deadly_program_is_made_smaller() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let folder = tempfile::tempdir()?;
+    let save = folder.path().display().to_string();
+    let campaign = ["run", "--platform", "qemu", "--cases", "20", "--shrink-boots", "8", "--save", &save];
+    let ran = live(&[&campaign[..], &["--plant", "panic-at-exit"]].concat())?;
+    ran.must_exit(Exit::KernelDied)?;
+    let steps = ran.json["running"]["alone"]["dies"]["program"].as_array().map_or(usize::MAX, Vec::len);
+    // The seed's first exit is the tenth step of its program. One would be enough, with more boots.
+    if steps > 5 {
+        return Err(ran.wrong("the program is not made smaller"));
+    }
+    let entry = ran.text("/stored/0");
+    live(&["replay", "--platform", "qemu", "--plant", "panic-at-exit", &entry])?.must_exit(Exit::KernelDied)?;
+    live(&["replay", "--platform", "qemu", &entry])?.must_exit(Exit::Agree)
+}
+
+/// The CPU reports a wrong error code, whatever the kernel: the other emulator gives it away.
+fn a_wrong_cpu_is_blamed() -> Result<(), Failed> {
+    require("6.12", Some("bochs-3.0"))?;
+    let folder = tempfile::tempdir()?;
+    let save = folder.path().display().to_string();
+    let campaign = ["run", "--platform", "qemu", "--cases", "200", "--stop-after", "1", "--save", &save];
+    let ran = live(&[&campaign[..], &["--plant", "error-code"]].concat())?;
+    ran.must_exit(Exit::Diverge)?;
+    ran.must_be("/divergences/0/blame", "emulated-cpu")?;
+    let report = fs::read_to_string(ran.text("/stored/2"))?;
+    let words: Vec<&str> = report.split_whitespace().collect();
+    let blamed = words.join(" ").contains("the emulated CPU: the same kernel agrees with the model on another one");
+    if blamed { Ok(()) } else { Err(report.into()) }
 }
 
 /// The errno is wrong only the first time that a program runs.

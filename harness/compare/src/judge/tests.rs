@@ -161,6 +161,31 @@ fn pagemap_says_soft_dirty_for_the_vma_too() {
 }
 
 #[test]
+fn a_locked_mapping_may_grow_over_what_was_there() {
+    let actor = ActorId::FIRST;
+    let range = |first, pages| PageRange::new(first, pages).unwrap();
+    let step = |operation| Step { actor, operation };
+    let (protection, placement) = (Protection::READ_WRITE, Placement::Fixed);
+    let mut program = Program {
+        steps: vec![
+            step(Operation::Mmap { range: range(0, 8), protection, placement }),
+            step(Operation::Mlock { range: range(0, 8) }),
+            step(Operation::Mremap { range: range(0, 2), to: range(4, 3), keep: false }),
+        ],
+    };
+    let agrees = |program: &Program| {
+        let records = ideal_records(&machine(95), program);
+        judge(&machine(95), program, &records).0 == Verdict::Agree
+    };
+    assert!(agrees(&program));
+    // The same transition in a step that unmaps nothing contradicts the snapshot.
+    let records = ideal_records(&machine(95), &program);
+    program.steps[2].operation = Operation::Mlock { range: range(0, 8) };
+    let (verdict, _) = judge(&machine(95), &program, &records);
+    assert!(matches!(verdict, Verdict::Inconclusive(Inconclusive::ProbeContradicted { step: 2, .. })), "{verdict:?}");
+}
+
+#[test]
 fn a_writable_entry_after_write_protection_is_found() {
     let stale = |records: &mut Vec<StepRecord>| {
         for change in &mut records[2].changes {

@@ -4,6 +4,8 @@ use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange}
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::validity::repaired;
 
+use super::remap;
+
 /// Programs of more steps are not searched for pairs to drop: there would be too many.
 const PAIRS_UP_TO: usize = 16;
 
@@ -24,6 +26,8 @@ pub(crate) enum Pass {
     DeleteSlot,
     /// Move everything on one page to a lower one.
     MergePages,
+    /// Let one actor do what two did.
+    UniteActors,
     /// Give two actors each other's numbers.
     SwapActors,
     /// Let a lower actor do one step.
@@ -43,7 +47,8 @@ impl Pass {
             Self::NarrowRange => Self::ShiftPages,
             Self::ShiftPages => Self::DeleteSlot,
             Self::DeleteSlot => Self::MergePages,
-            Self::MergePages => Self::SwapActors,
+            Self::MergePages => Self::UniteActors,
+            Self::UniteActors => Self::SwapActors,
             Self::SwapActors => Self::LowerActor,
             Self::LowerActor => Self::SimplifyOperation,
             Self::SimplifyOperation => Self::DropPair,
@@ -82,7 +87,7 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
             Some(with_operation(program, index, operation))
         }
         Pass::ShiftPages => {
-            let lowest = steps.iter().filter_map(|step| extent(&step.operation)).map(|(first, _)| first).min()?;
+            let lowest = steps.iter().flat_map(|step| extents(&step.operation)).map(|(first, _)| first).min()?;
             let distance = lowest.checked_sub(position).filter(|_| position == 0)?;
             Some(with_slots(program, |slot| slot - distance))
         }
@@ -93,6 +98,10 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
         Pass::MergePages => {
             let (low, high) = pair(position, ARENA_PAGES)?;
             Some(merged(program, low, high))
+        }
+        Pass::UniteActors => {
+            let (low, high) = pair(position, ActorId::all().count())?;
+            Some(united(program, low, high))
         }
         Pass::SwapActors => {
             let (low, high) = pair(position, ActorId::all().count())?;
@@ -119,7 +128,13 @@ pub(crate) fn candidate(program: &Program, pass: Pass, position: usize) -> Optio
 pub(crate) fn cost(program: &Program) -> (usize, usize) {
     let detail = program.steps.iter().map(|step| {
         let (first, pages) = extent(&step.operation).unwrap_or((0, 1));
-        (pages - 1) * 1000 + first + step.actor.index() * 100 + child_cost(&step.operation) + rank(&step.operation) * 50
+        let there = step.operation.destination().map_or(0, |to| to.pages() * 1000 + to.first());
+        (pages - 1) * 1000
+            + first
+            + there
+            + step.actor.index() * 100
+            + child_cost(&step.operation)
+            + rank(&step.operation) * 50
     });
     (program.steps.len(), detail.sum())
 }
@@ -154,6 +169,8 @@ fn rank(operation: &Operation) -> usize {
         Operation::Madvise { advice, .. } => 2 + advice as usize,
         Operation::Mlock { .. } => 12,
         Operation::Munlock { .. } => 13,
+        Operation::Mremap { keep, .. } => 14 + usize::from(keep),
+        Operation::MremapResize { .. } => 14,
         _ => 0,
     }
 }
@@ -197,6 +214,7 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
                 _ => None,
             }
         }
+        Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::simpler(operation, choice),
         Operation::Write { page } | Operation::Execute { page } | Operation::WriteShadowStack { page } => {
             match choice {
                 0 => Some(Operation::Read { page }),
@@ -259,6 +277,11 @@ fn extent(operation: &Operation) -> Option<(usize, usize)> {
     }
 }
 
+/// Those of [`extent`] and of the operation's destination.
+fn extents(operation: &Operation) -> impl Iterator<Item = (usize, usize)> {
+    extent(operation).into_iter().chain(operation.destination().map(|to| (to.first(), to.pages())))
+}
+
 fn with_range(operation: Operation, new: PageRange) -> Operation {
     match operation {
         Operation::Mmap { protection, placement, .. } => Operation::Mmap { range: new, protection, placement },
@@ -272,6 +295,7 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Mlock { .. } => Operation::Mlock { range: new },
         Operation::Munlock { .. } => Operation::Munlock { range: new },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
+        Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::with_range(operation, new),
         other => other,
     }
 }
@@ -288,11 +312,16 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
 
 /// The program with every slot moved by `to`, which must keep the order of slots and not raise any.
 fn with_slots(program: &Program, to: impl Fn(usize) -> usize) -> Program {
+    let renamed = |range: PageRange| {
+        let (first, end) = (to(range.first()), to(range.end() - 1) + 1);
+        PageRange::new(first, end - first).ok()
+    };
     let moved = |operation: Operation| match (operation.range(), operation.page()) {
-        (Some(range), _) => {
-            let (first, end) = (to(range.first()), to(range.end() - 1) + 1);
-            PageRange::new(first, end - first).map_or(operation, |range| with_range(operation, range))
-        }
+        (Some(range), _) => match (renamed(range), operation.destination().map(renamed)) {
+            (Some(range), Some(Some(to))) => remap::with_ranges(operation, range, to),
+            (Some(range), _) => with_range(operation, range),
+            (None, _) => operation,
+        },
         (None, Some(page)) => PageIndex::new(to(page.index())).map_or(operation, |page| with_page(operation, page)),
         (None, None) => operation,
     };
@@ -308,6 +337,14 @@ fn merged(program: &Program, low: usize, high: usize) -> Program {
     };
     let steps = program.steps.iter().map(|step| Step { operation: moved(step.operation), ..*step });
     Program { steps: steps.collect() }
+}
+
+/// The program in which actor `low` does what `high` did, who is not born.
+fn united(program: &Program, low: usize, high: usize) -> Program {
+    let (low, high) = (ActorId::new(low).expect("an actor"), ActorId::new(high).expect("an actor"));
+    let steps = program.steps.iter().filter(|step| step.operation != Operation::Fork { child: high });
+    let steps = steps.map(|step| Step { actor: if step.actor == high { low } else { step.actor }, ..*step });
+    repaired(&Program { steps: steps.collect() })
 }
 
 /// The program in which two actors have each other's numbers. Actor 0 is there from the start, so its

@@ -2,6 +2,7 @@
 
 mod candidate;
 mod drive;
+mod remap;
 mod tree;
 
 pub use drive::{ShrinkStep, Shrunk, shrink};

@@ -105,3 +105,52 @@ fn advice_and_locks_know_shared_memory() {
     check_on(ALL, "cold, mapped twice", &both, &[(0, WRITTEN)]);
     check_on(ALL, "cold", &[(0, shared(3)), (0, WRITE), (0, cold)], &[(0, WRITTEN & !A)]);
 }
+
+#[test]
+fn moved_mappings_keep_their_place_in_the_object() {
+    let to = range(8, 1);
+    let moved = |keep| Operation::Mremap { range: ONE, to, keep };
+    let there = |operation: fn(PageIndex) -> Operation| operation(page(8));
+    let read_there = there(|page| Operation::Read { page });
+    let write_there = there(|page| Operation::Write { page });
+    check_on(ALL, "left behind", &[(0, shared(3)), (0, READ), (0, moved(true))], &[(0, 0)]);
+    let both = [(0, shared(3)), (0, READ), (0, moved(true)), (0, READ)];
+    check_on(ALL, "and found again", &both, &[(0, MAPPED)]);
+    for keep in [false, true] {
+        for &dialect in ALL {
+            let mut model = Model::new(&machine(dialect, false));
+            let back = Operation::Mremap { range: to, to: ONE, keep: false };
+            let steps = [shared(3), WRITE, DONTNEED, moved(keep), write_there, read_there, back, READ];
+            let mut outcome = None;
+            for (index, operation) in steps.into_iter().enumerate() {
+                outcome = model.step(index, &Step { actor: actor(0), operation }).outcome;
+            }
+            let stored = crate::outcome::Outcome::Loaded(crate::program::store_value(4));
+            assert_eq!(outcome, Some(stored), "{dialect}, keep {keep}");
+        }
+    }
+}
+
+#[test]
+fn a_mapping_that_grows_leaves_its_object_as_it_is() {
+    use crate::outcome::Outcome::{Failed, Faulted};
+    let last = |steps: &[Operation]| {
+        let mut model = Model::new(&machine(Dialect::Linux6_12, false));
+        let mut given = None;
+        for (index, &operation) in steps.iter().enumerate() {
+            given = Some(model.step(index, &Step { actor: actor(0), operation }));
+        }
+        given.expect("a step")
+    };
+    let grown = [shared(3), Operation::MremapResize { range: range(0, 4), pages: 6 }];
+    let with = |operation| last(&[grown[0], grown[1], operation]);
+    let fault = crate::outcome::Fault { signal: 7, code: 2, address: page(4).address(), error_code: 0x6 };
+    assert_eq!(with(Operation::Write { page: page(4) }).outcome, Some(Faulted(fault)));
+    let populate = |range| Operation::Madvise { range, advice: Advice::PopulateRead };
+    for (first, faults) in [(3, 3), (4, 1)] {
+        let step = with(populate(range(first, 2)));
+        assert_eq!((step.outcome, step.transitions.len()), (Some(Failed(14)), faults), "from page {first}");
+    }
+    let step = with(Operation::Mlock { range: range(2, 3) });
+    assert_eq!((step.outcome, step.transitions.len()), (Some(Failed(12)), 4));
+}

@@ -84,7 +84,8 @@ pub fn expected_steps(machine: &Machine, program: &Program) -> Result<Vec<Expect
 pub(super) fn pages_of(program: &Program) -> Vec<PageIndex> {
     let mut pages: Vec<PageIndex> = Vec::new();
     for step in &program.steps {
-        pages.extend(step.operation.range().into_iter().flat_map(|range| range.slots()));
+        let ranges = [step.operation.range(), step.operation.destination()];
+        pages.extend(ranges.into_iter().flatten().flat_map(|range| range.slots()));
         pages.extend(step.operation.page());
     }
     pages.sort_unstable();

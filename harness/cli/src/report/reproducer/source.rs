@@ -54,6 +54,8 @@ impl Uses {
                         | Operation::Madvise { .. }
                         | Operation::Mlock { .. }
                         | Operation::Munlock { .. }
+                        | Operation::Mremap { .. }
+                        | Operation::MremapResize { .. }
                         | Operation::MapShadowStack { .. }
                 )
             }),
@@ -254,6 +256,19 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         }
         Operation::Mlock { range } => line(format!("called(mlock({}), 0);", place(range))),
         Operation::Munlock { range } => line(format!("called(munlock({}), 0);", place(range))),
+        Operation::Mremap { range, to, keep } => {
+            let flag = if *keep { " | MREMAP_DONTUNMAP" } else { "" };
+            vec![
+                format!("called((long)mremap({},", place(range)),
+                format!("\t{} * PAGE_SIZE,", to.pages()),
+                format!("\tMREMAP_MAYMOVE | MREMAP_FIXED{flag},"),
+                format!("\t(void *)PAGE({})), PAGE({}));", to.first(), to.first()),
+            ]
+        }
+        Operation::MremapResize { range, pages } => vec![
+            format!("called((long)mremap({},", place(range)),
+            format!("\t{pages} * PAGE_SIZE, 0), PAGE({}));", range.first()),
+        ],
         Operation::MapShadowStack { range, token } => vec![
             "/* 453: map_shadow_stack; flag 1: SHADOW_STACK_SET_TOKEN */".to_owned(),
             format!("called(syscall(453, {}, {}),", place(range), u8::from(*token)),

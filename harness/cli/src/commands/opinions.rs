@@ -1,0 +1,103 @@
+//! Asks other machines about divergences: the same kernel on the other emulator, other kernels on the same one.
+
+use ptediff_corpus::Needs;
+use ptediff_reference_model::program::Program;
+use ptediff_reference_model::verdict::{Inconclusive, Verdict};
+use ptediff_vm::store::{ArtifactKind, Store};
+
+use crate::arguments::MachineArguments;
+use crate::error::Failure;
+use crate::guest::request::Task;
+use crate::host::launch::{LaunchOptions, Platform, launch};
+use crate::host::opinion::Opinion;
+use crate::host::results::{Found, Results};
+use crate::host::session::{Keep, follow};
+use crate::report::progress::Progress;
+
+use super::request::request;
+
+/// Asks every machine that is at hand about the smallest form of each reported divergence. One boot a machine. A
+/// machine that cannot be started has no opinion: that is said on standard error, and is no failure of the campaign.
+pub(super) fn ask_others(arguments: &MachineArguments, results: &mut Results, progress: &Progress) {
+    let asked: Vec<u32> = results.reported().filter(|found| found.is_stable()).map(|found| found.index).collect();
+    if asked.is_empty() || arguments.platform == Platform::Native {
+        return;
+    }
+    for (platform, kernel) in others(arguments) {
+        progress.note(&format!("asking {kernel} on {} for a second opinion", platform.name()));
+        if let Err(failure) = ask(arguments, platform, &kernel, &asked, results) {
+            eprintln!("no opinion of {kernel} on {}: {failure}", platform.name());
+        }
+    }
+}
+
+/// Machines that differ from the first one in the CPU or in the kernel, never in both.
+fn others(arguments: &MachineArguments) -> Vec<(Platform, String)> {
+    let other = if arguments.platform == Platform::Bochs { Platform::Qemu } else { Platform::Bochs };
+    let listed = Store::open().and_then(|store| store.list()).unwrap_or_default();
+    let kernels = listed.into_iter().filter(|one| one.kind == ArtifactKind::Kernel && one.state.is_ok());
+    let same_cpu = kernels.map(|one| (arguments.platform, one.name)).filter(|(_, kernel)| *kernel != arguments.kernel);
+    std::iter::once((other, arguments.kernel.clone()))
+        .chain(same_cpu)
+        .filter(|(platform, kernel)| *platform != Platform::Bochs || boots_in_bochs(kernel))
+        .collect()
+}
+
+/// 6.1 has an LZ4 payload, which the boot from a RAM image does not unpack (docs/emulators.md).
+fn boots_in_bochs(kernel: &str) -> bool {
+    kernel != "6.1"
+}
+
+fn ask(
+    arguments: &MachineArguments,
+    platform: Platform,
+    kernel: &str,
+    asked: &[u32],
+    results: &mut Results,
+) -> Result<(), Failure> {
+    let found = |index: &u32| results.divergences.iter().find(|found| found.index == *index);
+    let programs: Vec<Program> = asked.iter().filter_map(found).map(|found| found.smallest().0.clone()).collect();
+    let needs = programs.iter().map(Needs::to_behave_alike).collect();
+    let mut request = request(arguments, Task::Replay { programs, needs, repeat: 1 })?;
+    platform.name().clone_into(&mut request.platform);
+    request.require = platform.required_features();
+    let (same_kernel, same_cpu) = (kernel == arguments.kernel, platform == arguments.platform);
+    request.plant = arguments.plant.clone().filter(|plant| plant.is_shared(same_kernel, same_cpu));
+    if !same_kernel {
+        request.dialect = None;
+    }
+    let options = LaunchOptions {
+        platform,
+        kernel: kernel.to_owned(),
+        emulator: arguments.emulator.clone().filter(|_| same_cpu),
+        cpu_model: arguments.cpu_model.clone().filter(|_| same_cpu),
+        ..arguments.launch_options(None)
+    };
+    let mut channel = launch(&request, &options)?;
+    let answers = follow(&mut channel, &mut Keep::default(), &mut Progress::silent())?;
+    let Some(machine) = &answers.machine else {
+        return Err(Failure::Rig { message: format!("it ended so: {:?}", answers.ending), help: None });
+    };
+    for (number, index) in asked.iter().enumerate() {
+        let Some(found) = results.divergences.iter_mut().find(|found| found.index == *index) else { continue };
+        let Verdict::Diverge(divergence) = found.smallest().1 else { continue };
+        let verdict = verdict_on(&answers, number as u32);
+        found.opinions.push(Opinion::of(machine, divergence, &verdict));
+    }
+    Ok(())
+}
+
+/// The verdict on the replayed program of this number.
+fn verdict_on(answers: &Results, number: u32) -> Verdict {
+    let of = |found: &&Found| found.index == number;
+    if let Some(found) = answers.divergences.iter().find(of) {
+        return found.verdict.clone();
+    }
+    if let Some((_, why)) = answers.undecided.iter().find(|(index, _)| *index == number) {
+        return Verdict::Inconclusive(why.clone());
+    }
+    if number < answers.programs {
+        return Verdict::Agree;
+    }
+    Verdict::Inconclusive(Inconclusive::Rig { message: format!("it did not get so far: {:?}", answers.ending) })
+}

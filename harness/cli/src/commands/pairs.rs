@@ -1,0 +1,57 @@
+//! `ptediff pairs`: which operations meet on a page, in the corpus and in a campaign. No machine is started: what
+//! a program reaches, and which programs a campaign has, follows from the model.
+
+use std::collections::BTreeSet;
+
+use ptediff_corpus::Corpus;
+use ptediff_generate::{Options, Reached, program, reached};
+use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::program::OPERATION_NAMES;
+
+use crate::arguments::{Format, Pairs};
+use crate::error::Failure;
+use crate::exit_code::Exit;
+use crate::report::pair_table::pair_table;
+
+/// Machines that the corpus is made for: every dialect, with all that its kernels can have.
+pub(super) fn machines() -> [Machine; 3] {
+    [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2].map(|dialect| Machine::imagined(dialect, true, true))
+}
+
+pub(super) fn run(arguments: &Pairs, format: Format) -> Result<Exit, Failure> {
+    let machines = machines();
+    let corpus = of_corpus(&Corpus::open(&arguments.corpus)?, &machines)?;
+    let options = Options { steps: 8.min(usize::from(arguments.steps))..=usize::from(arguments.steps), profile: None };
+    let mut campaign = Reached::default();
+    for machine in &machines {
+        for index in 0..arguments.cases {
+            if let Some(more) = reached(machine, &program(arguments.seed, index, machine, &options)) {
+                campaign.add(&more);
+            }
+        }
+    }
+    match format {
+        Format::Human => print!("{}", pair_table(&corpus.pairs, &campaign.pairs)),
+        Format::Json => {
+            let named = |pairs: &BTreeSet<(usize, usize)>| -> Vec<[&str; 2]> {
+                pairs.iter().map(|&(first, second)| [OPERATION_NAMES[first], OPERATION_NAMES[second]]).collect()
+            };
+            println!("{}", serde_json::json!({ "corpus": named(&corpus.pairs), "campaign": named(&campaign.pairs) }));
+        }
+    }
+    Ok(Exit::Agree)
+}
+
+/// What the corpus reaches, each entry on every machine that has what it needs.
+pub(super) fn of_corpus(corpus: &Corpus, machines: &[Machine]) -> Result<Reached, Failure> {
+    let mut all = Reached::default();
+    for stored in corpus.entries() {
+        let entry = stored?.entry;
+        for machine in machines.iter().filter(|machine| entry.missing(machine).is_empty()) {
+            if let Some(more) = reached(machine, &entry.program) {
+                all.add(&more);
+            }
+        }
+    }
+    Ok(all)
+}

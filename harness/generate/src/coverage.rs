@@ -1,0 +1,126 @@
+//! What a program reaches by the model alone: which operations meet on a page, and which rules follow which there.
+//!
+//! Two operations meet where they touch the same slot of the arena and nothing between them does, whichever
+//! actors perform them: what the second finds there is what the first left. An operation without a range or a page
+//! (fork, exit, clearing soft-dirty ...) touches whatever its actor has mapped.
+
+use std::collections::BTreeSet;
+
+use ptediff_reference_model::arena::{ARENA_PAGES, PageIndex};
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::model::Model;
+use ptediff_reference_model::outcome::Outcome;
+use ptediff_reference_model::program::{Program, Step};
+use ptediff_reference_model::rule::Rule;
+
+/// What programs reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Operations that met on a page, the earlier first, by [`Operation::kind`]. The earlier one succeeded; the later
+    /// one may have been refused.
+    ///
+    /// [`Operation::kind`]: ptediff_reference_model::program::Operation::kind
+    pub pairs: BTreeSet<(usize, usize)>,
+    /// Rules that fired, each with one that fired when its page was touched last; `None` for an untouched page.
+    pub contexts: BTreeSet<(Option<Rule>, Rule)>,
+}
+
+impl Reached {
+    /// Adds what others reach.
+    pub fn add(&mut self, other: &Self) {
+        self.pairs.extend(&other.pairs);
+        self.contexts.extend(&other.contexts);
+    }
+}
+
+/// What the program reaches on the machine; `None` where the machine lacks what it needs.
+#[must_use]
+pub fn reached(machine: &Machine, program: &Program) -> Option<Reached> {
+    let mut model = Model::new(machine);
+    let mut reached = Reached::default();
+    let mut last: [Option<usize>; ARENA_PAGES] = [None; ARENA_PAGES];
+    let mut rules: [Vec<Rule>; ARENA_PAGES] = Default::default();
+    for (index, step) in program.steps.iter().enumerate() {
+        if !model.is_possible(step) {
+            return None;
+        }
+        let touched = touched(&model, step);
+        let expectation = model.step(index, step);
+        let kind = step.operation.kind();
+        let refused =
+            matches!(expectation.outcome, Some(Outcome::Failed(_) | Outcome::Faulted(_) | Outcome::Elsewhere(_)));
+        for slot in touched {
+            if let Some(earlier) = last[slot] {
+                reached.pairs.insert((earlier, kind));
+            }
+            for rule in &expectation.fired {
+                match rules[slot].as_slice() {
+                    [] => _ = reached.contexts.insert((None, *rule)),
+                    before => reached.contexts.extend(before.iter().map(|before| (Some(*before), *rule))),
+                }
+            }
+            rules[slot].clone_from(&expectation.fired);
+            last[slot] = if refused { None } else { Some(kind) };
+        }
+    }
+    Some(reached)
+}
+
+/// Slots that the step touches.
+fn touched(model: &Model, step: &Step) -> Vec<usize> {
+    if let Some(range) = step.operation.range() {
+        return range.slots().map(PageIndex::index).collect();
+    }
+    if let Some(page) = step.operation.page() {
+        return vec![page.index()];
+    }
+    let mapped = |slot: &usize| PageIndex::new(*slot).is_ok_and(|page| model.mapping(step.actor, page).is_some());
+    (0..ARENA_PAGES).filter(mapped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ptediff_reference_model::arena::{ActorId, PageRange};
+    use ptediff_reference_model::machine::{Dialect, KernelVersion};
+    use ptediff_reference_model::program::{OPERATION_NAMES, Operation, Placement, Protection};
+
+    use super::*;
+
+    fn check(operations: &[(usize, Operation)], expected: &[(&str, &str)]) {
+        let machine = Machine {
+            release: String::new(),
+            version: KernelVersion { major: 6, minor: 12, patch: 0 },
+            dialect: Dialect::Linux6_12,
+            dialect_forced: false,
+            shadow_stack: false,
+            protection_keys: true,
+            exact_accessed: true,
+            platform: String::new(),
+            cpu_model: String::new(),
+        };
+        let steps = operations.iter().map(|(actor, operation)| {
+            let actor = ActorId::new(*actor).unwrap();
+            Step { actor, operation: *operation }
+        });
+        let seen = reached(&machine, &Program { steps: steps.collect() }).unwrap();
+        let seen: Vec<_> =
+            seen.pairs.iter().map(|&(first, second)| (OPERATION_NAMES[first], OPERATION_NAMES[second])).collect();
+        assert_eq!(seen, expected, "{operations:?}");
+    }
+
+    #[test]
+    fn operations_meet_where_nothing_is_between_them() {
+        let page = |index| PageIndex::new(index).unwrap();
+        let range = PageRange::new(0, 2).unwrap();
+        let map = Operation::Mmap { range, protection: Protection::READ_WRITE, placement: Placement::Fixed };
+        let fork = Operation::Fork { child: ActorId::new(1).unwrap() };
+        let write = |index| Operation::Write { page: page(index) };
+        check(&[(0, map), (0, write(5))], &[]);
+        check(&[(0, map), (0, write(0))], &[("mmap", "write")]);
+        // The other page is forked as it was mapped.
+        check(&[(0, map), (0, write(0)), (0, fork)], &[("mmap", "write"), ("mmap", "fork"), ("write", "fork")]);
+        check(&[(0, map), (0, fork), (1, write(0))], &[("mmap", "fork"), ("fork", "write")]);
+        // A refused operation leaves nothing to be met.
+        check(&[(0, write(0)), (0, map)], &[]);
+    }
+}
