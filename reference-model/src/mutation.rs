@@ -142,7 +142,10 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
         outputs.push(Output::WriteFlag);
         outputs.extend(VM_FLAG_BITS.map(Output::VmFlag));
         outputs.push(Output::Mapcount);
-        outputs.push(Output::Exclusive);
+        if rule != Rule::SharedBeyond {
+            // It leaves no frame.
+            outputs.push(Output::Exclusive);
+        }
     }
     match kind {
         Kind::Success | Kind::Stored | Kind::Executed => outputs.push(Output::Succeeds),

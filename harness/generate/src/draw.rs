@@ -310,7 +310,7 @@ impl<R: Rng> Draft<'_, R> {
             },
             4 => Operation::Execute { page: self.page(&[(&scene.executable, 75), (&scene.populated, 22)]) },
             5 => {
-                if !scene.notified.is_empty() && self.dice.percent(25) {
+                if !scene.notified.is_empty() && self.dice.percent(40) {
                     let protection = if self.dice.percent(50) { "rw-" } else { "rwx" };
                     let range = self.range_of(&scene.notified);
                     return Operation::Mprotect { range, protection: self::protection(protection) };
