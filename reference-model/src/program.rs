@@ -381,15 +381,15 @@ impl Operation {
     /// one does, the object's frames are its own, mapped or not.
     #[must_use]
     pub fn unmaps(&self) -> bool {
-        match self {
+        matches!(
+            self,
             Self::Mmap { .. }
-            | Self::MmapShared { .. }
-            | Self::Munmap { .. }
-            | Self::Mremap { .. }
-            | Self::MremapResize { .. }
-            | Self::Exit => true,
-            _ => false,
-        }
+                | Self::MmapShared { .. }
+                | Self::Munmap { .. }
+                | Self::Mremap { .. }
+                | Self::MremapResize { .. }
+                | Self::Exit
+        )
     }
 
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
