@@ -56,6 +56,10 @@ pub enum Output {
     RightsBit(u8),
     /// Whether a signal pushes its frame on the shadow stack.
     Pushed,
+    /// Whether `vm_page_prot` of a shared VMA lacks RW for write notification.
+    PageProtection,
+    /// Whether the folio of a shmem object becomes dirty.
+    FolioDirty,
 }
 
 impl fmt::Display for Output {
@@ -90,6 +94,8 @@ impl fmt::Display for Output {
             Self::KeyBit(bit) => write!(formatter, "key.bit{bit}"),
             Self::RightsBit(bit) => write!(formatter, "rights.bit{bit}"),
             Self::Pushed => write!(formatter, "pushed"),
+            Self::PageProtection => write!(formatter, "vma.page_prot.RW"),
+            Self::FolioDirty => write!(formatter, "folio.dirty"),
         }
     }
 }
@@ -121,7 +127,7 @@ pub fn all() -> Vec<Mutation> {
 }
 
 /// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
-pub(crate) const VM_FLAG_BITS: [u8; 12] = [0, 1, 2, 13, 17, 25, 27, 32, 33, 34, 35, 37];
+pub(crate) const VM_FLAG_BITS: [u8; 13] = [0, 1, 2, 3, 13, 17, 25, 27, 32, 33, 34, 35, 37];
 
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();
@@ -145,7 +151,10 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
         outputs.push(Output::WriteFlag);
         outputs.extend(VM_FLAG_BITS.map(Output::VmFlag));
         outputs.push(Output::Mapcount);
-        outputs.push(Output::Exclusive);
+        if rule != Rule::SharedBeyond {
+            // It leaves no frame.
+            outputs.push(Output::Exclusive);
+        }
     }
     match kind {
         Kind::Success | Kind::Stored | Kind::Executed | Kind::Dead => outputs.push(Output::Succeeds),
@@ -171,12 +180,21 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             outputs.extend((0..4).map(Output::KeyBit));
         }
         Kind::Vma => {
-            outputs.extend([Output::SoftDirtyFlag, Output::AnonVma, Output::Account]);
+            outputs.extend([Output::SoftDirtyFlag, Output::AnonVma]);
+            if rule == Rule::VmaShared {
+                // VM_ACCOUNT of a shared VMA never changes, and nothing that it could merge with differs in it.
+                outputs.push(Output::PageProtection);
+            } else {
+                outputs.push(Output::Account);
+            }
             if matches!(rule, Rule::VmaFork | Rule::VmaAnonPrepare) {
                 outputs.push(Output::Singular);
             }
             if matches!(rule, Rule::VmaMoved | Rule::VmaKept) {
                 outputs.push(Output::Displacement);
+            }
+            if rule == Rule::VmaFork {
+                outputs.push(Output::PageProtection);
             }
         }
         Kind::Returned => {
@@ -189,6 +207,8 @@ fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
             outputs.extend((0..4).map(Output::KeyBit));
             outputs.extend((0..2).map(Output::RightsBit));
         }
+        Kind::PageProtection => outputs.push(Output::PageProtection),
+        Kind::Folio => outputs.push(Output::FolioDirty),
         _ => {}
     }
     outputs

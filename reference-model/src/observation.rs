@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
 use crate::entry::Entry;
 use crate::outcome::Outcome;
+use crate::program::Operation;
 
 /// The entries of one actor's arena.
 pub type RawArena = [u64; ARENA_PAGES];
@@ -196,14 +197,26 @@ pub struct StepRecord {
 /// Gives frames their names and entries their deltas, program by program.
 ///
 /// A name lives as long as some entry of some arena holds the frame: a frame that was freed and comes
-/// back is a new frame, whichever number it has.
+/// back is a new frame, whichever number it has. A frame that was seen in a VM_SHARED mapping keeps its name
+/// besides until an operation [unmaps](Operation::unmaps): so long its object cannot have given it back.
 #[derive(Debug, Clone)]
 pub struct Normaliser {
     zero_frame: u64,
-    names: Vec<(u64, FrameName)>,
+    names: Vec<Named>,
     next: u16,
     previous: RawState,
 }
+
+/// A frame that has a name.
+#[derive(Debug, Clone, Copy)]
+struct Named {
+    number: u64,
+    name: FrameName,
+    of_object: bool,
+}
+
+/// `VM_SHARED` in `vm_flags`.
+const VM_SHARED: u64 = 1 << 3;
 
 impl Normaliser {
     /// A normaliser for one program. `zero_frame` is the frame number of the kernel's zero page.
@@ -218,12 +231,12 @@ impl Normaliser {
         let frame = match entry.frame_number() {
             None => FrameName::NONE,
             Some(frame) if frame == self.zero_frame => FrameName::ZERO,
-            Some(frame) => match self.names.iter().find(|(number, _)| *number == frame) {
-                Some((_, name)) => *name,
+            Some(frame) => match self.names.iter().find(|named| named.number == frame) {
+                Some(named) => named.name,
                 None => {
                     let name = FrameName(self.next);
                     self.next = self.next.wrapping_add(1).max(2);
-                    self.names.push((frame, name));
+                    self.names.push(Named { number: frame, name, of_object: false });
                     name
                 }
             },
@@ -231,9 +244,15 @@ impl Normaliser {
         ObservedEntry { bits: entry.without_frame(), frame }
     }
 
-    /// Turns what the probes gave for one step into the normalised transitions and entry changes, and
-    /// forgets the frames that no arena holds any more.
-    pub fn step(&mut self, state: &RawState, transitions: &[RawTransition]) -> (Vec<Transition>, Vec<EntryChange>) {
+    /// Turns what the probes gave for a step of this operation into the normalised transitions and entry
+    /// changes, and forgets the frames that may have been freed.
+    pub fn step(
+        &mut self,
+        operation: &Operation,
+        state: &RawState,
+        transitions: &[RawTransition],
+    ) -> (Vec<Transition>, Vec<EntryChange>) {
+        let raw_transitions = transitions;
         let transitions = transitions
             .iter()
             .map(|raw| Transition {
@@ -248,6 +267,13 @@ impl Normaliser {
                 anon_exclusive: raw.anon_exclusive,
             })
             .collect();
+        for raw in raw_transitions.iter().filter(|raw| raw.vm_flags & VM_SHARED != 0) {
+            let number = Entry(raw.after).frame_number();
+            if let Some(named) = self.names.iter_mut().find(|named| Some(named.number) == number) {
+                named.of_object = true;
+            }
+        }
+        let unmaps = operation.unmaps();
         let mut changes = Vec::new();
         for actor in ActorId::all() {
             let Some(arena) = &state.actors[actor.index()] else {
@@ -261,14 +287,63 @@ impl Normaliser {
                 }
             }
         }
-        if !changes.is_empty()
+        if unmaps
+            || !changes.is_empty()
             || self.previous.actors.iter().zip(&state.actors).any(|(then, now)| then.is_some() != now.is_some())
         {
             let mapped = state.actors.iter().flatten().flatten().filter(|&&raw| raw != 0);
             let mapped: Vec<u64> = mapped.filter_map(|&raw| Entry(raw).frame_number()).collect();
-            self.names.retain(|(number, _)| mapped.contains(number));
+            self.names.retain(|named| (named.of_object && !unmaps) || mapped.contains(&named.number));
         }
         self.previous.clone_from(state);
         (transitions, changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::PageRange;
+
+    const FAULTED: u64 = 0x8000_0000_0123_4027;
+    const DONTNEED: Operation = Operation::MadviseDontneed { range: PageRange::FIRST_PAGE };
+    const READ: Operation = Operation::Read { page: PageIndex::FIRST };
+
+    /// Feeds operations, each with the entry that page 0 has after it, a fault where there was none before;
+    /// gives the names that the entries got.
+    fn names(vm_flags: u64, steps: &[(Operation, u64)]) -> Vec<u16> {
+        let mut normaliser = Normaliser::new(0);
+        let mut before = 0;
+        let mut step = |&(operation, entry): &(Operation, u64)| {
+            let mut arena = [0; ARENA_PAGES];
+            arena[0] = entry;
+            let mut state = RawState::default();
+            state.actors[0] = Some(arena);
+            let fault = RawTransition {
+                cause: Cause::Fault,
+                actor: ActorId::FIRST,
+                page: PageIndex::FIRST,
+                before,
+                after: entry,
+                vm_flags,
+                write: false,
+                mapcount: 1,
+                anon_exclusive: false,
+            };
+            let faults = usize::from(before == 0 && entry != 0);
+            before = entry;
+            let (_, changes) = normaliser.step(&operation, &state, &[fault][..faults]);
+            changes.iter().map(|change| change.entry.frame.0).collect::<Vec<_>>()
+        };
+        steps.iter().flat_map(&mut step).collect()
+    }
+
+    #[test]
+    fn a_shared_frame_keeps_its_name_until_something_is_unmapped() {
+        let dropped = [(READ, FAULTED), (DONTNEED, 0), (READ, FAULTED)];
+        assert_eq!(names(0x3, &dropped), [2, 0, 3]);
+        assert_eq!(names(0xb, &dropped), [2, 0, 2]);
+        let unmapped = [(READ, FAULTED), (DONTNEED, 0), (Operation::Exit, 0), (READ, FAULTED)];
+        assert_eq!(names(0xb, &unmapped), [2, 0, 3]);
     }
 }

@@ -89,6 +89,15 @@ pub enum Placement {
     FixedNoReplace,
 }
 
+impl fmt::Display for Placement {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Fixed => "MAP_FIXED",
+            Self::FixedNoReplace => "MAP_FIXED_NOREPLACE",
+        })
+    }
+}
+
 /// What `madvise` is told, apart from `MADV_DONTNEED`, which has an operation of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -447,11 +456,20 @@ pub enum Operation {
     },
     /// `arch_prctl(ARCH_SHSTK_STATUS)`: which features are on.
     ShadowStackStatus,
+    /// `mmap` of shared anonymous memory: a shmem object of its own, which forked children share.
+    MmapShared {
+        /// Slots to map.
+        range: PageRange,
+        /// Protection of the new mapping.
+        protection: Protection,
+        /// Whether what is there is replaced.
+        placement: Placement,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 43] = [
+pub const OPERATION_NAMES: [&str; 44] = [
     "mmap",
     "munmap",
     "read",
@@ -495,6 +513,7 @@ pub const OPERATION_NAMES: [&str; 43] = [
     "shadow-stack-lock",
     "shadow-stack-unlock",
     "shadow-stack-status",
+    "mmap-shared",
 ];
 
 impl Operation {
@@ -535,6 +554,7 @@ impl Operation {
             Self::OverwriteReturn => 37,
             Self::ControlShadowStack { control, .. } => 38 + *control as usize,
             Self::ShadowStackStatus => 38 + ShadowStackControl::ALL.len(),
+            Self::MmapShared { .. } => 43,
         }
     }
 
@@ -543,6 +563,7 @@ impl Operation {
     pub fn range(&self) -> Option<PageRange> {
         match *self {
             Self::Mmap { range, .. }
+            | Self::MmapShared { range, .. }
             | Self::Munmap { range }
             | Self::Mprotect { range, .. }
             | Self::MadviseDontneed { range }
@@ -586,6 +607,21 @@ impl Operation {
     #[must_use]
     pub fn name(&self) -> &'static str {
         OPERATION_NAMES[self.kind()]
+    }
+
+    /// Whether the operation may take mappings away, and with the last one of a shmem object the object. Until
+    /// one does, the object's frames are its own, mapped or not.
+    #[must_use]
+    pub fn unmaps(&self) -> bool {
+        matches!(
+            self,
+            Self::Mmap { .. }
+                | Self::MmapShared { .. }
+                | Self::Munmap { .. }
+                | Self::Mremap { .. }
+                | Self::MremapResize { .. }
+                | Self::Exit
+        )
     }
 
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
@@ -674,11 +710,10 @@ impl fmt::Display for Operation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mmap { range, protection, placement } => {
-                let flag = match placement {
-                    Placement::Fixed => "MAP_FIXED",
-                    Placement::FixedNoReplace => "MAP_FIXED_NOREPLACE",
-                };
-                write!(formatter, "mmap {} {protection} {flag}", slots(range))
+                write!(formatter, "mmap {} {protection} {placement}", slots(range))
+            }
+            Self::MmapShared { range, protection, placement } => {
+                write!(formatter, "mmap {} {protection} MAP_SHARED {placement}", slots(range))
             }
             Self::Munmap { range } => write!(formatter, "munmap {}", slots(range)),
             Self::Read { page } => write!(formatter, "read page {}", page.index()),

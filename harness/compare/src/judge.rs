@@ -21,6 +21,8 @@ use crate::tally::Tally;
 const PAGEMAP_SOFT_DIRTY: u64 = 1 << 55;
 /// pagemap bit 56: the page has one mapping.
 const PAGEMAP_EXCLUSIVE: u64 = 1 << 56;
+/// pagemap bit 61: the page belongs to a file or to a shmem object.
+const PAGEMAP_FILE: u64 = 1 << 61;
 /// pagemap bit 63: the entry is present.
 const PAGEMAP_PRESENT: u64 = 1 << 63;
 /// Everything above the frame number: what is compared.
@@ -128,7 +130,9 @@ impl Judge {
             };
         }
         let model = &self.model;
-        self.binding.retain(|frame| model.mapcount(frame) > 0);
+        // As the frames' names are forgotten.
+        let unmaps = step.operation.unmaps();
+        self.binding.retain(|frame| model.mapcount(frame) > 0 || (model.is_of_object(frame) && !unmaps));
         self.tally.steps += 1;
         self.tally.rules(&expectation.fired);
         self.tally.operation(&step.operation, &record.outcome);
@@ -303,18 +307,19 @@ fn was_unmapped_first(step: &Step, transition: &Transition) -> bool {
 
 /// What the actor's `/proc/pid/pagemap` must say of the page, frame number left out
 /// (`fs/proc/task_mmu.c: pte_to_pagemap_entry, pagemap_pte_hole`): bit 55 is the entry's soft-dirty bit *or*
-/// VM_SOFTDIRTY; bit 56 comes from the mapcount, and the zero page has none.
+/// VM_SOFTDIRTY; bit 56 comes from the mapcount, and the zero page has none; bit 61 is a page that is not anonymous.
 #[must_use]
 pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
     let entry = model.entry(actor, page);
     let tracked_dirty = model.mapping(actor, page).is_some_and(|mapping| mapping.soft_dirty);
     let present = matches!(entry.bits.kind(), EntryKind::Present | EntryKind::ProtNone);
-    let exclusive = match entry.frame {
-        ExpectedFrame::Frame(frame) => model.mapcount(frame) == 1,
-        ExpectedFrame::None | ExpectedFrame::Zero => false,
+    let (exclusive, of_object) = match entry.frame {
+        ExpectedFrame::Frame(frame) => (model.mapcount(frame) == 1, model.is_of_object(frame)),
+        ExpectedFrame::None | ExpectedFrame::Zero => (false, false),
     };
     let flag = |set: bool, bit: u64| if set { bit } else { 0 };
     flag(present, PAGEMAP_PRESENT)
+        | flag(present && of_object, PAGEMAP_FILE)
         | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
         | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
 }

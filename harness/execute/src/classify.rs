@@ -61,6 +61,7 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
     }
     Ok(match *operation {
         Operation::Mmap { range, .. }
+        | Operation::MmapShared { range, .. }
         | Operation::MapShadowStack { range, .. }
         | Operation::Mremap { to: range, .. }
         | Operation::MremapResize { range, .. } => returned(answer.value, range.address()),

@@ -1,7 +1,7 @@
 //! From an operation to the command that an actor understands.
 
-use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, PAGE_SIZE};
-use ptediff_reference_model::program::{Operation, Placement, store_value};
+use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, PAGE_SIZE, PageRange};
+use ptediff_reference_model::program::{Operation, Placement, Protection, store_value};
 use ptediff_reference_model::protection_key::KeyRights;
 
 use crate::area::{MAILBOX_BASE, stack_top};
@@ -77,17 +77,25 @@ impl Command {
         Self::system_call(libc::SYS_munmap, &[ARENA_BASE, ARENA_PAGES as u64 * PAGE_SIZE])
     }
 
+    /// mmap of anonymous memory at a fixed address, `kind` MAP_PRIVATE or MAP_SHARED.
+    fn mmap(range: PageRange, protection: Protection, kind: i32, placement: Placement) -> Self {
+        let placement = match placement {
+            Placement::Fixed => libc::MAP_FIXED,
+            Placement::FixedNoReplace => libc::MAP_FIXED_NOREPLACE,
+        };
+        let flags = kind | libc::MAP_ANONYMOUS | placement;
+        let arguments = [range.address(), range.bytes(), protection.bits().into(), flags as u64, u64::MAX, 0];
+        Self::system_call(libc::SYS_mmap, &arguments)
+    }
+
     /// The command for the operation of the step with this index, of the actor in this slot.
     pub(crate) fn of_operation(index: usize, slot: usize, operation: &Operation) -> Self {
         match *operation {
             Operation::Mmap { range, protection, placement } => {
-                let placement = match placement {
-                    Placement::Fixed => libc::MAP_FIXED,
-                    Placement::FixedNoReplace => libc::MAP_FIXED_NOREPLACE,
-                };
-                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | placement;
-                let arguments = [range.address(), range.bytes(), protection.bits().into(), flags as u64, u64::MAX, 0];
-                Self::system_call(libc::SYS_mmap, &arguments)
+                Self::mmap(range, protection, libc::MAP_PRIVATE, placement)
+            }
+            Operation::MmapShared { range, protection, placement } => {
+                Self::mmap(range, protection, libc::MAP_SHARED, placement)
             }
             Operation::Munmap { range } => Self::system_call(libc::SYS_munmap, &[range.address(), range.bytes()]),
             Operation::Read { page } => Self::new(kind::LOAD, &[page.address()]),
@@ -162,8 +170,8 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::program::{Advice, FrameCount, Protection, ShadowStackControl, ShadowStackFeatures};
+    use ptediff_reference_model::arena::{ActorId, PageIndex};
+    use ptediff_reference_model::program::{Advice, FrameCount, ShadowStackControl, ShadowStackFeatures};
     use ptediff_reference_model::protection_key::{KeyArgument, ProtectionKey};
 
     use super::*;
@@ -185,6 +193,9 @@ mod tests {
         let mmap = |placement| Operation::Mmap { range, protection, placement };
         check(mmap(Placement::Fixed), call, &[9, start, bytes, 3, 0x32, u64::MAX]);
         check(mmap(Placement::FixedNoReplace), call, &[9, start, bytes, 3, 0x10_0022, u64::MAX]);
+        let shared = |placement| Operation::MmapShared { range, protection, placement };
+        check(shared(Placement::Fixed), call, &[9, start, bytes, 3, 0x31, u64::MAX]);
+        check(shared(Placement::FixedNoReplace), call, &[9, start, bytes, 3, 0x10_0021, u64::MAX]);
         check(Operation::Munmap { range }, call, &[11, start, bytes]);
         check(Operation::Read { page }, kind::LOAD, &[last]);
         check(Operation::Write { page }, kind::STORE, &[last, value]);

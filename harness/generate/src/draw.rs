@@ -125,6 +125,12 @@ pub(crate) struct Scene {
     shared_shadow_stack: Vec<PageIndex>,
     /// Pages with a restore token at their end.
     tokens: Vec<PageIndex>,
+    /// Pages of a shared mapping that are there, but not in this actor's page table.
+    unfaulted: Vec<PageIndex>,
+    /// Populated pages of a shared mapping whose soft-dirty bits are tracked.
+    notified: Vec<PageIndex>,
+    /// Pages of a shared mapping that mremap made longer than its object.
+    beyond: Vec<PageIndex>,
 }
 
 impl<R: Rng> Draft<'_, R> {
@@ -145,6 +151,7 @@ impl<R: Rng> Draft<'_, R> {
             | Operation::Madvise { range, .. }
             | Operation::MremapResize { range, .. }
             | Operation::Mmap { range, placement: Placement::Fixed, .. }
+            | Operation::MmapShared { range, placement: Placement::Fixed, .. }
             | Operation::Mprotect { range, .. }
             | Operation::PkeyMprotect { range, .. } => range,
             Operation::WritePkru { key, .. } => return self.guarded_by(step.actor, key),
@@ -247,7 +254,7 @@ impl<R: Rng> Draft<'_, R> {
         let page = PageIndex::new(self.dice.below(ARENA_PAGES)).expect("a slot");
         let first = self.dice.below(ARENA_PAGES);
         let range = PageRange::new(first, 1 + self.dice.below((ARENA_PAGES - first).min(6))).expect("in the arena");
-        match self.dice.below(19) {
+        match self.dice.below(20) {
             0 => self.mmap(range),
             1 => Operation::Munmap { range },
             2 => Operation::Read { page },
@@ -266,6 +273,7 @@ impl<R: Rng> Draft<'_, R> {
             15 => self.senseless_remap(range),
             16 => self.any_control(),
             17 if self.shadow_stack => Operation::EnterShadowStack { page },
+            18 => self.mmap_shared(range),
             _ if self.shadow_stack => Operation::WriteShadowStack { page },
             _ => Operation::Read { page },
         }
@@ -306,6 +314,7 @@ impl<R: Rng> Draft<'_, R> {
             overwrite,
             control,
             status,
+            map_shared,
         ] = &mut weights;
         let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
@@ -319,6 +328,7 @@ impl<R: Rng> Draft<'_, R> {
                 *weight = weight.div_ceil(12);
             }
             *mmap *= 3;
+            *map_shared *= 3;
         }
         if !ordinary {
             *write = write.div_ceil(6);
@@ -326,6 +336,7 @@ impl<R: Rng> Draft<'_, R> {
         }
         if scene.holes.len() < scene.mapped.len() {
             *mmap = mmap.div_ceil(2);
+            *map_shared = map_shared.div_ceil(2);
         }
         if scene.populated.is_empty() {
             for weight in [&mut *fork, exit, clear, dontneed, mprotect, remap] {
@@ -385,16 +396,33 @@ impl<R: Rng> Draft<'_, R> {
         }
         match self.dice.weighted(&weights) {
             0 => {
-                let range = if self.dice.percent(60) { self.range_from(&scene.holes) } else { self.range_from(&[]) };
+                let range = self.range_to_map(&scene);
                 self.mmap(range)
             }
             1 => Operation::Munmap { range: self.range_of(&scene.mapped) },
-            2 => Operation::Read { page: self.page(&[(&scene.populated, 60), (&scene.mapped, 33)]) },
+            2 => Operation::Read {
+                page: self.page(&[
+                    (&scene.beyond, 6),
+                    (&scene.unfaulted, 25),
+                    (&scene.populated, 42),
+                    (&scene.mapped, 23),
+                ]),
+            },
             3 => Operation::Write {
-                page: self.page(&[(&scene.shared, 40), (&scene.writable, 45), (&scene.populated, 10)]),
+                page: self.page(&[
+                    (&scene.unfaulted, 6),
+                    (&scene.shared, 38),
+                    (&scene.writable, 42),
+                    (&scene.populated, 9),
+                ]),
             },
             4 => Operation::Execute { page: self.page(&[(&scene.executable, 75), (&scene.populated, 22)]) },
             5 => {
+                if !scene.notified.is_empty() && self.dice.percent(40) {
+                    let protection = if self.dice.percent(50) { "rw-" } else { "rwx" };
+                    let range = self.range_of(&scene.notified);
+                    return Operation::Mprotect { range, protection: self::protection(protection) };
+                }
                 let range = self.range_of(&scene.mapped);
                 self.mprotect(range)
             }
@@ -410,6 +438,12 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
+            12 if !scene.beyond.is_empty() && self.dice.percent(65) => {
+                let advice = if self.dice.percent(50) { Advice::PopulateRead } else { Advice::PopulateWrite };
+                let end = self.dice.pick(&scene.beyond).map_or(self.window.end(), |page| page.index() + 1);
+                let pages = 1 + self.dice.below(end.min(3));
+                Operation::Madvise { range: PageRange::new(end - pages, pages).expect("in the arena"), advice }
+            }
             12 => {
                 let range = if self.dice.percent(50) && !scene.populated.is_empty() {
                     self.range_of(&scene.populated)
@@ -447,6 +481,10 @@ impl<R: Rng> Draft<'_, R> {
             26 => Operation::OverwriteReturn,
             27 => self.control(actor),
             28 => Operation::ShadowStackStatus,
+            29 => {
+                let range = self.range_to_map(&scene);
+                self.mmap_shared(range)
+            }
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
@@ -467,9 +505,14 @@ impl<R: Rng> Draft<'_, R> {
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
             tokens: Vec::new(),
+            unfaulted: Vec::new(),
+            notified: Vec::new(),
+            beyond: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, locked, key, .. }) = self.model.mapping(actor, page) else {
+            let Some(Mapping { protection, shadow_stack, locked, key, shared, soft_dirty }) =
+                self.model.mapping(actor, page)
+            else {
                 scene.holes.push(page);
                 continue;
             };
@@ -491,8 +534,17 @@ impl<R: Rng> Draft<'_, R> {
             if protection.contains(Protection::EXECUTE) {
                 scene.executable.push(page);
             }
+            if self.model.is_beyond_object(actor, page) {
+                scene.beyond.push(page);
+            }
+            if self.model.waits_in_object(actor, page) {
+                scene.unfaulted.push(page);
+            }
             if is_populated(&self.model, actor, page) {
                 scene.populated.push(page);
+                if shared && !soft_dirty {
+                    scene.notified.push(page);
+                }
                 if let ExpectedFrame::Frame(frame) = self.model.entry(actor, page).frame
                     && self.model.mapcount(frame) > 1
                 {
@@ -566,8 +618,20 @@ impl<R: Rng> Draft<'_, R> {
 
     pub(crate) fn mmap(&mut self, range: PageRange) -> Operation {
         let protection = self.execute_only().unwrap_or_else(|| self.protection(&MMAP_PROTECTIONS));
-        let placement = if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed };
-        Operation::Mmap { range, protection, placement }
+        Operation::Mmap { range, protection, placement: self.placement() }
+    }
+
+    fn mmap_shared(&mut self, range: PageRange) -> Operation {
+        let protection = self.execute_only().unwrap_or_else(|| self.protection(&MMAP_PROTECTIONS));
+        Operation::MmapShared { range, protection, placement: self.placement() }
+    }
+
+    fn placement(&mut self) -> Placement {
+        if self.dice.percent(28) { Placement::FixedNoReplace } else { Placement::Fixed }
+    }
+
+    fn range_to_map(&mut self, scene: &Scene) -> PageRange {
+        if self.dice.percent(60) { self.range_from(&scene.holes) } else { self.range_from(&[]) }
     }
 
     fn mprotect(&mut self, range: PageRange) -> Operation {

@@ -36,8 +36,9 @@ impl fmt::Display for UnknownProfile {
 impl std::error::Error for UnknownProfile {}
 
 /// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise`, one for all of
-/// `mremap`, one for both accesses by system calls, and one for all controls of shadow-stack features.
-pub(crate) type Weights = [u32; 29];
+/// `mremap`, one for both accesses by system calls, and one for all controls of
+/// shadow-stack features.
+pub(crate) type Weights = [u32; 30];
 
 impl Profile {
     /// All profiles.
@@ -72,26 +73,28 @@ impl Profile {
     /// favour other things fork rarely.
     pub(crate) fn weights(self) -> Weights {
         match self {
-            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp pkal pkfr pkmp pkru kern entr leav call ret disc over ctrl stat
+            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp pkal pkfr pkmp pkru kern entr leav call ret disc over ctrl stat shrd
             Self::Balanced => {
-                [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 17, 1, 3, 2, 2, 5, 13, 9, 11, 11, 7, 7, 6, 1]
+                [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 17, 1, 3, 2, 2, 5, 13, 9, 11, 11, 7, 7, 6, 1, 5]
             }
             Self::ForkHeavy => {
-                [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 12, 1, 1, 1, 0, 4, 11, 8, 11, 12, 6, 6, 4, 1]
+                [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 12, 1, 1, 1, 0, 4, 11, 8, 11, 12, 6, 6, 4, 1, 5]
             }
             Self::ShadowStack => {
-                [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 13, 1, 1, 2, 2, 4, 30, 14, 22, 22, 14, 14, 8, 2]
+                [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 13, 1, 1, 2, 2, 4, 30, 14, 22, 22, 14, 14, 8, 2, 1]
             }
             Self::Protection => {
-                [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 11, 1, 3, 3, 2, 5, 10, 6, 8, 8, 5, 5, 5, 1]
+                [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 11, 1, 3, 3, 2, 5, 10, 6, 8, 8, 5, 5, 5, 1, 6]
             }
             Self::SoftDirty => {
-                [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 13, 0, 0, 0, 0, 4, 10, 6, 10, 8, 5, 5, 4, 1]
+                [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 13, 0, 0, 0, 0, 4, 10, 6, 10, 8, 5, 5, 4, 1, 7]
             }
             Self::Layout => {
-                [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 27, 1, 2, 2, 1, 4, 10, 7, 8, 8, 5, 5, 5, 1]
+                [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 27, 1, 2, 2, 1, 4, 10, 7, 8, 8, 5, 5, 5, 1, 6]
             }
-            Self::Keys => [8, 3, 8, 13, 5, 9, 4, 6, 3, 3, 5, 6, 14, 5, 2, 4, 10, 17, 22, 21, 8, 5, 3, 4, 4, 2, 2, 2, 0],
+            Self::Keys => {
+                [8, 3, 8, 13, 5, 9, 4, 6, 3, 3, 5, 6, 14, 5, 2, 4, 10, 17, 22, 21, 8, 5, 3, 4, 4, 2, 2, 2, 0, 3]
+            }
         }
     }
 }

@@ -126,6 +126,8 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &alone_by([step(1, write), step(0, write)]),
             &alone_by([step(1, Operation::Exit), step(0, write)]),
             &alone_by([step(0, Operation::Exit), step(1, write)]),
+            &alone_by([step(1, Operation::MadviseDontneed { range: one }), step(0, write)]),
+            &alone_by([step(0, Operation::MadviseDontneed { range: one }), step(1, write)]),
         ],
     );
     let enter = Operation::EnterShadowStack { page: page(0) };
@@ -141,7 +143,11 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &[step(0, map_stack), step(0, enter), step(0, fork), step(0, call)],
         ],
     );
+    let map_shared =
+        Operation::MmapShared { range: one, protection: Protection::READ_WRITE, placement: Placement::Fixed };
+    check(fires(Rule::SharedNewWritten), &[step(0, map_shared), step(0, write)]);
     let read = Operation::Read { page: page(0) };
+    check(fires(Rule::ForkParentShared), &[step(0, map_shared), step(0, read), step(0, fork)]);
     let clear = Operation::ClearSoftDirty;
     check_one_of(
         fires(Rule::ClearRefsProtected),

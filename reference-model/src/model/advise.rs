@@ -12,34 +12,40 @@ use crate::program::{Advice, Protection};
 use crate::rule::Rule;
 
 const ENOMEM: i32 = 12;
+const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
 
 impl Model {
     pub(super) fn madvise(&mut self, actor: ActorId, range: PageRange, advice: Advice) -> (Rule, Outcome) {
         match advice {
-            Advice::Cold => self.for_each_part(actor, range, Self::cold),
+            Advice::Cold => self.for_each_part(actor, range, false, Self::cold),
             Advice::PopulateRead => self.populate(actor, range, Access::Read),
             Advice::PopulateWrite => self.populate(actor, range, Access::Write),
             Advice::WipeOnFork => self.mark(actor, range, VM_WIPEONFORK, 0),
             Advice::KeepOnFork => self.mark(actor, range, 0, VM_WIPEONFORK),
             Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
             Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
-            Advice::Free => self.for_each_part(actor, range, Self::free),
+            Advice::Free => self.for_each_part(actor, range, true, Self::free),
         }
     }
 
     /// `madvise_walk_vmas` for advice that changes no VMA: `visit` gets each mapped part of the range; a
-    /// hole is passed over and gives ENOMEM in the end, a locked VMA ends it with EINVAL.
+    /// hole is passed over and gives ENOMEM in the end, a locked VMA ends it with EINVAL, a shared one too where the
+    /// advice is for private memory only (MADV_FREE: `vma_is_anonymous`).
     fn for_each_part(
         &mut self,
         actor: ActorId,
         range: PageRange,
+        is_private_only: bool,
         visit: fn(&mut Self, ActorId, PageIndex),
     ) -> (Rule, Outcome) {
         let mut holes = false;
         for page in range.slots() {
             match self.memory(actor).vmas.at(page) {
                 None => holes = true,
+                Some(vma) if vma.shared.is_some() && is_private_only => {
+                    return (Rule::AdviceShared, Outcome::Failed(EINVAL));
+                }
                 Some(vma) if vma.is_locked() => return (Rule::AdviceLocked, Outcome::Failed(EINVAL)),
                 Some(_) => visit(self, actor, page),
             }
@@ -59,6 +65,9 @@ impl Model {
                 continue;
             };
             let old = self.memory(actor).vmas.list[index];
+            if old.shared.is_some() && set & VM_WIPEONFORK != 0 {
+                return (Rule::AdviceShared, Outcome::Failed(EINVAL));
+            }
             let marks = (old.marks | set) & !clear;
             start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);
         }
@@ -129,25 +138,42 @@ impl Model {
             if !may_populate(&vma, access, self.pkru(actor)) {
                 return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
             }
-            self.populate_page(actor, page, access, vma.shadow_stack);
+            // 6.1 asks VMA by VMA.
+            let is_first = match self.dialect {
+                Dialect::Linux6_1 => page.index() == range.first().max(usize::from(vma.first)),
+                Dialect::Linux6_12 | Dialect::Linux7_2 => page.index() == range.first(),
+            };
+            if !self.populate_page(actor, page, access, is_first) {
+                return (Rule::PopulateBeyond, Outcome::Failed(EFAULT));
+            }
         }
         if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::Populated, Outcome::Succeeded) }
     }
 
     /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store
-    /// through a clean entry marks the folio dirty, not the entry.
-    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    /// through a clean entry marks the folio dirty, not the entry. Says whether there was a page. Where there is
+    /// none GUP gives back the pages so far, and is called again from there: all but the first page of a call fault
+    /// twice.
+    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, is_first: bool) -> bool {
+        let shadow_stack = self.memory(actor).vmas.at(page).is_some_and(|vma| vma.shadow_stack);
         let bits = self.slot(actor, page).bits;
         let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
         let is_enough = bits.is_present() && (access == Access::Read || writable);
         if !is_enough {
-            self.handle_mm_fault(actor, page, access, shadow_stack);
-        } else if access == Access::Write
+            let is_there = self.handle_mm_fault(actor, page, access, shadow_stack);
+            return is_there || (!is_first && self.handle_mm_fault(actor, page, access, shadow_stack));
+        }
+        if access == Access::Write
             && !bits.is_dirty()
             && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
         {
-            self.frames[number as usize].dirty = true;
+            if self.frames[number as usize].of_object {
+                self.mark_folio_dirty(ExpectedFrame::Frame(number));
+            } else {
+                self.frames[number as usize].dirty = true;
+            }
         }
+        true
     }
 }
 

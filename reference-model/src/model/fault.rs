@@ -37,7 +37,7 @@ pub(super) enum Access {
 
 impl Access {
     /// FAULT_FLAG_WRITE: set for every shadow-stack access, reads too (`do_user_addr_fault`).
-    fn is_store(self) -> bool {
+    pub(super) fn is_store(self) -> bool {
         matches!(self, Self::Write) || self.is_shadow_stack()
     }
 
@@ -205,12 +205,26 @@ impl Model {
         if let Some(rule) = denied {
             return Err((rule, Fault { code: SEGV_ACCERR, ..fault }));
         }
-        self.handle_mm_fault(actor, page, access, vma.shadow_stack);
-        Ok(())
+        if self.handle_mm_fault(actor, page, access, vma.shadow_stack) {
+            Ok(())
+        } else {
+            Err(super::shared::beyond_object(page, error_code))
+        }
     }
 
-    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
-    pub(super) fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed. Says whether there was a page to map.
+    pub(super) fn handle_mm_fault(
+        &mut self,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        shadow_stack: bool,
+    ) -> bool {
+        if let Some(vma) = self.memory(actor).vmas.at(page).copied()
+            && vma.shared.is_some()
+        {
+            return self.fault_shared(actor, page, access, &vma);
+        }
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
@@ -235,6 +249,7 @@ impl Model {
         };
         self.install(rule, actor, page, shadow_stack);
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+        true
     }
 
     fn install(&mut self, rule: Rule, actor: ActorId, page: PageIndex, shadow_stack: bool) {

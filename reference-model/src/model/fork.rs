@@ -9,7 +9,7 @@ use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
 
-use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_WIPEONFORK, Vma};
+use super::vma::{Shared, VM_DONTCOPY, VM_LOCKED, VM_WIPEONFORK, Vma};
 use crate::arena::PageIndex;
 
 impl Model {
@@ -59,6 +59,10 @@ impl Model {
             anon,
             soft_dirty: vma.soft_dirty ^ self.is_mutated(rule, Output::SoftDirtyFlag),
             account: vma.account ^ self.is_mutated(rule, Output::Account),
+            shared: vma.shared.map(|shared| Shared {
+                write_notified: shared.write_notified ^ self.is_mutated(rule, Output::PageProtection),
+                ..shared
+            }),
             marks: vma.marks & !VM_LOCKED,
             ..*vma
         }
@@ -76,10 +80,14 @@ impl Model {
             }
             let before = self.expect(&parent);
             if vma.anon.is_none() {
+                let (kept, empty) = match vma.shared {
+                    Some(_) => (Rule::ForkParentShared, Rule::ForkChildShared),
+                    None => (Rule::ForkParentSkipped, Rule::ForkChildSkipped),
+                };
                 // The probe reports only entries that are or were something: nothing comes of the child.
-                self.write(Rule::ForkParentSkipped, actor, page, parent.bits, parent.frame);
-                self.write(Rule::ForkChildSkipped, child, page, Entry::NONE, ExpectedFrame::None);
-                transitions.push((Cause::ForkParent, Rule::ForkParentSkipped, actor, page, before));
+                self.write(kept, actor, page, parent.bits, parent.frame);
+                self.write(empty, child, page, Entry::NONE, ExpectedFrame::None);
+                transitions.push((Cause::ForkParent, kept, actor, page, before));
                 continue;
             }
             let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent);
@@ -122,6 +130,7 @@ impl Model {
     pub(super) fn exit(&mut self, actor: ActorId) -> (Rule, Outcome) {
         if let Some(memory) = self.actors[actor.index()].take() {
             for slot in memory.slots {
+                self.dirty_behind(slot.bits, slot.frame);
                 self.release(slot.frame);
             }
         }

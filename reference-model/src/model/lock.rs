@@ -52,18 +52,22 @@ impl Model {
             let pkru = self.pkru(actor);
             let access = populates_by(&vma).filter(|access| !access.is_refused_by_key(pkru, vma.key()));
             let Some(access) = access else { return false };
-            self.populate_page(actor, page, access, vma.shadow_stack);
+            let is_first = slot == start.max(vma.first);
+            if !self.populate_page(actor, page, access, is_first) {
+                return false;
+            }
         }
         true
     }
 }
 
-/// How a VMA is faulted in: by a store where it is writable, to break COW beforehand; otherwise by a load,
-/// with FOLL_FORCE. A store into a shadow stack would need FOLL_FORCE too (`mm/gup.c: check_vma_flags`).
+/// How a VMA is faulted in: by a store where it is writable and private, to break COW beforehand; otherwise by a
+/// load, with FOLL_FORCE. A store into a shadow stack would need FOLL_FORCE too (`mm/gup.c: check_vma_flags`).
 /// A key that PKRU refuses is refused to FOLL_FORCE as well.
 fn populates_by(vma: &Vma) -> Option<Access> {
     match (vma.protection.contains(Protection::WRITE), vma.shadow_stack) {
         _ if vma.protection == Protection::NONE => None,
+        _ if vma.shared.is_some() => Some(Access::Read),
         (true, true) => None,
         (true, false) => Some(Access::Write),
         (false, _) => Some(Access::Read),

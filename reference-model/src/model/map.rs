@@ -29,20 +29,27 @@ impl Model {
         // 6.1 looks whether the range is free before it takes an execute-only key; later kernels after it.
         let early = self.dialect != Dialect::Linux6_1;
         let key = if early { self.mmap_key(actor, protection) } else { 0 };
-        let rule = match placement {
+        let ended = self.make_room(actor, range, placement);
+        if ended.1 == Outcome::Succeeded {
+            let key = if early { key } else { self.mmap_key(actor, protection) };
+            self.insert_vma(actor, range, protection, false, key);
+        }
+        ended
+    }
+
+    /// What `do_mmap` does about what is mapped in the range.
+    pub(super) fn make_room(&mut self, actor: ActorId, range: PageRange, placement: Placement) -> (Rule, Outcome) {
+        match placement {
             Placement::FixedNoReplace if self.memory(actor).vmas.overlaps(range) => {
-                return (Rule::MmapOccupied, Outcome::Failed(EEXIST));
+                (Rule::MmapOccupied, Outcome::Failed(EEXIST))
             }
-            Placement::FixedNoReplace => Rule::MmapFree,
+            Placement::FixedNoReplace => (Rule::MmapFree, Outcome::Succeeded),
             Placement::Fixed => {
                 self.zap(Rule::ZapReplaced, actor, range);
                 self.memory(actor).vmas.unmap(range);
-                Rule::MmapFixed
+                (Rule::MmapFixed, Outcome::Succeeded)
             }
-        };
-        let key = if early { key } else { self.mmap_key(actor, protection) };
-        self.insert_vma(actor, range, protection, false, key);
-        (rule, Outcome::Succeeded)
+        }
     }
 
     /// `__mmap_region`: VM_ACCOUNT for what is writable (`accountable_mapping`), then merge or a new VMA.
@@ -58,6 +65,7 @@ impl Model {
             marks: key_flags(key),
             displacement: 0,
             anon: None,
+            shared: None,
         };
         let (index, merged) = self.memory(actor).vmas.insert(dialect, vma);
         self.vma_rule(if merged { Rule::VmaMergeNew } else { Rule::VmaNew }, actor, index);
@@ -87,6 +95,7 @@ impl Model {
         for page in range.slots() {
             let Slot { bits, frame, .. } = self.slot(actor, page);
             if bits != Entry::NONE || frame != ExpectedFrame::None {
+                self.dirty_behind(bits, frame);
                 self.release(frame);
                 self.write(rule, actor, page, Entry::NONE, ExpectedFrame::None);
             }

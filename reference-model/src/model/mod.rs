@@ -1,4 +1,4 @@
-//! The kernel's memory model for private anonymous memory and shadow stacks.
+//! The kernel's memory model for anonymous memory, private and shared, and shadow stacks.
 //!
 //! The state is what the kernel keeps: VMAs, entries, frames. Each operation follows the kernel function
 //! that it names; each thing written is written by a [`Rule`]. Read in 6.1.192, 6.12.95 and 7.2.13.
@@ -12,6 +12,7 @@ mod pkey;
 mod protect;
 mod remap;
 mod shadow_stack;
+mod shared;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
@@ -26,9 +27,10 @@ use pkey::Keys;
 use shadow_stack::{Thread, Words};
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SHARED, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK
 /// and the four of the protection key.
-pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
+pub const VM_FLAGS_COMPARED: u64 =
+    0x1 | 0x2 | 0x4 | vma::VM_SHARED | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
 /// What is mapped at a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct Mapping {
     pub locked: bool,
     /// The VMA's protection key.
     pub key: u8,
+    /// `VM_SHARED`.
+    pub shared: bool,
 }
 
 /// One entry and the rule that last wrote it.
@@ -57,7 +61,7 @@ impl Slot {
     const EMPTY: Self = Self { bits: Entry::NONE, frame: ExpectedFrame::None, rule: None };
 }
 
-/// A frame of anonymous memory.
+/// A frame of anonymous memory or of a shmem object.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     /// The first eight bytes.
@@ -67,8 +71,11 @@ struct Frame {
     mapcount: u16,
     /// `PageAnonExclusive`.
     exclusive: bool,
-    /// `folio_test_dirty`: anonymous pages get it where GUP stores through a writable entry that is clean.
+    /// `folio_test_dirty`: anonymous pages get it where GUP stores through a writable entry that is clean, those
+    /// of shmem objects as [`shared`] says.
     dirty: bool,
+    /// It belongs to a shmem object (`!folio_test_anon`).
+    of_object: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -99,6 +106,7 @@ pub struct Model {
     killed: u8,
     frames: Vec<Frame>,
     words: Words,
+    objects: Vec<shared::Object>,
     next_anon: u32,
     expectation: StepExpectation,
 }
@@ -126,6 +134,7 @@ impl Model {
             killed: 0,
             frames: Vec::with_capacity(64),
             words: Words::default(),
+            objects: Vec::new(),
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
@@ -178,6 +187,9 @@ impl Model {
             Operation::OverwriteReturn => self.overwrite_return(index, actor),
             Operation::ControlShadowStack { control, features } => self.control_shadow_stack(actor, control, features),
             Operation::ShadowStackStatus => self.shadow_stack_status(actor),
+            Operation::MmapShared { range, protection, placement } => {
+                self.mmap_shared(actor, range, protection, placement)
+            }
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -231,6 +243,7 @@ impl Model {
             soft_dirty: vma.soft_dirty,
             locked: vma.is_locked(),
             key: vma.key(),
+            shared: vma.shared.is_some(),
         })
     }
 
@@ -268,6 +281,27 @@ impl Model {
     #[must_use]
     pub fn mapcount(&self, frame: u32) -> u16 {
         self.frames.get(frame as usize).map_or(0, |frame| frame.mapcount)
+    }
+
+    /// Whether a load of the page would find a page of a shmem object that no entry of the actor maps yet.
+    #[must_use]
+    pub fn waits_in_object(&self, actor: ActorId, page: PageIndex) -> bool {
+        let Some(memory) = &self.actors[actor.index()] else { return false };
+        let held = memory.vmas.at(page).and_then(|vma| self.held(page, vma));
+        memory.slots[page.index()].bits == Entry::NONE && held.is_some()
+    }
+
+    /// Whether the page is mapped behind the end of its shmem object.
+    #[must_use]
+    pub fn is_beyond_object(&self, actor: ActorId, page: PageIndex) -> bool {
+        let Some(memory) = &self.actors[actor.index()] else { return false };
+        memory.vmas.at(page).is_some_and(|vma| vma.shared.is_some() && !self.is_in_object(page, vma))
+    }
+
+    /// Whether the frame of this number in the model belongs to a shmem object.
+    #[must_use]
+    pub fn is_of_object(&self, frame: u32) -> bool {
+        self.frames.get(frame as usize).is_some_and(|frame| frame.of_object)
     }
 
     fn expect(&self, slot: &Slot) -> EntryExpectation {
@@ -318,7 +352,7 @@ impl Model {
     }
 
     fn new_frame(&mut self, content: u64) -> u32 {
-        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false });
+        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false, of_object: false });
         (self.frames.len() - 1) as u32
     }
 

@@ -1,6 +1,7 @@
 //! mprotect and the clearing of soft-dirty bits: entries are write-protected, and sometimes writable again.
 
-use super::{Model, Slot, page_protection};
+use super::shared::{vm_page_prot, wants_writenotify};
+use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, EntryKind, RW, SOFT_DIRTY};
 use crate::expectation::ExpectedFrame;
@@ -54,7 +55,9 @@ impl Model {
         if old.protection == protection && old.marks == marks {
             return old.end;
         }
-        let account = if protection.contains(Protection::WRITE) {
+        let account = if old.shared.is_some() {
+            old.account
+        } else if protection.contains(Protection::WRITE) {
             old.account || !old.protection.contains(Protection::WRITE)
         } else {
             // 6.1 never gives back what it charged; later kernels do while there is no anon_vma.
@@ -66,12 +69,20 @@ impl Model {
         if merged {
             self.vma_rule(Rule::VmaMergeProtect, actor, target);
         }
+        let vma = self.memory(actor).vmas.list[target];
+        // The VMA has its new flags, but still the vm_page_prot of before: a neighbour's if they merged.
+        let inherited = if merged { vma } else { old };
+        let try_writable = match vma.shared {
+            Some(_) => wants_writenotify(&vma, vm_page_prot(&inherited)),
+            None => protection.contains(Protection::WRITE),
+        };
+        self.set_page_prot(actor, target);
         for slot in start..end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
-            self.change_entry(actor, page);
+            self.change_entry(actor, page, try_writable);
         }
         let becomes_writable = !old.protection.contains(Protection::WRITE) && protection.contains(Protection::WRITE);
-        if becomes_writable && old.is_locked() {
+        if becomes_writable && old.is_locked() && old.shared.is_none() {
             self.populate_locked(actor, start, end);
         }
         self.memory(actor).vmas.list[target].end
@@ -83,27 +94,31 @@ impl Model {
         let soft_dirty = self.is_mutated(rule, Output::SoftDirtyFlag);
         let account = self.is_mutated(rule, Output::Account);
         let anon = self.is_mutated(rule, Output::AnonVma);
+        let page_protection = self.is_mutated(rule, Output::PageProtection);
         let other = anon.then(|| self.new_anon(true));
         let vma = &mut self.memory(actor).vmas.list[index];
         vma.soft_dirty ^= soft_dirty;
         vma.account ^= account;
+        if let Some(shared) = &mut vma.shared {
+            shared.write_notified ^= page_protection;
+        }
         if anon {
             vma.anon = if vma.anon.is_some() { None } else { other };
         }
     }
 
-    /// `change_pte_range` for one entry, under the VMA's new flags.
-    fn change_entry(&mut self, actor: ActorId, page: PageIndex) {
+    /// `change_pte_range` for one entry, under the VMA's new flags. `try_writable`: MM_CP_TRY_CHANGE_WRITABLE.
+    fn change_entry(&mut self, actor: ActorId, page: PageIndex, try_writable: bool) {
         let slot = self.slot(actor, page);
         if !slot.bits.is_present() {
             return;
         }
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
         let before = self.expect(&slot);
-        let modified = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0);
+        let modified = self.design.modify(slot.bits, vm_page_prot(&vma).0);
         // pte_write(): a shadow-stack entry counts, on a CPU that has them.
         let already_writable = modified.has(RW) || (self.shadow_stack && modified.is_shadow_stack());
-        let upgrade = vma.protection.contains(Protection::WRITE) && !already_writable;
+        let upgrade = try_writable && !already_writable;
         let tracked = !vma.soft_dirty && !modified.has(SOFT_DIRTY);
         let exclusive = self.is_exclusive(&slot);
         let (entry, rule) = if vma.shadow_stack {
@@ -111,6 +126,8 @@ impl Model {
             (if restore { modified.make_writable_shadow_stack() } else { modified }, Rule::ProtectShadowStack)
         } else if vma.protection == Protection::NONE {
             (modified, Rule::ProtectNone)
+        } else if vma.shared.is_some() && vma.protection.contains(Protection::WRITE) {
+            self.change_shared(modified, try_writable, tracked)
         } else if !upgrade {
             (modified, Rule::ProtectReadOnly)
         } else if tracked {
@@ -136,6 +153,7 @@ impl Model {
         for index in 0..self.memory(actor).vmas.list.len() {
             if self.memory(actor).vmas.list[index].soft_dirty {
                 self.memory(actor).vmas.list[index].soft_dirty = false;
+                self.set_page_prot(actor, index);
                 self.vma_rule(Rule::VmaClearSoftDirty, actor, index);
             }
         }

@@ -156,10 +156,11 @@ impl Model {
         }
         let old = vmas.list[vmas.of_range(from)];
         // `copy_vma`. The new VMA has the old one's flags, VM_SOFTDIRTY and VM_LOCKED included. Anonymous memory
-        // that was never written forgets where it was mapped first; shared memory would not.
-        let displacement = match old.anon {
-            Some(_) => old.displacement + from.first() as i16 - to.first() as i16,
-            None => 0,
+        // that was never written forgets where it was mapped first; shared memory does not.
+        let displacement = if old.anon.is_some() || old.shared.is_some() {
+            old.displacement + from.first() as i16 - to.first() as i16
+        } else {
+            0
         };
         let new = Vma { first: to.first() as u8, end: to.end() as u8, displacement, ..old };
         let (index, merged) = vmas.insert_copy(dialect, new, keep.then_some(&old));
@@ -200,7 +201,7 @@ impl Model {
         vma.marks &= !VM_LOCKED;
         if (vma.first, vma.end) == (old.first, old.end) && (old.first, old.end) == slots_of(from) {
             vma.anon = None;
-            if forgets {
+            if forgets && vma.shared.is_none() {
                 vma.displacement = 0;
             }
         }
@@ -247,7 +248,7 @@ impl VmaList {
     fn insert_copy(&mut self, dialect: Dialect, new: Vma, kept: Option<&Vma>) -> (usize, bool) {
         let at = self.list.partition_point(|vma| vma.first < new.first);
         // An unwritten VMA may merge with its own copy.
-        let original = kept.filter(|old| old.anon.is_none() && tells_original_apart(dialect));
+        let original = kept.filter(|old| old.anon.is_none() && old.shared.is_none() && tells_original_apart(dialect));
         let may = |other: &Vma| {
             original.is_none_or(|old| old.first != other.first)
                 && other.merges_with_flags_of(&new)

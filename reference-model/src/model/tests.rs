@@ -2,6 +2,7 @@
 //! the semantics digest).
 
 mod live_shadow_stack;
+mod shared;
 
 use super::*;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};

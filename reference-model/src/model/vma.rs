@@ -13,6 +13,9 @@ pub(super) const VM_SOFTDIRTY: u64 = 0x0800_0000;
 /// `VM_SHADOW_STACK` in `vm_flags` (6.12 and 7.2 agree).
 pub(super) const VM_SHADOW_STACK: u64 = 1 << 37;
 
+/// `VM_SHARED` in `vm_flags`.
+pub(super) const VM_SHARED: u64 = 1 << 3;
+
 /// `VM_DONTCOPY` in `vm_flags`.
 pub(super) const VM_DONTCOPY: u64 = 1 << 17;
 /// `VM_WIPEONFORK` in `vm_flags`.
@@ -40,6 +43,15 @@ pub(super) struct AnonVma {
     pub(super) singular: bool,
 }
 
+/// What a shared VMA maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shared {
+    /// Identity of the shmem object within the program (`vm_file`).
+    pub(super) object: u32,
+    /// `vm_page_prot` lacks RW although the VMA is writable; see [`super::shared`].
+    pub(super) write_notified: bool,
+}
+
 /// One VMA. Slots `first..end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Vma {
@@ -53,10 +65,13 @@ pub(super) struct Vma {
     pub(super) soft_dirty: bool,
     /// The flags among [`VM_MARKS`] that are set.
     pub(super) marks: u64,
-    /// `vm_pgoff`, less the slot that the VMA begins at: 0 but for what mremap moved. Slots of one distance
+    /// `vm_pgoff`, less the slot that the VMA begins at. Of private memory 0 but for what mremap moved; of shared
+    /// memory what makes a slot the index of a page in the object (`linear_page_index`). Slots of one distance
     /// merge, others do not.
     pub(super) displacement: i16,
     pub(super) anon: Option<AnonVma>,
+    /// The object that a shared VMA maps; `None` of private memory.
+    pub(super) shared: Option<Shared>,
 }
 
 impl Vma {
@@ -71,6 +86,12 @@ impl Vma {
             && self.account == other.account
             && self.marks == other.marks
             && self.displacement == other.displacement
+            && self.object() == other.object()
+    }
+
+    /// `vm_file`, where there is one. `vm_page_prot` does not hinder a merge.
+    fn object(&self) -> Option<u32> {
+        self.shared.map(|shared| shared.object)
     }
 
     /// `VM_LOCKED`.
@@ -88,6 +109,7 @@ impl Vma {
         u64::from(self.protection.bits())
             | if self.soft_dirty { VM_SOFTDIRTY } else { 0 }
             | if self.shadow_stack { VM_SHADOW_STACK } else { 0 }
+            | if self.shared.is_some() { VM_SHARED } else { 0 }
             | self.marks
     }
 

@@ -174,7 +174,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
             let lost = self.drain(&mut transitions)?;
             std::mem::swap(&mut before, &mut state);
             self.observer.snapshot(&mut state).map_err(|error| RigError::of("no snapshot", &error))?;
-            let (named, changes) = normaliser.step(&state, &transitions);
+            let (named, changes) = normaliser.step(&step.operation, &state, &transitions);
             let alive = self.alive();
             let mut record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
             self.steps += 1;
@@ -220,7 +220,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
             let lost = self.drain(&mut transitions)?;
             self.observer.snapshot(&mut state).map_err(|error| RigError::of("no snapshot", &error))?;
             if depth == Depth::Judged {
-                let (named, changes) = normaliser.step(&state, &transitions);
+                let (named, changes) = normaliser.step(&step.operation, &state, &transitions);
                 let alive = self.alive();
                 let record = StepRecord { outcome, alive, changes, transitions: named, lost, witness: None };
                 std::hint::black_box(judge.step(number, step, &record));

@@ -161,6 +161,9 @@ fn rank(operation: &Operation) -> usize {
         Operation::Mmap { protection, placement, .. } => {
             place(&SIMPLE_FOR_MMAP, protection) * 2 + usize::from(placement == Placement::FixedNoReplace)
         }
+        Operation::MmapShared { protection, placement, .. } => {
+            3 + place(&SIMPLE_FOR_MMAP, protection) * 2 + usize::from(placement == Placement::FixedNoReplace)
+        }
         Operation::Mprotect { protection, .. } => place(&SIMPLE_FOR_MPROTECT, protection),
         Operation::Write { .. } => 1,
         Operation::Execute { .. } => 2,
@@ -206,6 +209,13 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
                 Some(Operation::Mmap { range, protection, placement: Placement::Fixed })
             }
             None => None,
+        },
+        Operation::MmapShared { range, protection, placement } => match SIMPLE_FOR_MMAP.get(choice) {
+            Some(&protection) => Some(Operation::MmapShared { range, protection, placement }),
+            None if placement == Placement::FixedNoReplace => {
+                Some(Operation::MmapShared { range, protection, placement: Placement::Fixed })
+            }
+            None => Some(Operation::Mmap { range, protection, placement }),
         },
         Operation::Mprotect { range, .. } => {
             SIMPLE_FOR_MPROTECT.get(choice).map(|&protection| Operation::Mprotect { range, protection })
@@ -334,6 +344,9 @@ fn extents(operation: &Operation) -> impl Iterator<Item = (usize, usize)> {
 fn with_range(operation: Operation, new: PageRange) -> Operation {
     match operation {
         Operation::Mmap { protection, placement, .. } => Operation::Mmap { range: new, protection, placement },
+        Operation::MmapShared { protection, placement, .. } => {
+            Operation::MmapShared { range: new, protection, placement }
+        }
         Operation::Munmap { .. } => Operation::Munmap { range: new },
         Operation::Mprotect { protection, .. } => Operation::Mprotect { range: new, protection },
         Operation::MadviseDontneed { .. } => Operation::MadviseDontneed { range: new },

@@ -69,6 +69,7 @@ pub fn expected_steps(machine: &Machine, program: &Program) -> Result<Vec<Expect
                 lines.push(format!("actor {} page {}: {seen}", actor.index(), page.index()));
             }
         }
+        names.forget_unmapped(&model, &pages);
         steps.push(ExpectedStep {
             result: expectation.outcome.map_or_else(String::new, |outcome| result_text(&outcome)),
             rule: expectation.outcome_rule,
@@ -95,10 +96,12 @@ pub(super) fn pages_of(program: &Program) -> Vec<PageIndex> {
     pages
 }
 
-/// Names of the model's frames in order of appearance, as the reproducer gives them to frame numbers.
+/// Names of the model's frames in order of appearance, as the reproducer gives them to frame numbers: a frame
+/// that no entry holds any more loses its name, also a page of shared memory that waits in its object.
 #[derive(Debug, Default)]
 struct FrameNames {
-    known: Vec<u32>,
+    known: Vec<(u32, u32)>,
+    given: u32,
 }
 
 impl FrameNames {
@@ -107,13 +110,21 @@ impl FrameNames {
             ExpectedFrame::None => String::new(),
             ExpectedFrame::Zero => ", the zero page".to_owned(),
             ExpectedFrame::Frame(number) => {
-                let place = self.known.iter().position(|&known| known == number).unwrap_or_else(|| {
-                    self.known.push(number);
-                    self.known.len() - 1
+                let known = self.known.iter().find(|(known, _)| *known == number);
+                let name = known.map(|(_, name)| *name).unwrap_or_else(|| {
+                    self.given += 1;
+                    self.known.push((number, self.given));
+                    self.given
                 });
-                format!(", frame {}", place + 1)
+                format!(", frame {name}")
             }
         }
+    }
+
+    fn forget_unmapped(&mut self, model: &Model, pages: &[PageIndex]) {
+        let entries = ActorId::all().flat_map(|actor| pages.iter().map(move |&page| (actor, page)));
+        let mapped: Vec<ExpectedFrame> = entries.map(|(actor, page)| model.entry(actor, page).frame).collect();
+        self.known.retain(|(number, _)| mapped.contains(&ExpectedFrame::Frame(*number)));
     }
 }
 

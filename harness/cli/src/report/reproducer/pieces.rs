@@ -443,3 +443,40 @@ static void drain(void)
 \t\tperror(\"drain\");
 }
 ";
+
+/// Turns fault-around off while the file runs.
+pub(super) const FAULT_AROUND: &str = r#"
+/*
+ * A load of shared memory maps its neighbours too, as far as they are there
+ * (mm/memory.c: do_fault_around). The knob is the whole system's: it is put
+ * back in the end.
+ */
+static char fault_around[32];
+
+static void set_fault_around(const char *bytes)
+{
+	int knob = open("/sys/kernel/debug/fault_around_bytes", O_RDWR);
+
+	/* It cannot seek. */
+	if (knob < 0 ||
+	    read(knob, fault_around, sizeof(fault_around) - 1) < 0 ||
+	    dprintf(knob, "%s", bytes) < 0)
+		perror("fault_around_bytes");
+	if (knob >= 0)
+		close(knob);
+}
+
+static void __attribute__((constructor)) narrow_faults(void)
+{
+	set_fault_around("4096");
+}
+
+static void __attribute__((destructor)) widen_faults(void)
+{
+	char before[sizeof(fault_around)];
+
+	snprintf(before, sizeof(before), "%s", fault_around);
+	if (*before)
+		set_fault_around(before);
+}
+"#;

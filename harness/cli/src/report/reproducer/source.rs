@@ -1,7 +1,7 @@
 //! The C text: head, pieces that the program uses, its operations, and `main` with the expectations.
 
 use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange, RETURN_SITE};
-use ptediff_reference_model::program::{Operation, Placement, Program, Protection, store_value};
+use ptediff_reference_model::program::{Operation, Program, Protection, store_value};
 use ptediff_reference_model::rule::Rule;
 
 use crate::report::wrap::wrap;
@@ -38,6 +38,7 @@ struct Uses {
     /// The machine must have shadow stacks.
     needs_shadow_stack: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
+    shares: bool,
     batches: bool,
 }
 
@@ -65,6 +66,7 @@ impl Uses {
                 matches!(
                     operation,
                     Operation::Mmap { .. }
+                        | Operation::MmapShared { .. }
                         | Operation::Munmap { .. }
                         | Operation::Mprotect { .. }
                         | Operation::MadviseDontneed { .. }
@@ -87,6 +89,7 @@ impl Uses {
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
+            shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
             batches: live_stacks
                 || any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
@@ -121,6 +124,7 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.forks, pieces::FORK),
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
         (uses.batches, pieces::DRAIN),
+        (uses.shares, pieces::FAULT_AROUND),
     ] {
         if wanted {
             text.push_str(piece);
@@ -219,13 +223,14 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
     ];
     paragraphs.extend(subject.finding.iter().cloned());
     paragraphs.push(format!(
-        "Needs x86-64 with CONFIG_MEM_SOFT_DIRTY{}; root, or the frames stay hidden. To compile and run:",
+        "Needs x86-64 with CONFIG_MEM_SOFT_DIRTY{}; root, or the frames stay hidden{}. To compile and run:",
         match (uses.needs_shadow_stack, uses.writes_pkru) {
             (true, true) => ", user shadow stacks and protection keys in CPU and kernel",
             (true, false) => ", user shadow stacks in CPU and kernel",
             (false, true) => ", protection keys in CPU and kernel",
             (false, false) => "",
-        }
+        },
+        if uses.shares { "; debugfs at /sys/kernel/debug" } else { "" }
     ));
     paragraphs.push("    gcc -Wall -O1 -o repro repro.c && ./repro".to_owned());
     let mut text = String::new();
@@ -320,15 +325,12 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
     let place = |range: &PageRange| format!("(void *)PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
     let line = |text: String| vec![text];
     match operation {
-        Operation::Mmap { range, protection, placement } => {
-            let flag = match placement {
-                Placement::Fixed => "MAP_FIXED",
-                Placement::FixedNoReplace => "MAP_FIXED_NOREPLACE",
-            };
+        Operation::Mmap { range, protection, placement } | Operation::MmapShared { range, protection, placement } => {
+            let kind = if matches!(operation, Operation::Mmap { .. }) { "MAP_PRIVATE" } else { "MAP_SHARED" };
             vec![
                 format!("called((long)mmap({},", place(range)),
                 format!("\t{},", protection_text(*protection)),
-                format!("\tMAP_PRIVATE | MAP_ANONYMOUS | {flag},"),
+                format!("\t{kind} | MAP_ANONYMOUS | {placement},"),
                 format!("\t-1, 0), PAGE({}));", range.first()),
             ]
         }
