@@ -90,9 +90,9 @@ fn asks_for_shadow_stack(operation: &Operation) -> bool {
 fn takes_key(operation: &Operation) -> bool {
     match operation {
         Operation::PkeyAlloc { .. } | Operation::PkeyFree { .. } | Operation::PkeyMprotect { .. } => true,
-        Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
-            *protection == Protection::EXECUTE
-        }
+        Operation::Mmap { protection, .. }
+        | Operation::MmapShared { protection, .. }
+        | Operation::Mprotect { protection, .. } => *protection == Protection::EXECUTE,
         _ => false,
     }
 }

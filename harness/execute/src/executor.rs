@@ -339,6 +339,7 @@ fn changes_keys(operation: &Operation) -> bool {
     match operation {
         Operation::PkeyAlloc { .. } | Operation::PkeyFree { .. } | Operation::WritePkru { .. } => true,
         Operation::Mmap { protection, .. }
+        | Operation::MmapShared { protection, .. }
         | Operation::Mprotect { protection, .. }
         | Operation::PkeyMprotect { protection, .. } => *protection == Protection::EXECUTE,
         _ => false,

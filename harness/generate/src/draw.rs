@@ -215,7 +215,11 @@ impl<R: Rng> Draft<'_, R> {
         let alone = self.model.alive() == 0;
         let actor = self.dice.pick(&dead).filter(|_| alone || self.dice.percent(DEAD))?;
         let operation = if !alone && self.dice.percent(20) { Operation::Exit } else { self.senseless() };
-        Some(Step { actor, operation }).filter(|step| alone || self.model.is_possible(step))
+        let step = Step { actor, operation };
+        if self.model.is_possible(&step) {
+            return Some(step);
+        }
+        alone.then_some(Step { actor, operation: Operation::Read { page: PageIndex::FIRST } })
     }
 
     fn actor(&mut self) -> ActorId {

@@ -128,6 +128,8 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &alone_by([step(0, Operation::Exit), step(1, write)]),
             &alone_by([step(1, Operation::MadviseDontneed { range: one }), step(0, write)]),
             &alone_by([step(0, Operation::MadviseDontneed { range: one }), step(1, write)]),
+            &alone_by([step(1, Operation::Munmap { range: one }), step(0, write)]),
+            &alone_by([step(0, Operation::Munmap { range: one }), step(1, write)]),
         ],
     );
     let enter = Operation::EnterShadowStack { page: page(0) };
