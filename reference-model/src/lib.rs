@@ -18,5 +18,6 @@ pub mod observation;
 pub mod outcome;
 pub mod program;
 pub mod rule;
+pub mod uffd;
 pub mod validity;
 pub mod verdict;

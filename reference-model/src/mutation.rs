@@ -109,7 +109,7 @@ pub fn all() -> Vec<Mutation> {
 }
 
 /// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
-pub(crate) const VM_FLAG_BITS: [u8; 8] = [0, 1, 2, 13, 17, 25, 27, 37];
+pub(crate) const VM_FLAG_BITS: [u8; 10] = [0, 1, 2, 9, 12, 13, 17, 25, 27, 37];
 
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();

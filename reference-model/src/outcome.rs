@@ -42,6 +42,9 @@ pub struct Fault {
 pub fn errno_name(errno: i32) -> &'static str {
     match errno {
         1 => "EPERM",
+        2 => "ENOENT",
+        3 => "ESRCH",
+        9 => "EBADF",
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::uffd::{UffdFeatures, UffdId, UffdMode};
 
 /// Steps that a program may have at most. It bounds what a stored entry can make the harness do.
 pub const MAX_STEPS: usize = 256;
@@ -235,11 +236,64 @@ pub enum Operation {
         /// Slots to unlock.
         range: PageRange,
     },
+    /// `userfaultfd` and `UFFDIO_API`. A descriptor of that name is closed first.
+    UffdOpen {
+        /// Name that the descriptor gets.
+        uffd: UffdId,
+        /// Features asked for.
+        features: UffdFeatures,
+    },
+    /// `close` of a userfaultfd.
+    UffdClose {
+        /// The descriptor.
+        uffd: UffdId,
+    },
+    /// `UFFDIO_REGISTER`.
+    UffdRegister {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to register, of the memory of the descriptor's opener, as in all that follow.
+        range: PageRange,
+        /// What for.
+        mode: UffdMode,
+    },
+    /// `UFFDIO_UNREGISTER`.
+    UffdUnregister {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to unregister.
+        range: PageRange,
+    },
+    /// `UFFDIO_WRITEPROTECT`.
+    UffdWriteProtect {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to protect, or to free of protection.
+        range: PageRange,
+        /// `UFFDIO_WRITEPROTECT_MODE_WP`: protect.
+        protect: bool,
+    },
+    /// `UFFDIO_COPY` of pages that begin with [`copy_value`].
+    UffdCopy {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to fill.
+        range: PageRange,
+        /// `UFFDIO_COPY_MODE_WP`: write-protected.
+        protect: bool,
+    },
+    /// `UFFDIO_ZEROPAGE`.
+    UffdZeropage {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to fill.
+        range: PageRange,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 22] = [
+pub const OPERATION_NAMES: [&str; 29] = [
     "mmap",
     "munmap",
     "read",
@@ -262,6 +316,13 @@ pub const OPERATION_NAMES: [&str; 22] = [
     "madvise-free",
     "mlock",
     "munlock",
+    "uffd-open",
+    "uffd-close",
+    "uffd-register",
+    "uffd-unregister",
+    "uffd-write-protect",
+    "uffd-copy",
+    "uffd-zeropage",
 ];
 
 impl Operation {
@@ -284,6 +345,13 @@ impl Operation {
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 12 + Advice::ALL.len(),
             Self::Munlock { .. } => 13 + Advice::ALL.len(),
+            Self::UffdOpen { .. } => 22,
+            Self::UffdClose { .. } => 23,
+            Self::UffdRegister { .. } => 24,
+            Self::UffdUnregister { .. } => 25,
+            Self::UffdWriteProtect { .. } => 26,
+            Self::UffdCopy { .. } => 27,
+            Self::UffdZeropage { .. } => 28,
         }
     }
 
@@ -298,8 +366,26 @@ impl Operation {
             | Self::Madvise { range, .. }
             | Self::Mlock { range }
             | Self::Munlock { range }
-            | Self::MapShadowStack { range, .. } => Some(range),
+            | Self::MapShadowStack { range, .. }
+            | Self::UffdRegister { range, .. }
+            | Self::UffdUnregister { range, .. }
+            | Self::UffdWriteProtect { range, .. }
+            | Self::UffdCopy { range, .. }
+            | Self::UffdZeropage { range, .. } => Some(range),
             _ => None,
+        }
+    }
+
+    /// The same operation on another range; one that takes none is left as it is.
+    #[must_use]
+    pub fn with_uffd_range(self, new: PageRange) -> Self {
+        match self {
+            Self::UffdRegister { uffd, mode, .. } => Self::UffdRegister { uffd, range: new, mode },
+            Self::UffdUnregister { uffd, .. } => Self::UffdUnregister { uffd, range: new },
+            Self::UffdWriteProtect { uffd, protect, .. } => Self::UffdWriteProtect { uffd, range: new, protect },
+            Self::UffdCopy { uffd, protect, .. } => Self::UffdCopy { uffd, range: new, protect },
+            Self::UffdZeropage { uffd, .. } => Self::UffdZeropage { uffd, range: new },
+            other => other,
         }
     }
 
@@ -355,6 +441,13 @@ pub fn store_value(step_index: usize) -> u64 {
     ((step_index as u64 + 1) << 16) | 0xe1ff
 }
 
+/// The first eight bytes of the page that the step of this index copies to the `place`-th slot of its range:
+/// a value that can be executed, as [`store_value`]'s.
+#[must_use]
+pub fn copy_value(step_index: usize, place: usize) -> u64 {
+    store_value(step_index) | (place as u64 + 1) << 48
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "actor {}: {}", self.actor.index(), self.operation)
@@ -398,6 +491,25 @@ impl fmt::Display for Operation {
             Self::Madvise { range, advice } => write!(formatter, "madvise({}) {}", advice.constant(), slots(range)),
             Self::Mlock { range } => write!(formatter, "mlock {}", slots(range)),
             Self::Munlock { range } => write!(formatter, "munlock {}", slots(range)),
+            Self::UffdOpen { uffd, features } => write!(formatter, "open uffd {} with {features}", uffd.index()),
+            Self::UffdClose { uffd } => write!(formatter, "close uffd {}", uffd.index()),
+            Self::UffdRegister { uffd, range, mode } => {
+                write!(formatter, "uffd {}: register {} {mode}", uffd.index(), slots(range))
+            }
+            Self::UffdUnregister { uffd, range } => {
+                write!(formatter, "uffd {}: unregister {}", uffd.index(), slots(range))
+            }
+            Self::UffdWriteProtect { uffd, range, protect } => {
+                let what = if *protect { "write-protect" } else { "write-unprotect" };
+                write!(formatter, "uffd {}: {what} {}", uffd.index(), slots(range))
+            }
+            Self::UffdCopy { uffd, range, protect } => {
+                let how = if *protect { " write-protected" } else { "" };
+                write!(formatter, "uffd {}: copy to {}{how}", uffd.index(), slots(range))
+            }
+            Self::UffdZeropage { uffd, range } => {
+                write!(formatter, "uffd {}: zero page to {}", uffd.index(), slots(range))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The judge: model against record, step by step.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, EntryKind, SOFT_DIRTY};
+use ptediff_reference_model::entry::{A, D, EntryKind, SOFT_DIRTY, UFFD_WP};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
@@ -20,6 +20,10 @@ use crate::tally::Tally;
 const PAGEMAP_SOFT_DIRTY: u64 = 1 << 55;
 /// pagemap bit 56: the page has one mapping.
 const PAGEMAP_EXCLUSIVE: u64 = 1 << 56;
+/// pagemap bit 57: the entry is write-protected by userfaultfd, or a marker of that.
+const PAGEMAP_UFFD_WP: u64 = 1 << 57;
+/// pagemap bit 62: the entry is not empty and not present, so a marker too.
+const PAGEMAP_SWAP: u64 = 1 << 62;
 /// pagemap bit 63: the entry is present.
 const PAGEMAP_PRESENT: u64 = 1 << 63;
 /// Everything above the frame number: what is compared.
@@ -289,7 +293,10 @@ pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
         ExpectedFrame::None | ExpectedFrame::Zero => false,
     };
     let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    let marker = entry.bits.marker();
     flag(present, PAGEMAP_PRESENT)
+        | flag(marker.is_some(), PAGEMAP_SWAP)
+        | flag(marker == Some(1) || present && entry.bits.has(UFFD_WP), PAGEMAP_UFFD_WP)
         | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
         | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
 }

@@ -65,6 +65,13 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::Madvise { .. }
         | Operation::Mlock { .. }
         | Operation::Munlock { .. }
+        | Operation::UffdOpen { .. }
+        | Operation::UffdClose { .. }
+        | Operation::UffdRegister { .. }
+        | Operation::UffdUnregister { .. }
+        | Operation::UffdWriteProtect { .. }
+        | Operation::UffdCopy { .. }
+        | Operation::UffdZeropage { .. }
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),

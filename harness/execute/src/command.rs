@@ -95,6 +95,13 @@ impl Command {
             }
             Operation::Mlock { range } => Self::system_call(libc::SYS_mlock, &[range.address(), range.bytes()]),
             Operation::Munlock { range } => Self::system_call(libc::SYS_munlock, &[range.address(), range.bytes()]),
+            Operation::UffdOpen { .. }
+            | Operation::UffdClose { .. }
+            | Operation::UffdRegister { .. }
+            | Operation::UffdUnregister { .. }
+            | Operation::UffdWriteProtect { .. }
+            | Operation::UffdCopy { .. }
+            | Operation::UffdZeropage { .. } => unreachable!("the executor asks crate::uffd for {operation}"),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ptediff_reference_model::arena::{ACTORS, ActorId};
 use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Operation, Step};
+use ptediff_reference_model::program::{Operation, Step, copy_value};
+use ptediff_reference_model::uffd::UFFDS;
 
 use crate::classify::{self, Unclassified, errno};
 use crate::code::Sites;
@@ -13,7 +14,7 @@ use crate::error::{ExecuteError, WaitStatus};
 use crate::handshake::{NoAnswer, SharedMailbox};
 use crate::mailbox::{Answer, Command};
 use crate::nursery::Nursery;
-use crate::process;
+use crate::{process, uffd};
 
 /// How to run actors.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Executor {
     nursery: Nursery,
     /// Process identifiers of living actors.
     actors: [Option<u32>; ACTORS],
+    /// The userfaultfds of the program, in the table of open files that nursery and actors share.
+    uffds: [Option<u32>; UFFDS],
     /// Whether a program was begun and not ended.
     in_program: bool,
     /// Whether actor 0 answered all it was asked and can serve the next program.
@@ -61,6 +64,7 @@ impl Executor {
             mailbox,
             nursery,
             actors: [None; ACTORS],
+            uffds: [None; UFFDS],
             in_program: false,
             first_is_healthy: false,
             drains: false,
@@ -132,6 +136,9 @@ impl Executor {
             }
             self.mailbox.expect_process(child.index());
         }
+        if let Some(outcome) = self.perform_on_uffd(index, step, pid)? {
+            return Ok(outcome);
+        }
         self.mailbox.send(actor.index(), Command::of_operation(index, &step.operation))?;
         if step.operation == Operation::Exit {
             return self.farewell(actor, pid);
@@ -162,7 +169,66 @@ impl Executor {
         if emptied.is_err() {
             self.first_is_healthy = false;
         }
-        self.kill_all_but_healthy_first().and(emptied)
+        self.kill_all_but_healthy_first().and(emptied).and_then(|()| self.close_uffds())
+    }
+
+    /// An operation on a userfaultfd; `None` for any other operation.
+    fn perform_on_uffd(&mut self, index: usize, step: &Step, pid: u32) -> Result<Option<Outcome>, ExecuteError> {
+        let actor = step.actor;
+        let outcome = match step.operation {
+            Operation::UffdOpen { uffd, features } => {
+                if let Some(earlier) = self.uffds[uffd.index()].take() {
+                    self.ask(actor, pid, uffd::close(Some(earlier)))?;
+                }
+                let opened = self.ask(actor, pid, uffd::open())?;
+                let outcome = match errno(opened.value) {
+                    Some(errno) => return Ok(Some(Outcome::Failed(errno))),
+                    None => {
+                        self.mailbox.write_scratch(uffd::api_words(features));
+                        let answer = self.ask(actor, pid, uffd::ask_api(opened.value as u32))?;
+                        self.classify(step, &answer)?
+                    }
+                };
+                if outcome == Outcome::Succeeded {
+                    self.uffds[uffd.index()] = Some(opened.value as u32);
+                } else {
+                    self.ask(actor, pid, uffd::close(Some(opened.value as u32)))?;
+                }
+                outcome
+            }
+            Operation::UffdClose { uffd } => {
+                let descriptor = self.uffds[uffd.index()].take();
+                let answer = self.ask(actor, pid, uffd::close(descriptor))?;
+                self.classify(step, &answer)?
+            }
+            operation => {
+                let Some(request) = uffd::Request::of_operation(&operation) else { return Ok(None) };
+                if let Operation::UffdCopy { range, .. } = operation {
+                    for place in 0..range.pages() {
+                        self.mailbox.write_copy_source(place, copy_value(index, place));
+                    }
+                }
+                self.mailbox.write_scratch(request.words);
+                let answer = self.ask(actor, pid, request.command(self.uffds[request.uffd.index()]))?;
+                self.classify(step, &answer)?
+            }
+        };
+        Ok(Some(outcome))
+    }
+
+    fn ask(&mut self, actor: ActorId, pid: u32, command: Command) -> Result<Answer, ExecuteError> {
+        self.mailbox.send(actor.index(), command)?;
+        self.receive(actor, pid)
+    }
+
+    /// Closes what the program left open. The nursery does it: it shares the table of open files with all actors.
+    fn close_uffds(&mut self) -> Result<(), ExecuteError> {
+        for place in 0..UFFDS {
+            if let Some(descriptor) = self.uffds[place].take() {
+                self.nursery.ask(&self.mailbox, "close of a userfaultfd", uffd::close(Some(descriptor)))?;
+            }
+        }
+        Ok(())
     }
 
     fn is_alive(&self, actor: ActorId) -> bool {

@@ -2,11 +2,12 @@
 
 use proptest::prelude::Rng;
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::entry::EntryKind;
+use ptediff_reference_model::entry::{EntryKind, UFFD_WP};
 use ptediff_reference_model::expectation::ExpectedFrame;
-use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::machine::{Dialect, Machine};
 use ptediff_reference_model::model::{Mapping, Model};
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::uffd::{UffdFeatures, UffdId, UffdMode};
 
 use crate::dice::Dice;
 use crate::profile::{Profile, Weights};
@@ -56,6 +57,7 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         dice,
         model: Model::new(machine),
         shadow_stack: machine.shadow_stack,
+        dialect: machine.dialect,
         weights: profile.weights(),
         window,
         last_actor: ActorId::FIRST,
@@ -80,6 +82,7 @@ struct Draft<'a, R> {
     dice: Dice<'a, R>,
     model: Model,
     shadow_stack: bool,
+    dialect: Dialect,
     weights: Weights,
     window: PageRange,
     last_actor: ActorId,
@@ -98,6 +101,16 @@ struct Scene {
     shadow_stack: Vec<PageIndex>,
     locked: Vec<PageIndex>,
     populated: Vec<PageIndex>,
+    /// Ordinary pages that no userfaultfd has.
+    unregistered: Vec<PageIndex>,
+    /// Pages that one has.
+    registered: Vec<PageIndex>,
+    /// Those of them that can be write-protected.
+    uffd_wp: Vec<PageIndex>,
+    /// Those that are.
+    uffd_protected: Vec<PageIndex>,
+    /// Registered pages whose entry is empty or a marker.
+    fillable: Vec<PageIndex>,
     /// Ordinary pages whose frame another entry maps too.
     shared: Vec<PageIndex>,
     /// The same of shadow stacks.
@@ -115,6 +128,17 @@ impl<R: Rng> Draft<'_, R> {
     /// A populated page on which the step has an effect that only an access shows: its actor loses a
     /// permission, or another one is left alone with it.
     fn suspected_by(&mut self, step: &Step) -> Option<(ActorId, PageIndex)> {
+        if let Operation::UffdRegister { uffd, range, .. }
+        | Operation::UffdUnregister { uffd, range }
+        | Operation::UffdWriteProtect { uffd, range, .. }
+        | Operation::UffdCopy { uffd, range, .. }
+        | Operation::UffdZeropage { uffd, range } = step.operation
+        {
+            let owner = self.model.uffd_owner(uffd)?;
+            let mapped: Vec<PageIndex> =
+                range.slots().filter(|&page| self.model.mapping(owner, page).is_some()).collect();
+            return self.dice.pick(&mapped).map(|page| (owner, page));
+        }
         let range = match step.operation {
             Operation::Munmap { range }
             | Operation::MadviseDontneed { range }
@@ -229,12 +253,14 @@ impl<R: Rng> Draft<'_, R> {
             advise,
             lock,
             unlock,
+            userfault,
         ] = &mut weights;
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
         if scene.mapped.is_empty() {
             for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
                 *weight = weight.div_ceil(12);
             }
+            *userfault = userfault.div_ceil(4);
             *mmap *= 3;
         }
         if !ordinary {
@@ -303,6 +329,7 @@ impl<R: Rng> Draft<'_, R> {
                 self.madvise(range)
             }
             13 => Operation::Mlock { range: self.range_of(&scene.mapped) },
+            15 => self.userfault(&scene),
             14 => {
                 let locked = if self.dice.percent(70) { &scene.locked } else { &scene.mapped };
                 Operation::Munlock { range: self.range_of(if locked.is_empty() { &scene.mapped } else { locked }) }
@@ -310,6 +337,104 @@ impl<R: Rng> Draft<'_, R> {
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
+        }
+    }
+
+    /// An operation on a descriptor that is open, mostly, or the opening of one. The scene is the actor's.
+    fn userfault(&mut self, scene: &Scene) -> Operation {
+        let open: Vec<UffdId> = UffdId::all().filter(|&uffd| self.model.uffd_owner(uffd).is_some()).collect();
+        let own: Vec<UffdId> =
+            open.iter().copied().filter(|&uffd| self.model.uffd_owner(uffd) == Some(scene.actor)).collect();
+        let preferred = if own.is_empty() || self.dice.percent(12) { &open } else { &own };
+        let uffd = self.dice.pick(preferred).filter(|_| !self.dice.percent(2));
+        let Some(uffd) = uffd else {
+            let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
+            let orphans: Vec<UffdId> = UffdId::all()
+                .filter(|&uffd| self.model.is_uffd_open(uffd) && self.model.uffd_owner(uffd).is_none())
+                .collect();
+            if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(30)) {
+                return self.on_uffd(orphan, scene);
+            }
+            return match self.dice.pick(&closed) {
+                Some(uffd) if self.dice.percent(6) => self.on_uffd(uffd, scene),
+                Some(uffd) => self.uffd_open(uffd),
+                None => self.uffd_open(UffdId::FIRST),
+            };
+        };
+        let owner = self.model.uffd_owner(uffd).expect("picked among those that have one");
+        let theirs = self.look_at(owner);
+        self.on_uffd(uffd, &theirs)
+    }
+
+    fn uffd_open(&mut self, uffd: UffdId) -> Operation {
+        let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 30 };
+        let mut features = UffdFeatures::SIGBUS;
+        for (feature, percent) in [
+            (UffdFeatures::WP_UNPOPULATED, newer),
+            (UffdFeatures::WP_ASYNC, newer),
+            (UffdFeatures::PAGEFAULT_FLAG_WP, 15),
+        ] {
+            if self.dice.percent(percent) {
+                features = features.with(feature);
+            }
+        }
+        Operation::UffdOpen { uffd, features }
+    }
+
+    /// An operation on the descriptor, which acts on the memory of the scene.
+    fn on_uffd(&mut self, uffd: UffdId, scene: &Scene) -> Operation {
+        let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { weight.div_ceil(8) } else { weight };
+        let weights = [
+            any(&scene.unregistered, 34),
+            any(&scene.registered, 7),
+            any(&scene.uffd_wp, 26),
+            any(&scene.uffd_protected, 16),
+            any(&scene.fillable, 20),
+            any(&scene.fillable, 12),
+            if scene.registered.is_empty() { 1 } else { 5 },
+            4,
+        ];
+        match self.dice.weighted(&weights) {
+            0 => {
+                let pages = if self.dice.percent(75) { &scene.unregistered } else { &scene.mapped };
+                let range = self.range_of(pages);
+                let mode = UffdMode::ALL[self.dice.weighted(&[4, 5, 5])];
+                Operation::UffdRegister { uffd, range: self.spare_shadow_stacks(range, scene), mode }
+            }
+            1 => {
+                let range = self.range_of(&scene.registered);
+                Operation::UffdUnregister { uffd, range: self.spare_shadow_stacks(range, scene) }
+            }
+            choice @ (2 | 3) => {
+                let protect = choice == 2;
+                let populated = scene.uffd_wp.iter().copied().filter(|page| scene.populated.contains(page)).collect();
+                let pages = match (protect, self.dice.percent(60)) {
+                    (true, true) => &populated,
+                    (true, false) => &scene.uffd_wp,
+                    (false, _) => &scene.uffd_protected,
+                };
+                let pages = if pages.is_empty() { &scene.uffd_wp } else { pages };
+                Operation::UffdWriteProtect { uffd, range: self.range_of(pages), protect }
+            }
+            4 => Operation::UffdCopy { uffd, range: self.range_of(&scene.fillable), protect: self.dice.percent(40) },
+            5 => Operation::UffdZeropage { uffd, range: self.range_of(&scene.fillable) },
+            6 => Operation::UffdClose { uffd },
+            _ => self.uffd_open(uffd),
+        }
+    }
+
+    /// The range, mostly without a shadow stack in it: 6.12.95 registers it (CVE-2026-68166), so that the program
+    /// would end there.
+    fn spare_shadow_stacks(&mut self, range: PageRange, scene: &Scene) -> PageRange {
+        if self.dice.percent(3) {
+            return range;
+        }
+        let run = range.slots().take_while(|page| !scene.shadow_stack.contains(page)).count();
+        match (PageRange::new(range.first(), run), self.dice.pick(&scene.holes)) {
+            (Ok(range), _) => range,
+            (Err(_), Some(hole)) => PageRange::single(hole),
+            // A window of nothing but shadow stacks; the first page of the arena is seldom in it.
+            (Err(_), None) => PageRange::FIRST_PAGE,
         }
     }
 
@@ -323,15 +448,36 @@ impl<R: Rng> Draft<'_, R> {
             shadow_stack: Vec::new(),
             locked: Vec::new(),
             populated: Vec::new(),
+            unregistered: Vec::new(),
+            registered: Vec::new(),
+            uffd_wp: Vec::new(),
+            uffd_protected: Vec::new(),
+            fillable: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, locked, .. }) = self.model.mapping(actor, page) else {
+            let Some(mapping) = self.model.mapping(actor, page) else {
                 scene.holes.push(page);
                 continue;
             };
+            let Mapping { protection, shadow_stack, locked, uffd_missing, uffd_wp, .. } = mapping;
             scene.mapped.push(page);
+            let entry = self.model.entry(actor, page).bits;
+            if uffd_missing || uffd_wp {
+                scene.registered.push(page);
+                if !entry.is_present() {
+                    scene.fillable.push(page);
+                }
+            } else if !shadow_stack {
+                scene.unregistered.push(page);
+            }
+            if uffd_wp {
+                scene.uffd_wp.push(page);
+                if entry.has(UFFD_WP) {
+                    scene.uffd_protected.push(page);
+                }
+            }
             if locked {
                 scene.locked.push(page);
             }

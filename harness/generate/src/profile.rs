@@ -18,6 +18,8 @@ pub enum Profile {
     SoftDirty,
     /// Mapping and unmapping over what is there.
     Layout,
+    /// userfaultfd: registered ranges, and accesses to them.
+    Userfault,
 }
 
 /// A name that is no profile's.
@@ -33,16 +35,24 @@ impl fmt::Display for UnknownProfile {
 
 impl std::error::Error for UnknownProfile {}
 
-/// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise`.
-pub(crate) type Weights = [u32; 15];
+/// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise`, one for all on a
+/// userfaultfd.
+pub(crate) type Weights = [u32; 16];
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 6] =
-        [Self::Balanced, Self::ForkHeavy, Self::ShadowStack, Self::Protection, Self::SoftDirty, Self::Layout];
+    pub const ALL: [Self; 7] = [
+        Self::Balanced,
+        Self::ForkHeavy,
+        Self::ShadowStack,
+        Self::Protection,
+        Self::SoftDirty,
+        Self::Layout,
+        Self::Userfault,
+    ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 6] = [30, 20, 20, 14, 8, 8];
+    pub(crate) const FREQUENCIES: [u32; 7] = [30, 20, 20, 14, 8, 8, 22];
 
     /// The profile's name.
     #[must_use]
@@ -54,6 +64,7 @@ impl Profile {
             Self::Protection => "protection",
             Self::SoftDirty => "soft-dirty",
             Self::Layout => "layout",
+            Self::Userfault => "userfault",
         }
     }
 
@@ -61,13 +72,14 @@ impl Profile {
     /// favour other things fork rarely.
     pub(crate) fn weights(self) -> Weights {
         match self {
-            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk
-            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5],
-            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3],
-            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3],
-            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4],
-            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4],
-            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5],
+            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk uffd
+            Self::Balanced => [12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 28, 5, 5, 12],
+            Self::ForkHeavy => [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 8],
+            Self::ShadowStack => [4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 3],
+            Self::Protection => [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 12],
+            Self::SoftDirty => [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 12],
+            Self::Layout => [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 24, 6, 5, 12],
+            Self::Userfault => [12, 4, 14, 26, 4, 12, 4, 8, 8, 4, 1, 1, 20, 5, 3, 90],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
 
-use super::fault::Access;
+use super::fault::{Access, FAULT_LIMIT};
 use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
@@ -12,6 +12,7 @@ use crate::program::{Advice, Protection};
 use crate::rule::Rule;
 
 const ENOMEM: i32 = 12;
+const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
 
 impl Model {
@@ -129,25 +130,41 @@ impl Model {
             if !may_populate(&vma, access) {
                 return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
             }
-            self.populate_page(actor, page, access, vma.shadow_stack);
+            if self.populate_page(actor, page, access, vma.shadow_stack).is_err() {
+                return (Rule::PopulateUserfault, Outcome::Failed(EFAULT));
+            }
         }
         if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::Populated, Outcome::Succeeded) }
     }
 
     /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store
     /// through a clean entry marks the folio dirty, not the entry.
-    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
-        let bits = self.slot(actor, page).bits;
-        let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
-        let is_enough = bits.is_present() && (access == Access::Read || writable);
-        if !is_enough {
-            self.handle_mm_fault(actor, page, access, shadow_stack);
-        } else if access == Access::Write
-            && !bits.is_dirty()
-            && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
-        {
-            self.frames[number as usize].dirty = true;
+    ///
+    /// # Errors
+    /// The fault would raise SIGBUS.
+    pub(super) fn populate_page(
+        &mut self,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        shadow_stack: bool,
+    ) -> Result<(), Rule> {
+        for _ in 0..FAULT_LIMIT {
+            let bits = self.slot(actor, page).bits;
+            let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
+            let is_enough = bits.is_present() && (access == Access::Read || writable);
+            if is_enough {
+                if access == Access::Write
+                    && !bits.is_dirty()
+                    && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
+                {
+                    self.frames[number as usize].dirty = true;
+                }
+                break;
+            }
+            self.handle_mm_fault(actor, page, access, shadow_stack)?;
         }
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Accesses: what the CPU allows, what the kernel does about what it does not.
 
+use super::vma::{VM_UFFD_MISSING, VM_UFFD_WP};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
-use crate::entry::{A, D, Entry, NX, P, RW, SPECIAL};
+use crate::entry::{A, D, Entry, EntryKind, NX, P, RW, SPECIAL, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::mutation::Output;
 use crate::observation::Cause;
@@ -10,7 +11,9 @@ use crate::outcome::{Fault, Outcome};
 use crate::program::{Protection, store_value};
 use crate::rule::Rule;
 
+const SIGBUS: u8 = 7;
 const SIGSEGV: u8 = 11;
+const BUS_ADRERR: i32 = 2;
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
 
@@ -57,7 +60,7 @@ impl Access {
 }
 
 /// Faults that one access may take. One maps the page; the next can only be a refusal.
-const FAULT_LIMIT: usize = 4;
+pub(super) const FAULT_LIMIT: usize = 4;
 
 impl Model {
     pub(super) fn access(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
@@ -135,14 +138,55 @@ impl Model {
         if let Some(rule) = denied {
             return refuse(rule, SEGV_ACCERR);
         }
-        self.handle_mm_fault(actor, page, access, vma.shadow_stack);
-        Ok(())
+        self.handle_mm_fault(actor, page, access, vma.shadow_stack).map_err(|rule| {
+            // mm_fault_error, do_sigbus.
+            (rule, Fault { signal: SIGBUS, code: BUS_ADRERR, address: page.address(), error_code })
+        })
     }
 
     /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
-    pub(super) fn handle_mm_fault(&mut self, actor: ActorId, page: PageIndex, access: Access, shadow_stack: bool) {
+    ///
+    /// # Errors
+    /// VM_FAULT_SIGBUS, and by which rule: `handle_userfault`.
+    pub(super) fn handle_mm_fault(
+        &mut self,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        shadow_stack: bool,
+    ) -> Result<(), Rule> {
+        let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return Ok(()) };
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
+        let registered_wp = vma.marks & VM_UFFD_WP != 0;
+        match slot.bits.kind() {
+            EntryKind::NonPresent if !registered_wp => {
+                // pte_marker_handle_uffd_wp: what is left of a registration goes; the access faults again.
+                self.write(Rule::UffdMarkerStale, actor, page, Entry::NONE, ExpectedFrame::None);
+                self.transition(Cause::Fault, Rule::UffdMarkerStale, actor, page, before, access.is_store());
+                return Ok(());
+            }
+            EntryKind::None | EntryKind::NonPresent if vma.marks & VM_UFFD_MISSING != 0 => {
+                // do_anonymous_page has prepared for a page of its own when it asks.
+                if access.is_store() {
+                    self.prepare_anon_vma(actor, page);
+                }
+                return self.raise_userfault(Rule::UffdMissingFault, actor, page, access);
+            }
+            EntryKind::None => {}
+            EntryKind::NonPresent => {
+                self.install_protected(actor, page, access);
+                return Ok(());
+            }
+            EntryKind::Present | EntryKind::ProtNone if registered_wp && slot.bits.has(UFFD_WP) && access.is_store() => {
+                if !self.is_wp_async(&vma) {
+                    return self.raise_userfault(Rule::UffdWpFault, actor, page, access);
+                }
+                self.write(Rule::UffdWpAsync, actor, page, slot.bits.clear_uffd_wp(), slot.frame);
+            }
+            EntryKind::Present | EntryKind::ProtNone => {}
+        }
+        let slot = self.slot(actor, page);
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
         let rule = if slot.bits.0 & !(A | D) == 0 {
             if access.is_store() { choose(Rule::NewPage, Rule::NewShadowStackPage) } else { Rule::ZeroPage }
@@ -164,6 +208,36 @@ impl Model {
             }
         };
         self.install(rule, actor, page, shadow_stack);
+        self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+        Ok(())
+    }
+
+    /// `handle_userfault` with UFFD_FEATURE_SIGBUS: the entry stays, and the fault is seen.
+    fn raise_userfault(&mut self, rule: Rule, actor: ActorId, page: PageIndex, access: Access) -> Result<(), Rule> {
+        let slot = self.slot(actor, page);
+        let before = self.expect(&slot);
+        let kept = if rule == Rule::UffdWpFault { Rule::UffdWpEntryKept } else { Rule::UffdMissingEntryKept };
+        self.write(kept, actor, page, slot.bits, slot.frame);
+        self.transition(Cause::Fault, kept, actor, page, before, access.is_store());
+        Err(rule)
+    }
+
+    /// `do_anonymous_page` over a marker (`vmf_orig_pte_uffd_wp`): what is installed is write-protected at once.
+    fn install_protected(&mut self, actor: ActorId, page: PageIndex, access: Access) {
+        let before = self.expect(&self.slot(actor, page));
+        let protection = self.memory(actor).vmas.at(page).map_or(Protection::NONE, |vma| vma.protection);
+        let fresh = page_protection(protection);
+        let rule = if access.is_store() {
+            self.prepare_anon_vma(actor, page);
+            let writable = self.design.make_writable(self.design.make_dirty(fresh));
+            let frame = ExpectedFrame::Frame(self.new_frame(0));
+            self.write(Rule::NewPageUffdWp, actor, page, self.design.make_uffd_wp(writable), frame);
+            Rule::NewPageUffdWp
+        } else {
+            let entry = self.design.make_uffd_wp(Entry(fresh.0 | SPECIAL));
+            self.write(Rule::ZeroPageUffdWp, actor, page, entry, ExpectedFrame::Zero);
+            Rule::ZeroPageUffdWp
+        };
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
     }
 
@@ -204,7 +278,7 @@ impl Model {
     }
 
     /// `mm/rmap.c: __anon_vma_prepare`.
-    fn prepare_anon_vma(&mut self, actor: ActorId, page: PageIndex) {
+    pub(super) fn prepare_anon_vma(&mut self, actor: ActorId, page: PageIndex) {
         let vmas = &self.memory(actor).vmas;
         let Some(index) = vmas.find(page) else { return };
         if vmas.list[index].anon.is_some() {

@@ -2,14 +2,14 @@
 
 use super::{ActorMemory, Model, Slot};
 use crate::arena::ActorId;
-use crate::entry::{D, Entry, RW};
+use crate::entry::{D, Entry, RW, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
 
-use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_WIPEONFORK, Vma};
+use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_UFFD, VM_WIPEONFORK, Vma};
 use crate::arena::PageIndex;
 
 impl Model {
@@ -55,7 +55,9 @@ impl Model {
             anon,
             soft_dirty: vma.soft_dirty ^ self.is_mutated(rule, Output::SoftDirtyFlag),
             account: vma.account ^ self.is_mutated(rule, Output::Account),
-            marks: vma.marks & !VM_LOCKED,
+            // dup_userfaultfd without EVENT_FORK.
+            marks: vma.marks & !(VM_LOCKED | VM_UFFD),
+            uffd: None,
             ..*vma
         }
     }
@@ -76,6 +78,13 @@ impl Model {
                 self.write(Rule::ForkParentSkipped, actor, page, parent.bits, parent.frame);
                 self.write(Rule::ForkChildSkipped, child, page, Entry::NONE, ExpectedFrame::None);
                 transitions.push((Cause::ForkParent, Rule::ForkParentSkipped, actor, page, before));
+                continue;
+            }
+            if !parent.bits.is_present() {
+                // A marker: the child's entry is empty before and after, of which nothing comes either.
+                self.write(Rule::ForkParentMarker, actor, page, parent.bits, parent.frame);
+                self.write(Rule::ForkChildUnmarked, child, page, Entry::NONE, ExpectedFrame::None);
+                transitions.push((Cause::ForkParent, Rule::ForkParentMarker, actor, page, before));
                 continue;
             }
             let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent);
@@ -106,16 +115,19 @@ impl Model {
         }
         self.write(parent_rule, actor, page, entry, parent.frame);
         let child_rule = match parent.frame {
+            _ if entry.has(UFFD_WP) => Rule::ForkChildUffdWp,
             ExpectedFrame::Frame(_) => Rule::ForkChild,
             ExpectedFrame::None | ExpectedFrame::Zero => Rule::ForkChildZeroPage,
         };
-        // The child's entry is made from the value read, not from what a mutant wrote to the parent.
-        self.write(child_rule, child, page, entry.make_old(), parent.frame);
+        // The child's entry is made from the value read, not from what a mutant wrote to the parent. Its VMA is
+        // registered with nothing, so that it loses the write-protection's mark.
+        self.write(child_rule, child, page, entry.make_old().clear_uffd_wp(), parent.frame);
         (parent_rule, child_rule)
     }
 
     /// The actor is reaped: nothing of its memory is left.
     pub(super) fn exit(&mut self, actor: ActorId) -> (Rule, Outcome) {
+        self.orphan_uffds(actor);
         if let Some(memory) = self.actors[actor.index()].take() {
             for slot in memory.slots {
                 self.release(slot.frame);

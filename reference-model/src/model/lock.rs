@@ -16,10 +16,9 @@ impl Model {
         if !self.apply_vma_lock_flags(actor, range, VM_LOCKED) {
             return (Rule::MlockHole, Outcome::Failed(ENOMEM));
         }
-        if self.populate_locked(actor, range.first() as u8, range.end() as u8) {
-            (Rule::Mlock, Outcome::Succeeded)
-        } else {
-            (Rule::MlockNotPopulated, Outcome::Failed(ENOMEM))
+        match self.populate_locked(actor, range.first() as u8, range.end() as u8) {
+            Ok(()) => (Rule::Mlock, Outcome::Succeeded),
+            Err(rule) => (rule, Outcome::Failed(ENOMEM)),
         }
     }
 
@@ -44,15 +43,17 @@ impl Model {
         true
     }
 
-    /// `populate_vma_page_range`, VMA by VMA, until one refuses. Says whether none did.
-    pub(super) fn populate_locked(&mut self, actor: ActorId, start: u8, end: u8) -> bool {
+    /// `populate_vma_page_range`, VMA by VMA, until one refuses or a fault fails: the rule by which it does.
+    pub(super) fn populate_locked(&mut self, actor: ActorId, start: u8, end: u8) -> Result<(), Rule> {
         for slot in start..end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of the range");
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else { continue };
-            let Some(access) = populates_by(&vma) else { return false };
-            self.populate_page(actor, page, access, vma.shadow_stack);
+            let Some(access) = populates_by(&vma) else { return Err(Rule::MlockNotPopulated) };
+            if self.populate_page(actor, page, access, vma.shadow_stack).is_err() {
+                return Err(Rule::MlockUserfault);
+            }
         }
-        true
+        Ok(())
     }
 }
 

@@ -52,6 +52,7 @@ impl Model {
             account: protection.contains(Protection::WRITE),
             soft_dirty: true,
             marks: 0,
+            uffd: None,
             anon: None,
         };
         let (index, merged) = self.memory(actor).vmas.insert(dialect, vma);

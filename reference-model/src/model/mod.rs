@@ -9,6 +9,7 @@ mod fork;
 mod lock;
 mod map;
 mod protect;
+mod userfault;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
@@ -19,9 +20,12 @@ use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
 use crate::program::{Operation, Protection, Step};
 use crate::rule::Rule;
+use crate::uffd::{UFFDS, UffdFeatures, UffdId};
+use userfault::Userfault;
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK.
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, UFFD_MISSING, UFFD_WP, LOCKED, DONTCOPY, WIPEONFORK,
+/// SOFTDIRTY, SHADOW_STACK.
 pub const VM_FLAGS_COMPARED: u64 = 0x1 | 0x2 | 0x4 | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
 /// What is mapped at a page.
@@ -35,6 +39,10 @@ pub struct Mapping {
     pub soft_dirty: bool,
     /// `VM_LOCKED`.
     pub locked: bool,
+    /// `VM_UFFD_MISSING`.
+    pub uffd_missing: bool,
+    /// `VM_UFFD_WP`.
+    pub uffd_wp: bool,
 }
 
 /// One entry and the rule that last wrote it.
@@ -86,6 +94,8 @@ pub struct Model {
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
     frames: Vec<Frame>,
+    uffds: [Option<Userfault>; UFFDS],
+    next_userfault: u32,
     next_anon: u32,
     expectation: StepExpectation,
 }
@@ -106,6 +116,8 @@ impl Model {
             mutation: None,
             actors: [Some(ActorMemory::new()), None, None, None],
             frames: Vec::with_capacity(64),
+            uffds: [None; UFFDS],
+            next_userfault: 0,
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
@@ -141,6 +153,13 @@ impl Model {
             Operation::Madvise { range, advice } => self.madvise(actor, range, advice),
             Operation::Mlock { range } => self.mlock(actor, range),
             Operation::Munlock { range } => self.munlock(actor, range),
+            Operation::UffdOpen { uffd, features } => self.uffd_open(actor, uffd, features),
+            Operation::UffdClose { uffd } => self.uffd_close(uffd),
+            Operation::UffdRegister { uffd, range, mode } => self.uffd_register(uffd, range, mode),
+            Operation::UffdUnregister { uffd, range } => self.uffd_unregister(uffd, range),
+            Operation::UffdWriteProtect { uffd, range, protect } => self.uffd_write_protect(uffd, range, protect),
+            Operation::UffdCopy { uffd, range, protect } => self.uffd_copy(index, uffd, range, protect),
+            Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -162,6 +181,10 @@ impl Model {
         match step.operation {
             Operation::Fork { child } => !self.is_alive(child),
             Operation::WriteShadowStack { .. } => self.shadow_stack,
+            // Faults that wait for an answer, and forks that wait for a reader, are not modelled.
+            Operation::UffdOpen { features, .. } => {
+                features.contains(UffdFeatures::SIGBUS) && !features.contains(UffdFeatures::EVENT_FORK)
+            }
             Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
                 !(self.protection_keys && protection == Protection::EXECUTE)
             }
@@ -190,7 +213,21 @@ impl Model {
             shadow_stack: vma.shadow_stack,
             soft_dirty: vma.soft_dirty,
             locked: vma.is_locked(),
+            uffd_missing: vma.marks & vma::VM_UFFD_MISSING != 0,
+            uffd_wp: vma.marks & vma::VM_UFFD_WP != 0,
         })
+    }
+
+    /// Whose memory an open descriptor acts on; `None` where it is not open or that actor has exited.
+    #[must_use]
+    pub fn uffd_owner(&self, uffd: UffdId) -> Option<ActorId> {
+        self.uffds[uffd.index()].and_then(|userfault| userfault.owner)
+    }
+
+    /// Whether the descriptor is open.
+    #[must_use]
+    pub fn is_uffd_open(&self, uffd: UffdId) -> bool {
+        self.uffds[uffd.index()].is_some()
     }
 
     /// What the entry of a page of a living actor must be now; all-zero for an actor that is not alive.

@@ -19,8 +19,14 @@ pub(super) const VM_DONTCOPY: u64 = 1 << 17;
 pub(super) const VM_WIPEONFORK: u64 = 1 << 25;
 /// `VM_LOCKED` in `vm_flags`.
 pub(super) const VM_LOCKED: u64 = 1 << 13;
+/// `VM_UFFD_MISSING` in `vm_flags`.
+pub(super) const VM_UFFD_MISSING: u64 = 1 << 9;
+/// `VM_UFFD_WP` in `vm_flags`.
+pub(super) const VM_UFFD_WP: u64 = 1 << 12;
+/// `__VM_UFFD_FLAGS`, as far as anonymous memory can have them.
+pub(super) const VM_UFFD: u64 = VM_UFFD_MISSING | VM_UFFD_WP;
 /// What [`Vma::marks`] may hold.
-pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED;
+pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED | VM_UFFD;
 
 /// A VMA's anon_vma.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +50,15 @@ pub(super) struct Vma {
     pub(super) soft_dirty: bool,
     /// The flags among [`VM_MARKS`] that are set.
     pub(super) marks: u64,
+    /// `vm_userfaultfd_ctx`: the context's identity.
+    pub(super) uffd: Option<u32>,
     pub(super) anon: Option<AnonVma>,
 }
 
 impl Vma {
     /// The flags that may not differ between VMAs that merge.
     fn merges_with_flags_of(&self, other: &Self) -> bool {
-        self.protection == other.protection && self.differs_by_access_only(other)
+        self.protection == other.protection && self.uffd == other.uffd && self.differs_by_access_only(other)
     }
 
     /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs (`mm/vma.c: anon_vma_compatible`).

@@ -2,6 +2,7 @@
 
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
+use ptediff_reference_model::uffd::{UffdFeatures, UffdMode};
 use ptediff_reference_model::validity::repaired;
 
 /// Programs of more steps are not searched for pairs to drop: there would be too many.
@@ -151,6 +152,12 @@ fn rank(operation: &Operation) -> usize {
         Operation::Madvise { advice, .. } => 2 + advice as usize,
         Operation::Mlock { .. } => 12,
         Operation::Munlock { .. } => 13,
+        Operation::UffdOpen { uffd, features } => 14 + uffd.index() + features.constants().count() * 4,
+        Operation::UffdClose { uffd } | Operation::UffdUnregister { uffd, .. } => 14 + uffd.index(),
+        Operation::UffdRegister { uffd, mode, .. } => 15 + uffd.index() + mode as usize,
+        Operation::UffdWriteProtect { uffd, protect, .. } => 14 + uffd.index() + usize::from(!protect),
+        Operation::UffdCopy { uffd, protect, .. } => 15 + uffd.index() + usize::from(protect),
+        Operation::UffdZeropage { uffd, .. } => 14 + uffd.index(),
         _ => 0,
     }
 }
@@ -176,6 +183,27 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         }
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
+        }
+        Operation::UffdOpen { uffd, .. } if choice == 0 => {
+            Some(Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS })
+        }
+        Operation::UffdOpen { uffd, .. } => match choice {
+            1 => Some(UffdFeatures::WP_UNPOPULATED),
+            2 => Some(UffdFeatures::WP_ASYNC),
+            _ => None,
+        }
+        .map(|feature| Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS.with(feature) }),
+        Operation::UffdRegister { uffd, range, .. } => {
+            UffdMode::ALL.get(choice).map(|&mode| Operation::UffdRegister { uffd, range, mode })
+        }
+        Operation::UffdWriteProtect { uffd, range, protect: false } if choice == 0 => {
+            Some(Operation::UffdWriteProtect { uffd, range, protect: true })
+        }
+        Operation::UffdCopy { uffd, range, protect: true } if choice == 0 => {
+            Some(Operation::UffdCopy { uffd, range, protect: false })
+        }
+        Operation::UffdCopy { uffd, range, protect: false } if choice == 0 => {
+            Some(Operation::UffdZeropage { uffd, range })
         }
         Operation::Madvise { range, .. } | Operation::Mlock { range } | Operation::Munlock { range } => {
             let page = range.slots().next().filter(|_| range.pages() == 1);
@@ -259,6 +287,11 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::Mlock { .. } => Operation::Mlock { range: new },
         Operation::Munlock { .. } => Operation::Munlock { range: new },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
+        Operation::UffdRegister { .. }
+        | Operation::UffdUnregister { .. }
+        | Operation::UffdWriteProtect { .. }
+        | Operation::UffdCopy { .. }
+        | Operation::UffdZeropage { .. } => operation.with_uffd_range(new),
         other => other,
     }
 }

@@ -6,6 +6,7 @@ static struct {
 	sem_t go[ACTORS], done;
 	int step;
 	pid_t pid[ACTORS];	/* 0: not alive */
+	int uffd[4];		/* userfaultfds, plus 1; 0: not open */
 	char result[128];	/* of the last step */
 } *shared;
 
@@ -133,7 +134,9 @@ pub(super) const FORK: &str = r#"
 /* CLONE_PARENT: main() is every actor's parent, and can wait for each. */
 static void fork_actor(int child)
 {
-	long pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	/* CLONE_FILES: actors share their descriptors. */
+	long pid = syscall(SYS_clone, CLONE_PARENT | CLONE_FILES | SIGCHLD,
+			   0, 0, 0, 0);
 
 	if (pid == 0) {
 		me = child;
@@ -375,3 +378,61 @@ static void drain(void)
 \t\tperror(\"drain\");
 }
 ";
+
+/// The table of open files is shared by all actors ([`FORK`] has CLONE_FILES then): each can use each descriptor.
+pub(super) const UFFD: &str = r#"
+/* A descriptor acts on the memory of the actor that opened it. */
+static long uffd_call(int uffd, unsigned long number, void *argument)
+{
+	return ioctl(shared->uffd[uffd] - 1, number, argument);
+}
+
+/* A descriptor of the same name is closed first. */
+static void __attribute__((unused)) uffd_open(int uffd, unsigned long features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int file;
+
+	if (shared->uffd[uffd])
+		close(shared->uffd[uffd] - 1);
+	shared->uffd[uffd] = 0;
+	file = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (file >= 0 && ioctl(file, UFFDIO_API, &api)) {
+		int error = errno;
+
+		close(file);
+		errno = error;
+		file = -1;
+	}
+	shared->uffd[uffd] = file + 1;
+	called(file < 0 ? -1 : 0, 0);
+}
+
+static void __attribute__((unused)) uffd_close(int uffd)
+{
+	int file = shared->uffd[uffd] - 1;
+
+	shared->uffd[uffd] = 0;
+	called(close(file), 0);
+}
+"#;
+
+pub(super) const UFFD_COPY: &str = r#"
+/* Copies pages that begin with the value and, above it, their place. */
+static void uffd_copy(int uffd, int first, int count, int mode,
+		      unsigned long value)
+{
+	static char source[32][PAGE_SIZE]
+		__attribute__((aligned(PAGE_SIZE)));
+	struct uffdio_copy copy = {
+		.dst = PAGE(first),
+		.src = (unsigned long)source,
+		.len = count * PAGE_SIZE,
+		.mode = mode,
+	};
+
+	for (int i = 0; i < count; i++)
+		*(unsigned long *)source[i] = value | (i + 1UL) << 48;
+	called(uffd_call(uffd, UFFDIO_COPY, &copy), 0);
+}
+"#;

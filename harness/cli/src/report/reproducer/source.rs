@@ -25,6 +25,7 @@ struct Uses {
     forks: bool,
     exits: bool,
     clears_soft_dirty: bool,
+    uffds: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -53,11 +54,30 @@ impl Uses {
                         | Operation::Mlock { .. }
                         | Operation::Munlock { .. }
                         | Operation::MapShadowStack { .. }
+                        | Operation::UffdOpen { .. }
+                        | Operation::UffdClose { .. }
+                        | Operation::UffdRegister { .. }
+                        | Operation::UffdUnregister { .. }
+                        | Operation::UffdWriteProtect { .. }
+                        | Operation::UffdCopy { .. }
+                        | Operation::UffdZeropage { .. }
                 )
             }),
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
+            uffds: any(|operation| {
+                matches!(
+                    operation,
+                    Operation::UffdOpen { .. }
+                        | Operation::UffdClose { .. }
+                        | Operation::UffdRegister { .. }
+                        | Operation::UffdUnregister { .. }
+                        | Operation::UffdWriteProtect { .. }
+                        | Operation::UffdCopy { .. }
+                        | Operation::UffdZeropage { .. }
+                )
+            }),
             batches: any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
     }
@@ -82,6 +102,8 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.shadow_stack_stores, pieces::SHADOW_STACK_STORE),
         (uses.forks, pieces::FORK),
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
+        (uses.uffds, pieces::UFFD),
+        (any_copy(subject.program), pieces::UFFD_COPY),
         (uses.batches, pieces::DRAIN),
     ] {
         if wanted {
@@ -97,6 +119,10 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     }
     text.push_str(&main_function(subject, steps));
     text
+}
+
+fn any_copy(program: &Program) -> bool {
+    program.steps.iter().any(|step| matches!(step.operation, Operation::UffdCopy { .. }))
 }
 
 /// Makes any text fit for the inside of a C comment.
@@ -155,6 +181,9 @@ fn includes(uses: &Uses) -> String {
     }
     if uses.shadow_stack_stores || uses.forks || uses.calls {
         names.push("sys/syscall.h");
+    }
+    if uses.uffds {
+        names.extend(["linux/userfaultfd.h", "sys/ioctl.h"]);
     }
     if uses.forks {
         names.push("sched.h");
@@ -226,6 +255,7 @@ fn protection_text(protection: Protection) -> String {
 
 fn statement(index: usize, operation: &Operation) -> Vec<String> {
     let place = |range: &PageRange| format!("(void *)PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
+    let span = |range: &PageRange| format!("PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
     let line = |text: String| vec![text];
     match operation {
         Operation::Mmap { range, protection, placement } => {
@@ -263,6 +293,39 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::WriteShadowStack { page } => {
             line(format!("shadow_stack_store(PAGE({}), {:#x});", page.index(), store_value(index)))
         }
+        Operation::UffdOpen { uffd, features } => {
+            let constants: Vec<String> =
+                features.constants().map(|constant| format!("UFFD_FEATURE_{constant}")).collect();
+            let mut lines = vec![format!("uffd_open({},", uffd.index())];
+            lines.extend(constants.iter().map(|constant| format!("\t{constant} |")));
+            lines.push("\t0);".to_owned());
+            lines
+        }
+        Operation::UffdClose { uffd } => line(format!("uffd_close({});", uffd.index())),
+        Operation::UffdRegister { uffd, range, mode } => vec![
+            format!("called(uffd_call({}, UFFDIO_REGISTER,", uffd.index()),
+            format!("\t&(struct uffdio_register){{ {{ {} }}, {} }}), 0);", span(range), mode.api_bits()),
+        ],
+        Operation::UffdUnregister { uffd, range } => vec![
+            format!("called(uffd_call({}, UFFDIO_UNREGISTER,", uffd.index()),
+            format!("\t&(struct uffdio_range){{ {} }}), 0);", span(range)),
+        ],
+        Operation::UffdWriteProtect { uffd, range, protect } => vec![
+            format!("called(uffd_call({}, UFFDIO_WRITEPROTECT,", uffd.index()),
+            format!("\t&(struct uffdio_writeprotect){{ {{ {} }}, {} }}), 0);", span(range), u8::from(*protect)),
+        ],
+        Operation::UffdCopy { uffd, range, protect } => line(format!(
+            "uffd_copy({}, {}, {}, {}, {:#x});",
+            uffd.index(),
+            range.first(),
+            range.pages(),
+            if *protect { 2 } else { 0 },
+            store_value(index)
+        )),
+        Operation::UffdZeropage { uffd, range } => vec![
+            format!("called(uffd_call({}, UFFDIO_ZEROPAGE,", uffd.index()),
+            format!("\t&(struct uffdio_zeropage){{ {{ {} }}, 0, 0 }}), 0);", span(range)),
+        ],
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),

@@ -1,0 +1,352 @@
+//! userfaultfd: registration of ranges, write-protection of entries, and the filling of empty ones.
+//!
+//! `fs/userfaultfd.c` in 6.1 and 6.12, `mm/userfaultfd.c` in 7.2.
+
+use super::vma::{VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, Vma};
+use super::{Model, page_protection};
+use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL};
+use crate::expectation::ExpectedFrame;
+use crate::machine::Dialect;
+use crate::observation::Cause;
+use crate::outcome::Outcome;
+use crate::program::{Protection, copy_value};
+use crate::rule::Rule;
+use crate::uffd::{UffdFeatures, UffdId, UffdMode};
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EBADF: i32 = 9;
+const EAGAIN: i32 = 11;
+const ENOMEM: i32 = 12;
+const EBUSY: i32 = 16;
+const EEXIST: i32 = 17;
+const EINVAL: i32 = 22;
+
+/// `struct userfaultfd_ctx`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Userfault {
+    /// Identity within the program.
+    pub(super) context: u32,
+    /// Whose memory it acts on; none once that actor has exited.
+    pub(super) owner: Option<ActorId>,
+    pub(super) features: UffdFeatures,
+}
+
+impl Model {
+    /// `new_userfaultfd` and `userfaultfd_api`.
+    pub(super) fn uffd_open(&mut self, actor: ActorId, uffd: UffdId, features: UffdFeatures) -> (Rule, Outcome) {
+        self.uffd_release(uffd);
+        let newer = UffdFeatures::WP_UNPOPULATED.with(UffdFeatures::WP_ASYNC);
+        if self.dialect == Dialect::Linux6_1 && features.meets(newer) {
+            return (Rule::UffdFeatureUnknown, Outcome::Failed(EINVAL));
+        }
+        self.next_userfault += 1;
+        let context = self.next_userfault;
+        self.uffds[uffd.index()] = Some(Userfault { context, owner: Some(actor), features });
+        (Rule::UffdOpened, Outcome::Succeeded)
+    }
+
+    pub(super) fn uffd_close(&mut self, uffd: UffdId) -> (Rule, Outcome) {
+        if self.uffds[uffd.index()].is_none() {
+            return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
+        }
+        self.uffd_release(uffd);
+        (Rule::UffdClosed, Outcome::Succeeded)
+    }
+
+    /// `userfaultfd_release`: every VMA of the context is unregistered.
+    fn uffd_release(&mut self, uffd: UffdId) {
+        let Some(Userfault { context, owner: Some(owner), .. }) = self.uffds[uffd.index()].take() else { return };
+        let mut start = 0;
+        while let Some(index) = self.next_vma(owner, start, u8::MAX) {
+            let vma = self.memory(owner).vmas.list[index];
+            start = if vma.uffd == Some(context) {
+                self.userfaultfd_clear_vma(owner, index, vma.first, vma.end)
+            } else {
+                vma.end
+            };
+        }
+    }
+
+    /// The contexts whose owner has exited stay open and act on nothing.
+    pub(super) fn orphan_uffds(&mut self, actor: ActorId) {
+        for userfault in self.uffds.iter_mut().flatten().filter(|userfault| userfault.owner == Some(actor)) {
+            userfault.owner = None;
+        }
+    }
+
+    /// The VMA's context.
+    pub(super) fn userfault_of(&self, vma: &Vma) -> Option<Userfault> {
+        let context = vma.uffd?;
+        self.uffds.iter().flatten().find(|userfault| userfault.context == context).copied()
+    }
+
+    /// `for_each_vma_range` from `start`: the index of the first VMA that ends above it, if it begins below `end`.
+    fn next_vma(&self, actor: ActorId, start: u8, end: u8) -> Option<usize> {
+        let vmas = &self.actors[actor.index()].as_ref()?.vmas.list;
+        vmas.iter().position(|vma| vma.end > start).filter(|&index| vmas[index].first < end)
+    }
+
+    /// `userfaultfd_register`.
+    pub(super) fn uffd_register(&mut self, uffd: UffdId, range: PageRange, mode: UffdMode) -> (Rule, Outcome) {
+        let Some(Userfault { context, owner, .. }) = self.uffds[uffd.index()] else {
+            return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
+        };
+        let Some(owner) = owner else { return (Rule::UffdRangeOwnerGone, Outcome::Failed(ENOMEM)) };
+        let (first, end) = (range.first() as u8, range.end() as u8);
+        let Some(index) = self.next_vma(owner, first, end) else {
+            return (Rule::UffdRangeUnmapped, Outcome::Failed(EINVAL));
+        };
+        for vma in &self.memory(owner).vmas.list[index..] {
+            if vma.first >= end {
+                break;
+            }
+            // vma_can_userfault comes before the question of the owner.
+            if vma.shadow_stack {
+                return (Rule::UffdShadowStackRefused, Outcome::Failed(EINVAL));
+            }
+            if vma.uffd.is_some_and(|other| other != context) {
+                return (Rule::UffdRangeTaken, Outcome::Failed(EBUSY));
+            }
+        }
+        let flags = flag(mode.is_missing(), VM_UFFD_MISSING) | flag(mode.is_write_protect(), VM_UFFD_WP);
+        let mut start = first;
+        while let Some(index) = self.next_vma(owner, start, end) {
+            let old = self.memory(owner).vmas.list[index];
+            if old.uffd == Some(context) && old.marks & flags == flags {
+                start = old.end;
+                continue;
+            }
+            let marks = old.marks & !VM_UFFD | flags;
+            let changed = Vma { marks, uffd: Some(context), ..old };
+            start = self.userfault_vma(owner, index, old.first.max(start), old.end.min(end), changed);
+        }
+        (Rule::UffdRegistered, Outcome::Succeeded)
+    }
+
+    /// `userfaultfd_unregister`. 7.2 asks whose the range is.
+    pub(super) fn uffd_unregister(&mut self, uffd: UffdId, range: PageRange) -> (Rule, Outcome) {
+        let Some(Userfault { context, owner, .. }) = self.uffds[uffd.index()] else {
+            return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
+        };
+        let Some(owner) = owner else { return (Rule::UffdRangeOwnerGone, Outcome::Failed(ENOMEM)) };
+        let (first, end) = (range.first() as u8, range.end() as u8);
+        let Some(index) = self.next_vma(owner, first, end) else {
+            return (Rule::UffdRangeUnmapped, Outcome::Failed(EINVAL));
+        };
+        let asks_owner = self.dialect == Dialect::Linux7_2;
+        for vma in &self.memory(owner).vmas.list[index..] {
+            if vma.first >= end {
+                break;
+            }
+            if asks_owner && vma.uffd.is_some_and(|other| other != context) {
+                return (Rule::UffdUnregisterNotOwner, Outcome::Failed(EINVAL));
+            }
+            if vma.shadow_stack {
+                return (Rule::UffdShadowStackRefused, Outcome::Failed(EINVAL));
+            }
+        }
+        let mut start = first;
+        while let Some(index) = self.next_vma(owner, start, end) {
+            let old = self.memory(owner).vmas.list[index];
+            start = if old.uffd.is_some() {
+                self.userfaultfd_clear_vma(owner, index, old.first.max(start), old.end.min(end))
+            } else {
+                old.end
+            };
+        }
+        (Rule::UffdUnregistered, Outcome::Succeeded)
+    }
+
+    /// `userfaultfd_clear_vma` for slots `start..end` of one VMA: its write-protection is lifted, then it is
+    /// registered no more. Returns where the next VMA is looked for.
+    fn userfaultfd_clear_vma(&mut self, owner: ActorId, index: usize, start: u8, end: u8) -> u8 {
+        let old = self.memory(owner).vmas.list[index];
+        if old.marks & VM_UFFD_WP != 0 {
+            self.uffd_wp_range(owner, start, end, false);
+        }
+        self.userfault_vma(owner, index, start, end, Vma { marks: old.marks & !VM_UFFD, uffd: None, ..old })
+    }
+
+    /// `vma_modify_flags_uffd`.
+    fn userfault_vma(&mut self, owner: ActorId, index: usize, start: u8, end: u8, changed: Vma) -> u8 {
+        let dialect = self.dialect;
+        let (target, merged) = self.memory(owner).vmas.modify(dialect, index, start, end, changed);
+        if merged {
+            self.vma_rule(Rule::VmaMergeUserfault, owner, target);
+        }
+        self.memory(owner).vmas.list[target].end
+    }
+
+    /// `mwriteprotect_range`. 6.1 wants one VMA for the whole range; later kernels walk several, pass over holes
+    /// and stop at a VMA that is not registered for write-protection.
+    pub(super) fn uffd_write_protect(&mut self, uffd: UffdId, range: PageRange, protect: bool) -> (Rule, Outcome) {
+        let Some(Userfault { owner, .. }) = self.uffds[uffd.index()] else {
+            return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
+        };
+        let Some(owner) = owner else { return (Rule::UffdOwnerGone, Outcome::Failed(ESRCH)) };
+        let (first, end) = (range.first() as u8, range.end() as u8);
+        let refused = (Rule::UffdWpNotRegistered, Outcome::Failed(ENOENT));
+        let mut start = first;
+        let mut found = false;
+        while let Some(index) = self.next_vma(owner, start, end) {
+            let vma = self.memory(owner).vmas.list[index];
+            let covers = vma.first <= first && end <= vma.end;
+            if vma.marks & VM_UFFD_WP == 0 || (self.dialect == Dialect::Linux6_1 && !covers) {
+                return refused;
+            }
+            found = true;
+            self.uffd_wp_range(owner, vma.first.max(start), vma.end.min(end), protect);
+            start = vma.end;
+        }
+        if found { (Rule::UffdWriteProtected, Outcome::Succeeded) } else { refused }
+    }
+
+    fn uffd_wp_range(&mut self, owner: ActorId, start: u8, end: u8, protect: bool) {
+        for slot in start..end {
+            let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
+            self.uffd_wp_entry(owner, page, protect);
+        }
+    }
+
+    /// `change_pte_range` with MM_CP_UFFD_WP or MM_CP_UFFD_WP_RESOLVE, one entry.
+    fn uffd_wp_entry(&mut self, owner: ActorId, page: PageIndex, protect: bool) {
+        let slot = self.slot(owner, page);
+        let Some(vma) = self.memory(owner).vmas.at(page).copied() else { return };
+        let before = self.expect(&slot);
+        let (rule, entry) = match (slot.bits.kind(), protect) {
+            (EntryKind::None, true) if self.uses_markers(&vma) => (Rule::UffdMarkerSet, Entry::UFFD_WP_MARKER),
+            (EntryKind::None, _) => return,
+            (EntryKind::NonPresent, true) => (Rule::UffdMarkerKept, slot.bits),
+            (EntryKind::NonPresent, false) => (Rule::UffdMarkerDropped, Entry::NONE),
+            (_, true) => {
+                // 6.1 takes the protection of the VMA's flags without VM_WRITE; of `-w-` nothing is left.
+                let protection = match self.dialect {
+                    Dialect::Linux6_1 => Protection::from_bits(vma.protection.bits() & !Protection::WRITE.bits())
+                        .expect("a protection without write is one"),
+                    Dialect::Linux6_12 | Dialect::Linux7_2 => vma.protection,
+                };
+                let modified = self.design.modify(slot.bits, page_protection(protection).0);
+                (Rule::UffdWpSet, self.design.make_uffd_wp(modified))
+            }
+            (_, false) => {
+                let modified = self.design.modify(slot.bits, page_protection(vma.protection).0).clear_uffd_wp();
+                let tracked = !vma.soft_dirty && !modified.has(SOFT_DIRTY);
+                let upgrade = self.dialect != Dialect::Linux6_1
+                    && vma.protection.contains(Protection::WRITE)
+                    && !modified.has(RW)
+                    && !tracked
+                    && self.is_exclusive(&slot);
+                if upgrade {
+                    (Rule::UffdWpClearedWritable, self.design.make_writable(modified))
+                } else {
+                    (Rule::UffdWpCleared, modified)
+                }
+            }
+        };
+        self.write(rule, owner, page, entry, slot.frame);
+        self.transition(Cause::Protect, rule, owner, page, before, false);
+    }
+
+    /// `userfaultfd_wp_use_markers` for anonymous memory.
+    fn uses_markers(&self, vma: &Vma) -> bool {
+        let markers = UffdFeatures::WP_UNPOPULATED.with(UffdFeatures::WP_ASYNC);
+        self.userfault_of(vma).is_some_and(|userfault| userfault.features.meets(markers))
+    }
+
+    /// `mfill_atomic` of pages to be copied.
+    pub(super) fn uffd_copy(
+        &mut self,
+        index: usize,
+        uffd: UffdId,
+        range: PageRange,
+        protect: bool,
+    ) -> (Rule, Outcome) {
+        let owner = match self.mfill_target(uffd, range, protect) {
+            Ok(owner) => owner,
+            Err(refused) => return refused,
+        };
+        for (place, page) in range.slots().enumerate() {
+            let slot = self.slot(owner, page);
+            if slot.bits.is_present() {
+                return filled(place);
+            }
+            let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
+            let dirty = self.design.make_dirty(page_protection(vma.protection));
+            // 6.1 does not make writable what it protects; later kernels take it back.
+            let writable = vma.protection.contains(Protection::WRITE)
+                && !(protect && self.dialect == Dialect::Linux6_1);
+            let entry = if writable { self.design.make_writable(dirty) } else { dirty };
+            let frame = ExpectedFrame::Frame(self.new_frame(copy_value(index, place)));
+            if protect {
+                self.write(Rule::UffdCopyProtected, owner, page, self.design.make_uffd_wp(entry), frame);
+            } else {
+                self.write(Rule::UffdCopyPlaced, owner, page, entry, frame);
+            }
+        }
+        (Rule::UffdFilled, Outcome::Succeeded)
+    }
+
+    /// `mfill_atomic` of zero pages: over nothing but an empty entry, not even a marker.
+    pub(super) fn uffd_zeropage(&mut self, uffd: UffdId, range: PageRange) -> (Rule, Outcome) {
+        let owner = match self.mfill_target(uffd, range, false) {
+            Ok(owner) => owner,
+            Err(refused) => return refused,
+        };
+        for (place, page) in range.slots().enumerate() {
+            if self.slot(owner, page).bits.kind() != EntryKind::None {
+                return filled(place);
+            }
+            let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
+            let entry = Entry(page_protection(vma.protection).0 | SPECIAL);
+            self.write(Rule::UffdZeropagePlaced, owner, page, entry, ExpectedFrame::Zero);
+        }
+        (Rule::UffdFilled, Outcome::Succeeded)
+    }
+
+    /// The owner of the memory to be filled: the range must lie in one VMA that is registered with any context.
+    /// 6.12 and 7.2 give the VMA at the range's start an anon_vma before they ask anything more of it
+    /// (`find_vma_and_prepare_anon`), 6.1 after all else.
+    fn mfill_target(&mut self, uffd: UffdId, range: PageRange, protect: bool) -> Result<ActorId, (Rule, Outcome)> {
+        let Some(Userfault { owner, .. }) = self.uffds[uffd.index()] else {
+            return Err((Rule::UffdNotOpen, Outcome::Failed(EBADF)));
+        };
+        let Some(owner) = owner else { return Err((Rule::UffdOwnerGone, Outcome::Failed(ESRCH))) };
+        let unregistered = Err((Rule::UffdFillNotRegistered, Outcome::Failed(ENOENT)));
+        let page = range.slots().next().expect("a range has a slot");
+        if self.memory(owner).vmas.at(page).is_none() {
+            return unregistered;
+        }
+        if self.dialect != Dialect::Linux6_1 {
+            self.prepare_anon_vma(owner, page);
+        }
+        let vma = self.memory(owner).vmas.at(page).copied().expect("found above");
+        if range.end() > usize::from(vma.end) || vma.uffd.is_none() {
+            return unregistered;
+        }
+        if protect && vma.marks & VM_UFFD_WP == 0 {
+            return Err((Rule::UffdFillNotProtectable, Outcome::Failed(EINVAL)));
+        }
+        self.prepare_anon_vma(owner, page);
+        Ok(owner)
+    }
+
+    /// `userfaultfd_wp_async`.
+    pub(super) fn is_wp_async(&self, vma: &Vma) -> bool {
+        self.userfault_of(vma).is_some_and(|userfault| userfault.features.contains(UffdFeatures::WP_ASYNC))
+    }
+}
+
+fn flag(set: bool, bits: u64) -> u64 {
+    if set { bits } else { 0 }
+}
+
+/// What a fill that met an entry at the `place`-th slot of its range gives.
+fn filled(place: usize) -> (Rule, Outcome) {
+    if place == 0 {
+        (Rule::UffdFillOccupied, Outcome::Failed(EEXIST))
+    } else {
+        (Rule::UffdFillPartial, Outcome::Failed(EAGAIN))
+    }
+}
