@@ -199,10 +199,11 @@ pub enum Rule {
     ProtectUffdWp,
     ClearRefsMarker,
     VmaMergeUserfault,
+    NumaHint,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 125] = [
+pub const RULES: [RuleInfo; 126] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -865,7 +866,7 @@ pub const RULES: [RuleInfo; 125] = [
         kind: Kind::Success,
         source: "fs/userfaultfd.c: userfaultfd_release",
         dialects: ALL,
-        statement: "Closing unregisters every VMA of the context and lifts its write-protection.",
+        statement: "Closing unregisters every VMA of the context and lifts its write-protection; 6.1 leaves the entries as they are.",
     },
     RuleInfo {
         rule: Rule::UffdNotOpen,
@@ -1202,6 +1203,14 @@ pub const RULES: [RuleInfo; 125] = [
         source: "fs/userfaultfd.c: userfaultfd_register; mm/vma.c: vma_merge_existing_range",
         dialects: ALL,
         statement: "Registering and unregistering merge as mprotect does; the contexts must be the same.",
+    },
+    RuleInfo {
+        rule: Rule::NumaHint,
+        identifier: "fault.numa-hint",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_numa_page",
+        dialects: OLD,
+        statement: "An entry in PROT_NONE form in a VMA with access rights, as 6.1 leaves it where it write-protects `-w-`, gets the VMA's protection, and the access faults again.",
     },
 ];
 

@@ -131,6 +131,12 @@ impl Model {
                 return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
             }
             if self.populate_page(actor, page, access, vma.shadow_stack).is_err() {
+                // Where pages before it were passed the call gives their number, and is made again from here.
+                let first = range.slots().next().expect("a range has a slot").index();
+                let call_start = if self.dialect == Dialect::Linux6_1 { first.max(vma.first.into()) } else { first };
+                if page.index() > call_start {
+                    _ = self.populate_page(actor, page, access, vma.shadow_stack);
+                }
                 return (Rule::PopulateUserfault, Outcome::Failed(EFAULT));
             }
         }

@@ -178,13 +178,20 @@ impl Model {
                 self.install_protected(actor, page, access);
                 return Ok(());
             }
-            EntryKind::Present | EntryKind::ProtNone if registered_wp && slot.bits.has(UFFD_WP) && access.is_store() => {
+            EntryKind::ProtNone => {
+                // do_numa_page: the VMA is accessible, or there would be no fault.
+                let bits = self.design.modify(slot.bits, page_protection(vma.protection).0).make_young();
+                self.write(Rule::NumaHint, actor, page, bits, slot.frame);
+                self.transition(Cause::Fault, Rule::NumaHint, actor, page, before, access.is_store());
+                return Ok(());
+            }
+            EntryKind::Present if registered_wp && slot.bits.has(UFFD_WP) && access.is_store() => {
                 if !self.is_wp_async(&vma) {
                     return self.raise_userfault(Rule::UffdWpFault, actor, page, access);
                 }
                 self.write(Rule::UffdWpAsync, actor, page, slot.bits.clear_uffd_wp(), slot.frame);
             }
-            EntryKind::Present | EntryKind::ProtNone => {}
+            EntryKind::Present => {}
         }
         let slot = self.slot(actor, page);
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };

@@ -16,7 +16,7 @@ impl Model {
         if !self.apply_vma_lock_flags(actor, range, VM_LOCKED) {
             return (Rule::MlockHole, Outcome::Failed(ENOMEM));
         }
-        match self.populate_locked(actor, range.first() as u8, range.end() as u8) {
+        match self.populate_locked(actor, range.first() as u8, range.end() as u8, true) {
             Ok(()) => (Rule::Mlock, Outcome::Succeeded),
             Err(rule) => (rule, Outcome::Failed(ENOMEM)),
         }
@@ -44,12 +44,16 @@ impl Model {
     }
 
     /// `populate_vma_page_range`, VMA by VMA, until one refuses or a fault fails: the rule by which it does.
-    pub(super) fn populate_locked(&mut self, actor: ActorId, start: u8, end: u8) -> Result<(), Rule> {
+    pub(super) fn populate_locked(&mut self, actor: ActorId, start: u8, end: u8, again: bool) -> Result<(), Rule> {
         for slot in start..end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of the range");
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else { continue };
             let Some(access) = populates_by(&vma) else { return Err(Rule::MlockNotPopulated) };
             if self.populate_page(actor, page, access, vma.shadow_stack).is_err() {
+                // __mm_populate calls again from here where pages of the VMA before it were passed.
+                if again && slot > start.max(vma.first) {
+                    _ = self.populate_page(actor, page, access, vma.shadow_stack);
+                }
                 return Err(Rule::MlockUserfault);
             }
         }

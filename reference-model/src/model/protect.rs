@@ -58,7 +58,7 @@ impl Model {
         let becomes_writable = !old.protection.contains(Protection::WRITE) && protection.contains(Protection::WRITE);
         if becomes_writable && old.is_locked() {
             // What comes of it is nobody's result.
-            _ = self.populate_locked(actor, start, end);
+            _ = self.populate_locked(actor, start, end, false);
         }
         self.memory(actor).vmas.list[target].end
     }

@@ -55,14 +55,14 @@ impl Model {
         (Rule::UffdClosed, Outcome::Succeeded)
     }
 
-    /// `userfaultfd_release`: every VMA of the context is unregistered.
+    /// `userfaultfd_release`: every VMA of the context is unregistered. 6.1 leaves the entries as they are.
     fn uffd_release(&mut self, uffd: UffdId) {
         let Some(Userfault { context, owner: Some(owner), .. }) = self.uffds[uffd.index()].take() else { return };
         let mut start = 0;
         while let Some(index) = self.next_vma(owner, start, u8::MAX) {
             let vma = self.memory(owner).vmas.list[index];
             start = if vma.uffd == Some(context) {
-                self.userfaultfd_clear_vma(owner, index, vma.first, vma.end)
+                self.userfaultfd_clear_vma(owner, index, vma.first, vma.end, self.dialect != Dialect::Linux6_1)
             } else {
                 vma.end
             };
@@ -151,7 +151,7 @@ impl Model {
         while let Some(index) = self.next_vma(owner, start, end) {
             let old = self.memory(owner).vmas.list[index];
             start = if old.uffd.is_some() {
-                self.userfaultfd_clear_vma(owner, index, old.first.max(start), old.end.min(end))
+                self.userfaultfd_clear_vma(owner, index, old.first.max(start), old.end.min(end), true)
             } else {
                 old.end
             };
@@ -159,11 +159,11 @@ impl Model {
         (Rule::UffdUnregistered, Outcome::Succeeded)
     }
 
-    /// `userfaultfd_clear_vma` for slots `start..end` of one VMA: its write-protection is lifted, then it is
-    /// registered no more. Returns where the next VMA is looked for.
-    fn userfaultfd_clear_vma(&mut self, owner: ActorId, index: usize, start: u8, end: u8) -> u8 {
+    /// `userfaultfd_clear_vma` for slots `start..end` of one VMA: its write-protection is lifted where
+    /// `lift` says so, then it is registered no more. Returns where the next VMA is looked for.
+    fn userfaultfd_clear_vma(&mut self, owner: ActorId, index: usize, start: u8, end: u8, lift: bool) -> u8 {
         let old = self.memory(owner).vmas.list[index];
-        if old.marks & VM_UFFD_WP != 0 {
+        if lift && old.marks & VM_UFFD_WP != 0 {
             self.uffd_wp_range(owner, start, end, false);
         }
         self.userfault_vma(owner, index, start, end, Vma { marks: old.marks & !VM_UFFD, uffd: None, ..old })
@@ -172,7 +172,13 @@ impl Model {
     /// `vma_modify_flags_uffd`.
     fn userfault_vma(&mut self, owner: ActorId, index: usize, start: u8, end: u8, changed: Vma) -> u8 {
         let dialect = self.dialect;
-        let (target, merged) = self.memory(owner).vmas.modify(dialect, index, start, end, changed);
+        let vmas = &mut self.memory(owner).vmas;
+        // 6.1 gives vma_merge the offset of the VMA's start, not the range's: where they differ nothing merges.
+        if dialect == Dialect::Linux6_1 && start > vmas.list[index].first {
+            vmas.split(index, start, end, changed);
+            return end;
+        }
+        let (target, merged) = vmas.modify(dialect, index, start, end, changed);
         if merged {
             self.vma_rule(Rule::VmaMergeUserfault, owner, target);
         }

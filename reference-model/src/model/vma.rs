@@ -286,6 +286,17 @@ impl VmaList {
         }
     }
 
+    /// Gives slots `start..end` of the VMA at `index` the flags of `flags`, as a VMA of their own.
+    pub(super) fn split(&mut self, index: usize, start: u8, end: u8, flags: Vma) {
+        let middle = self.list[index];
+        let parts = [
+            Vma { end: start, ..middle },
+            Vma { first: start, end, ..flags },
+            Vma { first: end, ..middle },
+        ];
+        self.list.splice(index..=index, parts.into_iter().filter(|part| part.first < part.end));
+    }
+
     /// `find_mergeable_anon_vma`: the next neighbour first, then the previous one.
     pub(super) fn reusable_anon(&self, index: usize) -> Option<AnonVma> {
         let vma = &self.list[index];
