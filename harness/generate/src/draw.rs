@@ -260,7 +260,7 @@ impl<R: Rng> Draft<'_, R> {
             for weight in [&mut *munmap, read, write, execute, mprotect, fork, dontneed, clear, advise, lock, unlock] {
                 *weight = weight.div_ceil(12);
             }
-            *userfault = userfault.div_ceil(4);
+            *userfault = userfault.div_ceil(8);
             *mmap *= 3;
         }
         if !ordinary {
@@ -292,6 +292,10 @@ impl<R: Rng> Draft<'_, R> {
         }
         if free.len() + 1 == ActorId::all().count() {
             *exit = 0;
+        }
+        if UffdId::all().any(|uffd| self.model.uffd_owner(uffd).is_some()) {
+            // What was begun is gone on with.
+            *userfault *= 6;
         }
         match self.dice.weighted(&weights) {
             0 => {
@@ -383,16 +387,16 @@ impl<R: Rng> Draft<'_, R> {
 
     /// An operation on the descriptor, which acts on the memory of the scene.
     fn on_uffd(&mut self, uffd: UffdId, scene: &Scene) -> Operation {
-        let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { weight.div_ceil(8) } else { weight };
+        let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { 1 } else { weight };
         let weights = [
-            any(&scene.unregistered, 34),
-            any(&scene.registered, 7),
-            any(&scene.uffd_wp, 26),
-            any(&scene.uffd_protected, 16),
-            any(&scene.fillable, 20),
-            any(&scene.fillable, 12),
-            if scene.registered.is_empty() { 1 } else { 5 },
-            4,
+            any(&scene.unregistered, 24),
+            any(&scene.registered, 13),
+            any(&scene.uffd_wp, 22),
+            any(&scene.uffd_protected, 20),
+            any(&scene.fillable, 84),
+            any(&scene.fillable, 90),
+            if scene.registered.is_empty() { 2 } else { 9 },
+            2,
         ];
         match self.dice.weighted(&weights) {
             0 => {
@@ -416,10 +420,23 @@ impl<R: Rng> Draft<'_, R> {
                 let pages = if pages.is_empty() { &scene.uffd_wp } else { pages };
                 Operation::UffdWriteProtect { uffd, range: self.range_of(pages), protect }
             }
-            4 => Operation::UffdCopy { uffd, range: self.range_of(&scene.fillable), protect: self.dice.percent(40) },
-            5 => Operation::UffdZeropage { uffd, range: self.range_of(&scene.fillable) },
+            4 => {
+                let range = self.fill_range(scene);
+                let protectable = range.slots().all(|page| scene.uffd_wp.contains(&page));
+                let protect = self.dice.percent(if protectable { 50 } else { 6 });
+                Operation::UffdCopy { uffd, range, protect }
+            }
+            5 => Operation::UffdZeropage { uffd, range: self.fill_range(scene) },
             6 => Operation::UffdClose { uffd },
             _ => self.uffd_open(uffd),
+        }
+    }
+
+    /// A range to be filled: of empty entries, one page as often as not, for one VMA must hold it.
+    fn fill_range(&mut self, scene: &Scene) -> PageRange {
+        match self.dice.pick(&scene.fillable).filter(|_| self.dice.percent(50)) {
+            Some(page) => PageRange::single(page),
+            None => self.range_of(&scene.fillable),
         }
     }
 

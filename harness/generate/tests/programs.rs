@@ -95,7 +95,7 @@ fn every_operation_succeeds_often() {
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
         assert!(succeeded[kind] >= 500, "{name} succeeded {} times", succeeded[kind]);
     }
-    let refusable = [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21];
+    let refusable = [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 24, 25, 26, 27, 28];
     for kind in refusable {
         assert!(tried[kind] - succeeded[kind] >= 100, "{} is hardly ever refused", OPERATION_NAMES[kind]);
     }
@@ -132,7 +132,7 @@ fn a_lost_permission_is_often_tried_at_once() {
         }
     }
     println!("{followed} of {losses} losses of a permission are followed by an access at once");
-    assert!(losses > 500 && followed * 100 >= losses * 35, "{followed} of {losses}");
+    assert!(losses > 300 && followed * 100 >= losses * 35, "{followed} of {losses}");
 }
 
 #[test]
@@ -162,6 +162,7 @@ fn every_profile_is_used_and_differs() {
         (Profile::Protection, 5),
         (Profile::SoftDirty, 9),
         (Profile::Layout, 0),
+        (Profile::Userfault, 24),
     ] {
         let count = |profile| {
             let options = Options { profile: Some(profile), ..Options::default() };

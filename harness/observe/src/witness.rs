@@ -39,10 +39,7 @@ pub fn fills_unseen(operation: &Operation) -> bool {
 /// lifts the write-protection first (`mm/userfaultfd.c: userfaultfd_clear_vma`).
 #[must_use]
 pub fn changes_flags_last(operation: &Operation) -> bool {
-    matches!(
-        operation,
-        Operation::UffdOpen { .. } | Operation::UffdClose { .. } | Operation::UffdUnregister { .. }
-    )
+    matches!(operation, Operation::UffdOpen { .. } | Operation::UffdClose { .. } | Operation::UffdUnregister { .. })
 }
 
 /// Bits of entries that an operation clears at a place without a hook.

@@ -284,9 +284,8 @@ fn without_shadow_stacks_the_system_call_is_refused_and_dirty_moves_all_the_same
 fn userfaultfd_does_what_was_seen_live() {
     use crate::uffd::{UffdFeatures, UffdId, UffdMode};
     let uffd = UffdId::FIRST;
-    let open = |features: UffdFeatures| {
-        (0, Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS.with(features) })
-    };
+    let open =
+        |features: UffdFeatures| (0, Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS.with(features) });
     let plain = open(UffdFeatures::NONE);
     let register = |mode| (0, Operation::UffdRegister { uffd, range: ONE, mode });
     let (missing, wp) = (register(UffdMode::Missing), register(UffdMode::WriteProtect));
@@ -314,12 +313,22 @@ fn userfaultfd_does_what_was_seen_live() {
         (new, "zero page", &[map, plain, missing, zero], ZERO_PAGE),
         (new, "nothing without markers", &[map, plain, wp, protect], 0),
         (new, "marker", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect], marker),
-        (new, "marker, read", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, (0, READ)], 0x8000_0000_0000_0625),
+        (
+            new,
+            "marker, read",
+            &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, (0, READ)],
+            0x8000_0000_0000_0625,
+        ),
         (new, "marker, written", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, (0, WRITE)], guarded),
         (new, "marker freed", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, free], 0),
         (new, "marker, asynchronous", &[map, open(UffdFeatures::WP_ASYNC), wp, protect, (0, WRITE)], WRITTEN),
         (new, "closed", &[map, (0, WRITE), plain, wp, protect, (0, Operation::UffdClose { uffd })], WRITTEN),
-        (old, "closed, 6.1", &[map, (0, WRITE), plain, wp, protect, (0, Operation::UffdClose { uffd })], 0x8000_0000_0000_0c65),
+        (
+            old,
+            "closed, 6.1",
+            &[map, (0, WRITE), plain, wp, protect, (0, Operation::UffdClose { uffd })],
+            0x8000_0000_0000_0c65,
+        ),
     ];
     for (dialects, name, steps, entry) in rows {
         check_on(dialects, name, steps, &[(0, entry)]);

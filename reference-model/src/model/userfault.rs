@@ -262,13 +262,7 @@ impl Model {
     }
 
     /// `mfill_atomic` of pages to be copied.
-    pub(super) fn uffd_copy(
-        &mut self,
-        index: usize,
-        uffd: UffdId,
-        range: PageRange,
-        protect: bool,
-    ) -> (Rule, Outcome) {
+    pub(super) fn uffd_copy(&mut self, index: usize, uffd: UffdId, range: PageRange, protect: bool) -> (Rule, Outcome) {
         let owner = match self.mfill_target(uffd, range, protect) {
             Ok(owner) => owner,
             Err(refused) => return refused,
@@ -281,8 +275,8 @@ impl Model {
             let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
             let dirty = self.design.make_dirty(page_protection(vma.protection));
             // 6.1 does not make writable what it protects; later kernels take it back.
-            let writable = vma.protection.contains(Protection::WRITE)
-                && !(protect && self.dialect == Dialect::Linux6_1);
+            let writable =
+                vma.protection.contains(Protection::WRITE) && !(protect && self.dialect == Dialect::Linux6_1);
             let entry = if writable { self.design.make_writable(dirty) } else { dirty };
             let frame = ExpectedFrame::Frame(self.new_frame(copy_value(index, place)));
             if protect {

@@ -289,11 +289,7 @@ impl VmaList {
     /// Gives slots `start..end` of the VMA at `index` the flags of `flags`, as a VMA of their own.
     pub(super) fn split(&mut self, index: usize, start: u8, end: u8, flags: Vma) {
         let middle = self.list[index];
-        let parts = [
-            Vma { end: start, ..middle },
-            Vma { first: start, end, ..flags },
-            Vma { first: end, ..middle },
-        ];
+        let parts = [Vma { end: start, ..middle }, Vma { first: start, end, ..flags }, Vma { first: end, ..middle }];
         self.list.splice(index..=index, parts.into_iter().filter(|part| part.first < part.end));
     }
 

@@ -4,9 +4,7 @@ use std::io::Write;
 
 use ptediff_compare::{Judge, witness_contradiction};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
-use ptediff_observe::{
-    EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen,
-};
+use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen};
 use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{Normaliser, RawState, RawTransition, StepRecord, WitnessReport};

@@ -49,7 +49,14 @@ fn scenario(port: &mut E9Port) -> Result<(), Box<dyn Error>> {
         rig.observer.snapshot(&mut rig.state)?;
     }
     writeln!(port, "mark snapshots done")?;
-    let asleep = ProbedStep { before: &rig.state, transitions: &[], after: &rig.state, cleared_unseen: 0, fills_unseen: false, changes_flags_last: false };
+    let asleep = ProbedStep {
+        before: &rig.state,
+        transitions: &[],
+        after: &rig.state,
+        cleared_unseen: 0,
+        fills_unseen: false,
+        changes_flags_last: false,
+    };
     writeln!(port, "mark reports")?;
     for _ in 0..TIMED_REPORTS {
         rig.witnesses.report(&rig.observer, asleep)?;
@@ -131,7 +138,14 @@ impl Rig {
         let mut transitions = Vec::new();
         self.observer.snapshot(&mut after)?;
         let lost = self.observer.drain(&mut transitions)?;
-        let probed = ProbedStep { before: &self.state, transitions: &transitions, after: &after, cleared_unseen: 0, fills_unseen: false, changes_flags_last: false };
+        let probed = ProbedStep {
+            before: &self.state,
+            transitions: &transitions,
+            after: &after,
+            cleared_unseen: 0,
+            fills_unseen: false,
+            changes_flags_last: false,
+        };
         let report = self.witnesses.report(&self.observer, probed)?;
         let ledger = self.ledger.enter(&transitions, self.observer.event_digest());
         for (actor, arena) in after.actors.iter().enumerate() {
@@ -233,7 +247,14 @@ fn lies(port: &mut E9Port, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
         liar.snapshot(&mut after)?;
         liar.drain(&mut transitions)?;
         let told = liar.lies_told();
-        let probed = ProbedStep { before: &rig.state, transitions: &transitions, after: &after, cleared_unseen: 0, fills_unseen: false, changes_flags_last: false };
+        let probed = ProbedStep {
+            before: &rig.state,
+            transitions: &transitions,
+            after: &after,
+            cleared_unseen: 0,
+            fills_unseen: false,
+            changes_flags_last: false,
+        };
         let report = rig.witnesses.report(&rig.observer, probed)?;
         let ledger = rig.ledger.enter(&transitions, rig.observer.event_digest());
         let frames = report.pagemap.iter().any(|view| !view.frame_mismatches.is_empty());
