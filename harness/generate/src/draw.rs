@@ -109,6 +109,8 @@ struct Scene {
     uffd_wp: Vec<PageIndex>,
     /// Those that are.
     uffd_protected: Vec<PageIndex>,
+    /// Those of them whose entry is a marker.
+    markers: Vec<PageIndex>,
     /// Registered pages whose entry is empty or a marker.
     fillable: Vec<PageIndex>,
     /// Ordinary pages whose frame another entry maps too.
@@ -293,9 +295,18 @@ impl<R: Rng> Draft<'_, R> {
         if free.len() + 1 == ActorId::all().count() {
             *exit = 0;
         }
-        if UffdId::all().any(|uffd| self.model.uffd_owner(uffd).is_some()) {
+        if UffdId::all().any(|uffd| self.model.is_uffd_open(uffd)) {
             // What was begun is gone on with.
-            *userfault *= 6;
+            *userfault *= 7;
+        }
+        if !scene.markers.is_empty() {
+            for weight in [&mut *fork, mprotect, clear, advise] {
+                *weight *= 4;
+            }
+        } else if !scene.uffd_protected.is_empty() {
+            for weight in [&mut *fork, mprotect, clear, write, read] {
+                *weight *= 3;
+            }
         }
         match self.dice.weighted(&weights) {
             0 => {
@@ -349,16 +360,38 @@ impl<R: Rng> Draft<'_, R> {
         let open: Vec<UffdId> = UffdId::all().filter(|&uffd| self.model.uffd_owner(uffd).is_some()).collect();
         let own: Vec<UffdId> =
             open.iter().copied().filter(|&uffd| self.model.uffd_owner(uffd) == Some(scene.actor)).collect();
+        let orphans: Vec<UffdId> = UffdId::all()
+            .filter(|&uffd| self.model.is_uffd_open(uffd) && self.model.uffd_owner(uffd).is_none())
+            .collect();
+        if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(35)) {
+            return match self.dice.weighted(&[3, 2, 2, 2, 1]) {
+                0 => Operation::UffdRegister { uffd: orphan, range: self.window, mode: UffdMode::Both },
+                1 => Operation::UffdUnregister { uffd: orphan, range: self.window },
+                2 => Operation::UffdWriteProtect { uffd: orphan, range: self.window, protect: true },
+                3 => Operation::UffdCopy { uffd: orphan, range: self.fill_range(scene), protect: false },
+                _ => Operation::UffdZeropage { uffd: orphan, range: self.fill_range(scene) },
+            };
+        }
+        if own.len() == 1 && !scene.registered.is_empty() && self.dice.percent(12) {
+            let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
+            if let Some(uffd) = self.dice.pick(&closed) {
+                return self.uffd_open(uffd);
+            }
+        }
+        if own.len() > 1 && !scene.registered.is_empty() && self.dice.percent(35) {
+            let uffd = self.dice.pick(&own).expect("there are two");
+            let range = self.range_of(&scene.registered);
+            let range = self.spare_shadow_stacks(range, scene);
+            return if self.dice.percent(50) {
+                Operation::UffdRegister { uffd, range, mode: UffdMode::Both }
+            } else {
+                Operation::UffdUnregister { uffd, range }
+            };
+        }
         let preferred = if own.is_empty() || self.dice.percent(12) { &open } else { &own };
         let uffd = self.dice.pick(preferred).filter(|_| !self.dice.percent(2));
         let Some(uffd) = uffd else {
             let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
-            let orphans: Vec<UffdId> = UffdId::all()
-                .filter(|&uffd| self.model.is_uffd_open(uffd) && self.model.uffd_owner(uffd).is_none())
-                .collect();
-            if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(30)) {
-                return self.on_uffd(orphan, scene);
-            }
             return match self.dice.pick(&closed) {
                 Some(uffd) if self.dice.percent(6) => self.on_uffd(uffd, scene),
                 Some(uffd) => self.uffd_open(uffd),
@@ -371,7 +404,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn uffd_open(&mut self, uffd: UffdId) -> Operation {
-        let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 30 };
+        let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 42 };
         let mut features = UffdFeatures::SIGBUS;
         for (feature, percent) in [
             (UffdFeatures::WP_UNPOPULATED, newer),
@@ -389,20 +422,29 @@ impl<R: Rng> Draft<'_, R> {
     fn on_uffd(&mut self, uffd: UffdId, scene: &Scene) -> Operation {
         let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { 1 } else { weight };
         let weights = [
-            any(&scene.unregistered, 24),
+            any(&scene.unregistered, 24) + if scene.uffd_protected.is_empty() { 0 } else { 14 },
             any(&scene.registered, 13),
-            any(&scene.uffd_wp, 22),
-            any(&scene.uffd_protected, 20),
-            any(&scene.fillable, 84),
-            any(&scene.fillable, 90),
+            any(&scene.uffd_wp, 100),
+            any(&scene.uffd_protected, 40),
+            any(&scene.fillable, 110),
+            any(&scene.fillable, 125),
             if scene.registered.is_empty() { 2 } else { 9 },
-            2,
+            3,
         ];
         match self.dice.weighted(&weights) {
             0 => {
-                let pages = if self.dice.percent(75) { &scene.unregistered } else { &scene.mapped };
-                let range = self.range_of(pages);
-                let mode = UffdMode::ALL[self.dice.weighted(&[4, 5, 5])];
+                let pages = match self.dice.weighted(&[7, 2, 2]) {
+                    0 => &scene.unregistered,
+                    1 => &scene.registered,
+                    _ => &scene.mapped,
+                };
+                let mut range = self.range_of(pages);
+                let mut mode = UffdMode::ALL[self.dice.weighted(&[4, 7, 4])];
+                if !scene.uffd_protected.is_empty() && self.dice.percent(40) {
+                    // Another mode leaves the protection in the entries.
+                    let left = if scene.markers.is_empty() { &scene.uffd_protected } else { &scene.markers };
+                    (range, mode) = (self.range_of(left), UffdMode::Missing);
+                }
                 Operation::UffdRegister { uffd, range: self.spare_shadow_stacks(range, scene), mode }
             }
             1 => {
@@ -412,10 +454,12 @@ impl<R: Rng> Draft<'_, R> {
             choice @ (2 | 3) => {
                 let protect = choice == 2;
                 let populated = scene.uffd_wp.iter().copied().filter(|page| scene.populated.contains(page)).collect();
-                let pages = match (protect, self.dice.percent(60)) {
-                    (true, true) => &populated,
-                    (true, false) => &scene.uffd_wp,
-                    (false, _) => &scene.uffd_protected,
+                let empty = scene.uffd_wp.iter().copied().filter(|page| !scene.populated.contains(page)).collect();
+                let pages = match (protect, self.dice.weighted(&[4, 5, 1])) {
+                    (true, 0) => &populated,
+                    (true, 1) => &empty,
+                    (false, 0..=1) | (true, _) => &scene.uffd_protected,
+                    (false, _) => &scene.uffd_wp,
                 };
                 let pages = if pages.is_empty() { &scene.uffd_wp } else { pages };
                 Operation::UffdWriteProtect { uffd, range: self.range_of(pages), protect }
@@ -423,7 +467,7 @@ impl<R: Rng> Draft<'_, R> {
             4 => {
                 let range = self.fill_range(scene);
                 let protectable = range.slots().all(|page| scene.uffd_wp.contains(&page));
-                let protect = self.dice.percent(if protectable { 50 } else { 6 });
+                let protect = self.dice.percent(if protectable { 50 } else { 12 });
                 Operation::UffdCopy { uffd, range, protect }
             }
             5 => Operation::UffdZeropage { uffd, range: self.fill_range(scene) },
@@ -434,16 +478,18 @@ impl<R: Rng> Draft<'_, R> {
 
     /// A range to be filled: of empty entries, one page as often as not, for one VMA must hold it.
     fn fill_range(&mut self, scene: &Scene) -> PageRange {
-        match self.dice.pick(&scene.fillable).filter(|_| self.dice.percent(50)) {
-            Some(page) => PageRange::single(page),
-            None => self.range_of(&scene.fillable),
+        match (self.dice.pick(&scene.fillable), self.dice.weighted(&[5, 2, 3])) {
+            (Some(page), 0) => PageRange::single(page),
+            // Beyond what is empty, perhaps.
+            (Some(page), 1) => PageRange::new(page.index(), 2 + self.dice.below(2)).unwrap_or(PageRange::single(page)),
+            _ => self.range_of(&scene.fillable),
         }
     }
 
     /// The range, mostly without a shadow stack in it: 6.12.95 registers it (CVE-2026-68166), so that the program
     /// would end there.
     fn spare_shadow_stacks(&mut self, range: PageRange, scene: &Scene) -> PageRange {
-        if self.dice.percent(3) {
+        if self.dice.percent(25) {
             return range;
         }
         let run = range.slots().take_while(|page| !scene.shadow_stack.contains(page)).count();
@@ -469,6 +515,7 @@ impl<R: Rng> Draft<'_, R> {
             registered: Vec::new(),
             uffd_wp: Vec::new(),
             uffd_protected: Vec::new(),
+            markers: Vec::new(),
             fillable: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
@@ -491,6 +538,9 @@ impl<R: Rng> Draft<'_, R> {
             }
             if uffd_wp {
                 scene.uffd_wp.push(page);
+                if entry.marker().is_some() {
+                    scene.markers.push(page);
+                }
                 if entry.has(UFFD_WP) {
                     scene.uffd_protected.push(page);
                 }

@@ -381,14 +381,21 @@ static void drain(void)
 
 /// The table of open files is shared by all actors ([`FORK`] has CLONE_FILES then): each can use each descriptor.
 pub(super) const UFFD: &str = r#"
-/* A descriptor acts on the memory of the actor that opened it. */
-static long uffd_call(int uffd, unsigned long number, void *argument)
+/*
+ * A descriptor acts on the memory of the actor that opened it. All structures
+ * that these ioctls take begin with start, length and, if any, mode.
+ */
+static void __attribute__((unused)) uffd_call(int uffd, unsigned long number,
+		int first, int count, unsigned long mode)
 {
-	return ioctl(shared->uffd[uffd] - 1, number, argument);
+	unsigned long words[] = { PAGE(first), count * PAGE_SIZE, mode, 0 };
+
+	called(ioctl(shared->uffd[uffd] - 1, number, words), 0);
 }
 
 /* A descriptor of the same name is closed first. */
-static void __attribute__((unused)) uffd_open(int uffd, unsigned long features)
+static void __attribute__((unused)) uffd_open(int uffd,
+					      unsigned long features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	int file;
@@ -433,6 +440,6 @@ static void uffd_copy(int uffd, int first, int count, int mode,
 
 	for (int i = 0; i < count; i++)
 		*(unsigned long *)source[i] = value | (i + 1UL) << 48;
-	called(uffd_call(uffd, UFFDIO_COPY, &copy), 0);
+	called(ioctl(shared->uffd[uffd] - 1, UFFDIO_COPY, &copy), 0);
 }
 "#;

@@ -3,6 +3,7 @@
 use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange};
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, store_value};
 use ptediff_reference_model::rule::Rule;
+use ptediff_reference_model::uffd::UffdId;
 
 use crate::report::wrap::wrap;
 
@@ -255,7 +256,9 @@ fn protection_text(protection: Protection) -> String {
 
 fn statement(index: usize, operation: &Operation) -> Vec<String> {
     let place = |range: &PageRange| format!("(void *)PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
-    let span = |range: &PageRange| format!("PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
+    let ioctl = |uffd: &UffdId, name: &str, range: &PageRange, mode: u64| {
+        vec![format!("uffd_call({}, {name}, {}, {}, {mode});", uffd.index(), range.first(), range.pages())]
+    };
     let line = |text: String| vec![text];
     match operation {
         Operation::Mmap { range, protection, placement } => {
@@ -294,26 +297,18 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
             line(format!("shadow_stack_store(PAGE({}), {:#x});", page.index(), store_value(index)))
         }
         Operation::UffdOpen { uffd, features } => {
-            let constants: Vec<String> =
-                features.constants().map(|constant| format!("UFFD_FEATURE_{constant}")).collect();
-            let mut lines = vec![format!("uffd_open({},", uffd.index())];
-            lines.extend(constants.iter().map(|constant| format!("\t{constant} |")));
-            lines.push("\t0);".to_owned());
-            lines
+            let constants: Vec<&str> = features.constants().collect();
+            vec![
+                format!("/* UFFD_FEATURE_: {} */", constants.join(", ")),
+                format!("uffd_open({}, {:#x});", uffd.index(), features.api_bits()),
+            ]
         }
         Operation::UffdClose { uffd } => line(format!("uffd_close({});", uffd.index())),
-        Operation::UffdRegister { uffd, range, mode } => vec![
-            format!("called(uffd_call({}, UFFDIO_REGISTER,", uffd.index()),
-            format!("\t&(struct uffdio_register){{ {{ {} }}, {} }}), 0);", span(range), mode.api_bits()),
-        ],
-        Operation::UffdUnregister { uffd, range } => vec![
-            format!("called(uffd_call({}, UFFDIO_UNREGISTER,", uffd.index()),
-            format!("\t&(struct uffdio_range){{ {} }}), 0);", span(range)),
-        ],
-        Operation::UffdWriteProtect { uffd, range, protect } => vec![
-            format!("called(uffd_call({}, UFFDIO_WRITEPROTECT,", uffd.index()),
-            format!("\t&(struct uffdio_writeprotect){{ {{ {} }}, {} }}), 0);", span(range), u8::from(*protect)),
-        ],
+        Operation::UffdRegister { uffd, range, mode } => ioctl(uffd, "UFFDIO_REGISTER", range, mode.api_bits()),
+        Operation::UffdUnregister { uffd, range } => ioctl(uffd, "UFFDIO_UNREGISTER", range, 0),
+        Operation::UffdWriteProtect { uffd, range, protect } => {
+            ioctl(uffd, "UFFDIO_WRITEPROTECT", range, u64::from(*protect))
+        }
         Operation::UffdCopy { uffd, range, protect } => line(format!(
             "uffd_copy({}, {}, {}, {}, {:#x});",
             uffd.index(),
@@ -322,10 +317,7 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
             if *protect { 2 } else { 0 },
             store_value(index)
         )),
-        Operation::UffdZeropage { uffd, range } => vec![
-            format!("called(uffd_call({}, UFFDIO_ZEROPAGE,", uffd.index()),
-            format!("\t&(struct uffdio_zeropage){{ {{ {} }}, 0, 0 }}), 0);", span(range)),
-        ],
+        Operation::UffdZeropage { uffd, range } => ioctl(uffd, "UFFDIO_ZEROPAGE", range, 0),
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
