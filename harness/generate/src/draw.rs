@@ -426,8 +426,8 @@ impl<R: Rng> Draft<'_, R> {
             any(&scene.registered, 13),
             any(&scene.uffd_wp, 100),
             any(&scene.uffd_protected, 40),
-            any(&scene.fillable, 110),
-            any(&scene.fillable, 125),
+            any(&scene.fillable, 140),
+            any(&scene.fillable, 140),
             if scene.registered.is_empty() { 2 } else { 9 },
             3,
         ];

@@ -52,7 +52,7 @@ impl Profile {
     ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 7] = [30, 20, 20, 14, 8, 8, 40];
+    pub(crate) const FREQUENCIES: [u32; 7] = [30, 20, 20, 14, 8, 8, 46];
 
     /// The profile's name.
     #[must_use]
