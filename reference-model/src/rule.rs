@@ -200,10 +200,13 @@ pub enum Rule {
     ClearRefsMarker,
     VmaMergeUserfault,
     NumaHint,
+    VmaForkUserfault,
+    ForkChildMarker,
+    ForkChildUffdWpKept,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 126] = [
+pub const RULES: [RuleInfo; 129] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -1211,6 +1214,30 @@ pub const RULES: [RuleInfo; 126] = [
         source: "mm/memory.c: do_numa_page",
         dialects: OLD,
         statement: "An entry in PROT_NONE form in a VMA with access rights, as 6.1 leaves it where it write-protects `-w-`, gets the VMA's protection, and the access faults again.",
+    },
+    RuleInfo {
+        rule: Rule::VmaForkUserfault,
+        identifier: "vma.fork-uffd",
+        kind: Kind::Vma,
+        source: "fs/userfaultfd.c: dup_userfaultfd",
+        dialects: ALL,
+        statement: "With EVENT_FORK the child's VMA keeps the flags and has a context of its own, whose descriptor is in the event.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildMarker,
+        identifier: "fork.child.marker",
+        kind: Kind::EntryByFork,
+        source: "include/linux/mm_inline.h: copy_pte_marker",
+        dialects: SHADOW_STACK,
+        statement: "With EVENT_FORK the child has the marker too.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildUffdWpKept,
+        identifier: "fork.child.uffd-wp-kept",
+        kind: Kind::EntryByFork,
+        source: "mm/memory.c: copy_present_ptes, vma_needs_copy",
+        dialects: ALL,
+        statement: "With EVENT_FORK the child keeps UFFD_WP; a VMA registered for write-protection is copied without an anon_vma too.",
     },
 ];
 

@@ -1,12 +1,12 @@
 //! The executor: one program after another, step by step.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ptediff_reference_model::arena::{ACTORS, ActorId};
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Step, copy_value};
-use ptediff_reference_model::uffd::UFFDS;
+use ptediff_reference_model::uffd::{UFFDS, UffdFeatures};
 
 use crate::classify::{self, Unclassified, errno};
 use crate::code::Sites;
@@ -28,6 +28,14 @@ pub struct ExecutorOptions {
     pub step_timeout: Duration,
 }
 
+/// An open userfaultfd.
+#[derive(Debug, Clone, Copy)]
+struct Uffd {
+    descriptor: u32,
+    /// Whether it was opened with UFFD_FEATURE_EVENT_FORK.
+    tells_of_forks: bool,
+}
+
 /// Runs programs in actor processes, one step at a time.
 ///
 /// All actors die with the thread that started the executor, so it stays on that thread (it is not `Send`).
@@ -38,7 +46,7 @@ pub struct Executor {
     /// Process identifiers of living actors.
     actors: [Option<u32>; ACTORS],
     /// The userfaultfds of the program, in the table of open files that nursery and actors share.
-    uffds: [Option<u32>; UFFDS],
+    uffds: [Option<Uffd>; UFFDS],
     /// Whether a program was begun and not ended.
     in_program: bool,
     /// Whether actor 0 answered all it was asked and can serve the next program.
@@ -143,6 +151,9 @@ impl Executor {
         if step.operation == Operation::Exit {
             return self.farewell(actor, pid);
         }
+        if matches!(step.operation, Operation::Fork { .. }) {
+            self.read_fork_events(actor)?;
+        }
         let answer = self.receive(actor, pid)?;
         let outcome = self.classify(step, &answer)?;
         if let (Operation::Fork { child }, Outcome::Succeeded) = (step.operation, outcome) {
@@ -178,7 +189,7 @@ impl Executor {
         let outcome = match step.operation {
             Operation::UffdOpen { uffd, features } => {
                 if let Some(earlier) = self.uffds[uffd.index()].take() {
-                    self.ask(actor, pid, uffd::close(Some(earlier)))?;
+                    self.ask(actor, pid, uffd::close(Some(earlier.descriptor)))?;
                 }
                 let opened = self.ask(actor, pid, uffd::open())?;
                 let outcome = match errno(opened.value) {
@@ -190,14 +201,15 @@ impl Executor {
                     }
                 };
                 if outcome == Outcome::Succeeded {
-                    self.uffds[uffd.index()] = Some(opened.value as u32);
+                    let tells_of_forks = features.contains(UffdFeatures::EVENT_FORK);
+                    self.uffds[uffd.index()] = Some(Uffd { descriptor: opened.value as u32, tells_of_forks });
                 } else {
                     self.ask(actor, pid, uffd::close(Some(opened.value as u32)))?;
                 }
                 outcome
             }
             Operation::UffdClose { uffd } => {
-                let descriptor = self.uffds[uffd.index()].take();
+                let descriptor = self.uffds[uffd.index()].take().map(|open| open.descriptor);
                 let answer = self.ask(actor, pid, uffd::close(descriptor))?;
                 self.classify(step, &answer)?
             }
@@ -209,11 +221,47 @@ impl Executor {
                     }
                 }
                 self.mailbox.write_scratch(request.words);
-                let answer = self.ask(actor, pid, request.command(self.uffds[request.uffd.index()]))?;
+                let descriptor = self.uffds[request.uffd.index()].map(|open| open.descriptor);
+                let answer = self.ask(actor, pid, request.command(descriptor))?;
                 self.classify(step, &answer)?
             }
         };
         Ok(Some(outcome))
+    }
+
+    /// Reads what a fork tells of, until the actor that forks has answered: it waits for a reader of each event. The
+    /// descriptor in an event gets the lowest name that is free. The nursery reads: descriptors are of its table.
+    fn read_fork_events(&mut self, actor: ActorId) -> Result<(), ExecuteError> {
+        let deadline = Instant::now() + self.timeout;
+        while !self.mailbox.is_answered(actor.index()) && Instant::now() < deadline {
+            let tellers = self.uffds.iter().flatten().filter(|open| open.tells_of_forks);
+            let tellers: Vec<u32> = tellers.map(|open| open.descriptor).collect();
+            if tellers.is_empty() {
+                break;
+            }
+            let mut told = false;
+            for descriptor in tellers {
+                let answer = self.nursery.ask(&self.mailbox, "read of a userfaultfd", uffd::read(descriptor))?;
+                if errno(answer.value) == Some(libc::EAGAIN) {
+                    continue;
+                }
+                let Some(made) = uffd::forked(answer.value, self.mailbox.read_scratch()) else {
+                    let Answer { value, stage, .. } = answer;
+                    return Err(ExecuteError::Senseless { who: "the nursery".to_owned(), value, stage });
+                };
+                told = true;
+                match self.uffds.iter().position(Option::is_none) {
+                    Some(free) => self.uffds[free] = Some(Uffd { descriptor: made, tells_of_forks: true }),
+                    None => {
+                        self.nursery.ask(&self.mailbox, "close of a userfaultfd", uffd::close(Some(made)))?;
+                    }
+                }
+            }
+            if !told {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     fn ask(&mut self, actor: ActorId, pid: u32, command: Command) -> Result<Answer, ExecuteError> {
@@ -224,8 +272,8 @@ impl Executor {
     /// Closes what the program left open. The nursery does it: it shares the table of open files with all actors.
     fn close_uffds(&mut self) -> Result<(), ExecuteError> {
         for place in 0..UFFDS {
-            if let Some(descriptor) = self.uffds[place].take() {
-                self.nursery.ask(&self.mailbox, "close of a userfaultfd", uffd::close(Some(descriptor)))?;
+            if let Some(open) = self.uffds[place].take() {
+                self.nursery.ask(&self.mailbox, "close of a userfaultfd", uffd::close(Some(open.descriptor)))?;
             }
         }
         Ok(())

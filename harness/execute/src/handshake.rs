@@ -84,6 +84,17 @@ impl SharedMailbox {
         unsafe { (&raw mut (*self.page.as_ptr()).scratch).write_volatile(words) }
     }
 
+    /// Reads the scratch room. No actor may be at work on it.
+    pub(crate) fn read_scratch(&self) -> [u64; 8] {
+        // SAFETY: the page is mapped; what a command wrote there was written before its answer was taken.
+        unsafe { (&raw const (*self.page.as_ptr()).scratch).read_volatile() }
+    }
+
+    /// Whether the slot's answer is there.
+    pub(crate) fn is_answered(&self, slot: usize) -> bool {
+        self.turn(slot).load(Ordering::Acquire) == turn::ANSWERED
+    }
+
     /// Writes the first word of the page at this place among those that UFFDIO_COPY copies from. No actor may be
     /// at work on it.
     pub(crate) fn write_copy_source(&self, place: usize, word: u64) {

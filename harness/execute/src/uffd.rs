@@ -21,6 +21,12 @@ const WRITEPROTECT: u64 = 0xc018_aa06;
 /// `UFFDIO_COPY_MODE_WP`.
 const COPY_PROTECTED: u64 = 1 << 1;
 
+/// Bytes of `struct uffd_msg`.
+const MESSAGE_BYTES: u64 = 32;
+
+/// `UFFD_EVENT_FORK`.
+const EVENT_FORK: u64 = 0x13;
+
 /// A descriptor that is never open.
 const NO_DESCRIPTOR: u64 = u32::MAX as u64;
 
@@ -90,6 +96,16 @@ pub(crate) fn close(descriptor: Option<u32>) -> Command {
     Command::system_call(libc::SYS_close, &[number_of(descriptor)])
 }
 
+/// `read` of one message, which does not wait, into the scratch room.
+pub(crate) fn read(descriptor: u32) -> Command {
+    Command::system_call(libc::SYS_read, &[descriptor.into(), SCRATCH, MESSAGE_BYTES])
+}
+
+/// The descriptor in a message of this many bytes, if it is that of a fork.
+pub(crate) fn forked(bytes: u64, message: [u64; 8]) -> Option<u32> {
+    (bytes == MESSAGE_BYTES && message[0] & 0xff == EVENT_FORK).then_some(message[1] as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::PageRange;
@@ -108,6 +124,14 @@ mod tests {
         let command = request.command(Some(7));
         assert_eq!(command.words[..4], [16, 7, number, SCRATCH], "{operation}");
         assert_eq!(request.command(None).words[1], 0xffff_ffff, "{operation}");
+    }
+
+    #[test]
+    fn only_forks_carry_a_descriptor() {
+        let message = |event| words(&[event, 0xffff_0000_0000_0009]);
+        assert_eq!(forked(32, message(0x13)), Some(9));
+        assert_eq!(forked(32, message(0x12)), None);
+        assert_eq!(forked(16, message(0x13)), None);
     }
 
     #[test]

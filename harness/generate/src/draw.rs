@@ -409,6 +409,7 @@ impl<R: Rng> Draft<'_, R> {
         for (feature, percent) in [
             (UffdFeatures::WP_UNPOPULATED, newer),
             (UffdFeatures::WP_ASYNC, newer),
+            (UffdFeatures::EVENT_FORK, 30),
             (UffdFeatures::PAGEFAULT_FLAG_WP, 15),
         ] {
             if self.dice.percent(percent) {

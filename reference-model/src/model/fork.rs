@@ -9,7 +9,7 @@ use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
 
-use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_UFFD, VM_WIPEONFORK, Vma};
+use super::vma::{VM_DONTCOPY, VM_LOCKED, VM_UFFD, VM_UFFD_WP, VM_WIPEONFORK, Vma};
 use crate::arena::PageIndex;
 
 impl Model {
@@ -17,18 +17,24 @@ impl Model {
     pub(super) fn fork(&mut self, actor: ActorId, child: ActorId) -> (Rule, Outcome) {
         self.actors[child.index()] = Some(ActorMemory::new());
         let vmas = self.memory(actor).vmas.list.clone();
+        let mut userfaults = Vec::new();
         for vma in vmas {
             if vma.marks & VM_DONTCOPY != 0 {
                 self.leave_empty(Rule::ForkChildAbsent, actor, child, &vma);
                 continue;
             }
-            let child_vma = self.fork_vma(&vma);
+            let userfault = self.dup_userfaultfd(&vma, child, &mut userfaults);
+            let child_vma = self.fork_vma(&vma, userfault);
             self.memory(child).vmas.list.push(child_vma);
+            if userfault.is_some() {
+                let index = self.memory(child).vmas.list.len() - 1;
+                self.vma_rule(Rule::VmaForkUserfault, child, index);
+            }
             if vma.marks & VM_WIPEONFORK != 0 {
                 self.leave_empty(Rule::ForkChildWiped, actor, child, &vma);
                 continue;
             }
-            self.copy_page_range(actor, child, &vma);
+            self.copy_page_range(actor, child, &vma, child_vma.marks & VM_UFFD_WP != 0);
         }
         (Rule::Fork, Outcome::Succeeded)
     }
@@ -44,7 +50,7 @@ impl Model {
     }
 
     /// `vm_area_dup` and `anon_vma_fork`.
-    fn fork_vma(&mut self, vma: &Vma) -> Vma {
+    fn fork_vma(&mut self, vma: &Vma, userfault: Option<u32>) -> Vma {
         let rule = Rule::VmaFork;
         self.fire(rule);
         let inherits = vma.anon.is_some() && vma.marks & VM_WIPEONFORK == 0;
@@ -55,16 +61,15 @@ impl Model {
             anon,
             soft_dirty: vma.soft_dirty ^ self.is_mutated(rule, Output::SoftDirtyFlag),
             account: vma.account ^ self.is_mutated(rule, Output::Account),
-            // dup_userfaultfd without EVENT_FORK.
-            marks: vma.marks & !(VM_LOCKED | VM_UFFD),
-            uffd: None,
+            marks: vma.marks & !(VM_LOCKED | if userfault.is_some() { 0 } else { VM_UFFD }),
+            uffd: userfault,
             ..*vma
         }
     }
 
     /// `mm/memory.c: copy_page_range`, for one VMA. Transitions come page by page, parent before child,
     /// for every page whose entry is not empty in the parent.
-    fn copy_page_range(&mut self, actor: ActorId, child: ActorId, vma: &Vma) {
+    fn copy_page_range(&mut self, actor: ActorId, child: ActorId, vma: &Vma, child_wp: bool) {
         let mut transitions = Vec::new();
         for slot in vma.first..vma.end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
@@ -73,7 +78,7 @@ impl Model {
                 continue;
             }
             let before = self.expect(&parent);
-            if vma.anon.is_none() {
+            if vma.anon.is_none() && !child_wp {
                 // The probe reports only entries that are or were something: nothing comes of the child.
                 self.write(Rule::ForkParentSkipped, actor, page, parent.bits, parent.frame);
                 self.write(Rule::ForkChildSkipped, child, page, Entry::NONE, ExpectedFrame::None);
@@ -81,13 +86,19 @@ impl Model {
                 continue;
             }
             if !parent.bits.is_present() {
-                // A marker: the child's entry is empty before and after, of which nothing comes either.
+                // A marker: where the child's entry is empty before and after nothing comes of it either.
                 self.write(Rule::ForkParentMarker, actor, page, parent.bits, parent.frame);
-                self.write(Rule::ForkChildUnmarked, child, page, Entry::NONE, ExpectedFrame::None);
                 transitions.push((Cause::ForkParent, Rule::ForkParentMarker, actor, page, before));
+                if child_wp {
+                    self.write(Rule::ForkChildMarker, child, page, parent.bits, parent.frame);
+                    let empty = self.expect(&Slot::EMPTY);
+                    transitions.push((Cause::ForkChild, Rule::ForkChildMarker, child, page, empty));
+                } else {
+                    self.write(Rule::ForkChildUnmarked, child, page, Entry::NONE, ExpectedFrame::None);
+                }
                 continue;
             }
-            let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent);
+            let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent, child_wp);
             transitions.push((Cause::ForkParent, parent_rule, actor, page, before));
             transitions.push((Cause::ForkChild, child_rule, child, page, self.expect(&Slot::EMPTY)));
         }
@@ -97,7 +108,14 @@ impl Model {
     }
 
     /// `mm/memory.c: copy_present_ptes`.
-    fn copy_entry(&mut self, actor: ActorId, child: ActorId, page: PageIndex, parent: &Slot) -> (Rule, Rule) {
+    fn copy_entry(
+        &mut self,
+        actor: ActorId,
+        child: ActorId,
+        page: PageIndex,
+        parent: &Slot,
+        child_wp: bool,
+    ) -> (Rule, Rule) {
         // pte_write() counts a shadow-stack entry as writable, PROT_NONE form or not.
         let parent_rule = match parent.bits.0 & (RW | D) {
             bits if bits & RW != 0 => Rule::ForkParentProtected,
@@ -115,13 +133,15 @@ impl Model {
         }
         self.write(parent_rule, actor, page, entry, parent.frame);
         let child_rule = match parent.frame {
+            _ if entry.has(UFFD_WP) && child_wp => Rule::ForkChildUffdWpKept,
             _ if entry.has(UFFD_WP) => Rule::ForkChildUffdWp,
             ExpectedFrame::Frame(_) => Rule::ForkChild,
             ExpectedFrame::None | ExpectedFrame::Zero => Rule::ForkChildZeroPage,
         };
-        // The child's entry is made from the value read, not from what a mutant wrote to the parent. Its VMA is
-        // registered with nothing, so that it loses the write-protection's mark.
-        self.write(child_rule, child, page, entry.make_old().clear_uffd_wp(), parent.frame);
+        // The child's entry is made from the value read, not from what a mutant wrote to the parent. Where its VMA is
+        // not registered for write-protection it loses the mark.
+        let copied = if child_wp { entry.make_old() } else { entry.make_old().clear_uffd_wp() };
+        self.write(child_rule, child, page, copied, parent.frame);
         (parent_rule, child_rule)
     }
 

@@ -179,12 +179,10 @@ impl Model {
             return false;
         }
         match step.operation {
-            Operation::Fork { child } => !self.is_alive(child),
+            Operation::Fork { child } => !self.is_alive(child) && self.has_names_for_fork(step.actor),
             Operation::WriteShadowStack { .. } => self.shadow_stack,
-            // Faults that wait for an answer, and forks that wait for a reader, are not modelled.
-            Operation::UffdOpen { features, .. } => {
-                features.contains(UffdFeatures::SIGBUS) && !features.contains(UffdFeatures::EVENT_FORK)
-            }
+            // Faults that wait for an answer are not modelled.
+            Operation::UffdOpen { features, .. } => features.contains(UffdFeatures::SIGBUS),
             Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
                 !(self.protection_keys && protection == Protection::EXECUTE)
             }

@@ -2,7 +2,7 @@
 //!
 //! `fs/userfaultfd.c` in 6.1 and 6.12, `mm/userfaultfd.c` in 7.2.
 
-use super::vma::{VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, Vma};
+use super::vma::{VM_DONTCOPY, VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, Vma};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL};
@@ -74,6 +74,38 @@ impl Model {
         for userfault in self.uffds.iter_mut().flatten().filter(|userfault| userfault.owner == Some(actor)) {
             userfault.owner = None;
         }
+    }
+
+    /// `dup_userfaultfd`: the context that the child's VMA has, for each of the parent's contexts one, and in the order
+    /// in which their events are read the free names from the lowest up. None without EVENT_FORK.
+    pub(super) fn dup_userfaultfd(&mut self, vma: &Vma, child: ActorId, made: &mut Vec<(u32, u32)>) -> Option<u32> {
+        let original = self.userfault_of(vma)?;
+        if !original.features.contains(UffdFeatures::EVENT_FORK) {
+            return None;
+        }
+        if let Some((_, context)) = made.iter().find(|(earlier, _)| *earlier == original.context) {
+            return Some(*context);
+        }
+        self.next_userfault += 1;
+        let context = self.next_userfault;
+        made.push((original.context, context));
+        let free = self.uffds.iter().position(Option::is_none).expect("a fork is possible only with names enough");
+        self.uffds[free] = Some(Userfault { context, owner: Some(child), features: original.features });
+        Some(context)
+    }
+
+    /// Whether there is a free name for every context that a fork would make.
+    pub(super) fn has_names_for_fork(&self, actor: ActorId) -> bool {
+        let Some(memory) = &self.actors[actor.index()] else { return false };
+        let copied = memory.vmas.list.iter().filter(|vma| vma.marks & VM_DONTCOPY == 0);
+        let mut contexts: Vec<u32> = copied
+            .filter_map(|vma| self.userfault_of(vma))
+            .filter(|userfault| userfault.features.contains(UffdFeatures::EVENT_FORK))
+            .map(|userfault| userfault.context)
+            .collect();
+        contexts.sort_unstable();
+        contexts.dedup();
+        contexts.len() <= self.uffds.iter().filter(|uffd| uffd.is_none()).count()
     }
 
     /// The VMA's context.
