@@ -312,6 +312,30 @@ static void step(int number, int actor, const char *text)
 }
 "#;
 
+/// [`STEP`] where a fork may wait until its events are read.
+pub(super) const STEP_WITH_EVENTS: &str = r#"
+/* Has the actor perform the step, and prints what came of it. */
+static void step(int number, int actor, const char *text)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	int left = 60000;
+
+	shared->step = number;
+	sem_post(&shared->go[actor]);
+	while (sem_trywait(&shared->done) && --left) {
+		uffd_read_forks();
+		nanosleep(&pause, NULL);
+	}
+	if (!left) {
+		printf("step %d: actor %d does not answer\n", number, actor);
+		exit(1);
+	}
+	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
+	       shared->result);
+	show(number + 1);
+}
+"#;
+
 pub(super) const LEAVE: &str = r#"
 /* Has the actor exit, and waits until its memory is gone. */
 static void leave(int number, int actor, const char *text)
@@ -441,5 +465,28 @@ static void uffd_copy(int uffd, int first, int count, int mode,
 	for (int i = 0; i < count; i++)
 		*(unsigned long *)source[i] = value | (i + 1UL) << 48;
 	called(ioctl(shared->uffd[uffd] - 1, UFFDIO_COPY, &copy), 0);
+}
+"#;
+
+pub(super) const UFFD_FORK_EVENTS: &str = r#"
+/*
+ * A fork of memory that is registered with EVENT_FORK waits until the event
+ * is read. The descriptor in it gets the lowest name that is free.
+ */
+static void uffd_read_forks(void)
+{
+	for (int i = 0; i < 4; i++) {
+		struct uffd_msg message;
+		int name = 0;
+
+		if (!shared->uffd[i] ||
+		    read(shared->uffd[i] - 1, &message, sizeof(message)) !=
+		    sizeof(message) || message.event != UFFD_EVENT_FORK)
+			continue;
+		while (name < 4 && shared->uffd[name])
+			name++;
+		if (name < 4)
+			shared->uffd[name] = message.arg.fork.ufd + 1;
+	}
 }
 "#;

@@ -3,7 +3,7 @@
 use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange};
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, store_value};
 use ptediff_reference_model::rule::Rule;
-use ptediff_reference_model::uffd::UffdId;
+use ptediff_reference_model::uffd::{UffdFeatures, UffdId};
 
 use crate::report::wrap::wrap;
 
@@ -27,6 +27,8 @@ struct Uses {
     exits: bool,
     clears_soft_dirty: bool,
     uffds: bool,
+    /// Forks wait until their events are read.
+    fork_events: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -79,6 +81,9 @@ impl Uses {
                         | Operation::UffdZeropage { .. }
                 )
             }),
+            fork_events: any(
+                |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK)),
+            ),
             batches: any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
     }
@@ -105,6 +110,7 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
         (uses.uffds, pieces::UFFD),
         (any_copy(subject.program), pieces::UFFD_COPY),
+        (uses.fork_events, pieces::UFFD_FORK_EVENTS),
         (uses.batches, pieces::DRAIN),
     ] {
         if wanted {
@@ -114,11 +120,14 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     text.push_str(&perform(subject.program, uses.batches));
     text.push_str(&actor(&uses));
     text.push_str(pieces::SHOW);
-    text.push_str(pieces::STEP);
+    text.push_str(if uses.fork_events { pieces::STEP_WITH_EVENTS } else { pieces::STEP });
     if uses.exits {
         text.push_str(pieces::LEAVE);
     }
-    text.push_str(&main_function(subject, steps));
+    let main = main_function(subject, steps);
+    // main() reads events: it must share its descriptors with the actors.
+    let shared = "pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);";
+    text.push_str(&if uses.fork_events { main.replace("pid = fork();", shared) } else { main });
     text
 }
 
@@ -186,7 +195,7 @@ fn includes(uses: &Uses) -> String {
     if uses.uffds {
         names.extend(["linux/userfaultfd.h", "sys/ioctl.h"]);
     }
-    if uses.forks {
+    if uses.forks || uses.fork_events {
         names.push("sched.h");
     }
     if uses.exits {
