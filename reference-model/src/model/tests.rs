@@ -297,7 +297,8 @@ fn userfaultfd_does_what_was_seen_live() {
     let marker = Entry::UFFD_WP_MARKER.0;
     let (old, new) = (&[Dialect::Linux6_1][..], &[Dialect::Linux6_12, Dialect::Linux7_2][..]);
     let guarded = 0x8400_0000_0000_0c25;
-    let rows: [(&[Dialect], &str, &[(usize, Operation)], u64); 21] = [
+    type Row<'a> = (&'a [Dialect], &'a str, &'a [(usize, Operation)], u64);
+    let rows: [Row<'_>; 21] = [
         (new, "protected", &[map, (0, WRITE), plain, wp, protect], guarded),
         (old, "protected, 6.1", &[map, (0, WRITE), plain, wp, protect], 0x8000_0000_0000_0c65),
         (new, "protected zero page", &[map, (0, READ), plain, wp, protect], 0x8000_0000_0000_0625),
