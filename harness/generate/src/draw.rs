@@ -297,11 +297,11 @@ impl<R: Rng> Draft<'_, R> {
         }
         if UffdId::all().any(|uffd| self.model.is_uffd_open(uffd)) {
             // What was begun is gone on with.
-            *userfault *= 7;
+            *userfault *= 10;
         }
         if !scene.markers.is_empty() {
-            for weight in [&mut *fork, mprotect, clear, advise] {
-                *weight *= 4;
+            for weight in [&mut *fork, mprotect, clear] {
+                *weight *= 8;
             }
         } else if !scene.uffd_protected.is_empty() {
             for weight in [&mut *fork, mprotect, clear, write, read] {
@@ -363,7 +363,7 @@ impl<R: Rng> Draft<'_, R> {
         let orphans: Vec<UffdId> = UffdId::all()
             .filter(|&uffd| self.model.is_uffd_open(uffd) && self.model.uffd_owner(uffd).is_none())
             .collect();
-        if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(35)) {
+        if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(75)) {
             return match self.dice.weighted(&[3, 2, 2, 2, 1]) {
                 0 => Operation::UffdRegister { uffd: orphan, range: self.window, mode: UffdMode::Both },
                 1 => Operation::UffdUnregister { uffd: orphan, range: self.window },
@@ -409,7 +409,7 @@ impl<R: Rng> Draft<'_, R> {
         for (feature, percent) in [
             (UffdFeatures::WP_UNPOPULATED, newer),
             (UffdFeatures::WP_ASYNC, newer),
-            (UffdFeatures::EVENT_FORK, 30),
+            (UffdFeatures::EVENT_FORK, 50),
             (UffdFeatures::PAGEFAULT_FLAG_WP, 15),
         ] {
             if self.dice.percent(percent) {
@@ -422,13 +422,16 @@ impl<R: Rng> Draft<'_, R> {
     /// An operation on the descriptor, which acts on the memory of the scene.
     fn on_uffd(&mut self, uffd: UffdId, scene: &Scene) -> Operation {
         let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { 1 } else { weight };
+        let has_empty = scene.uffd_wp.iter().any(|page| !scene.populated.contains(page));
         let weights = [
-            any(&scene.unregistered, 24) + if scene.uffd_protected.is_empty() { 0 } else { 14 },
+            any(&scene.unregistered, 24)
+                + if scene.uffd_protected.is_empty() { 0 } else { 14 }
+                + if scene.markers.is_empty() { 0 } else { 200 },
             any(&scene.registered, 13),
-            any(&scene.uffd_wp, 100),
+            any(&scene.uffd_wp, 100) + if has_empty { 120 } else { 0 },
             any(&scene.uffd_protected, 40),
-            any(&scene.fillable, 140),
-            any(&scene.fillable, 140),
+            any(&scene.fillable, 175),
+            any(&scene.fillable, 175),
             if scene.registered.is_empty() { 2 } else { 9 },
             3,
         ];
@@ -441,7 +444,8 @@ impl<R: Rng> Draft<'_, R> {
                 };
                 let mut range = self.range_of(pages);
                 let mut mode = UffdMode::ALL[self.dice.weighted(&[4, 7, 4])];
-                if !scene.uffd_protected.is_empty() && self.dice.percent(40) {
+                if !scene.uffd_protected.is_empty() && self.dice.percent(if scene.markers.is_empty() { 40 } else { 90 })
+                {
                     // Another mode leaves the protection in the entries.
                     let left = if scene.markers.is_empty() { &scene.uffd_protected } else { &scene.markers };
                     (range, mode) = (self.range_of(left), UffdMode::Missing);
@@ -456,7 +460,7 @@ impl<R: Rng> Draft<'_, R> {
                 let protect = choice == 2;
                 let populated = scene.uffd_wp.iter().copied().filter(|page| scene.populated.contains(page)).collect();
                 let empty = scene.uffd_wp.iter().copied().filter(|page| !scene.populated.contains(page)).collect();
-                let pages = match (protect, self.dice.weighted(&[4, 5, 1])) {
+                let pages = match (protect, self.dice.weighted(&[4, 7, 1])) {
                     (true, 0) => &populated,
                     (true, 1) => &empty,
                     (false, 0..=1) | (true, _) => &scene.uffd_protected,
@@ -479,7 +483,7 @@ impl<R: Rng> Draft<'_, R> {
 
     /// A range to be filled: of empty entries, one page as often as not, for one VMA must hold it.
     fn fill_range(&mut self, scene: &Scene) -> PageRange {
-        match (self.dice.pick(&scene.fillable), self.dice.weighted(&[5, 2, 3])) {
+        match (self.dice.pick(&scene.fillable), self.dice.weighted(&[6, 3, 2])) {
             (Some(page), 0) => PageRange::single(page),
             // Beyond what is empty, perhaps.
             (Some(page), 1) => PageRange::new(page.index(), 2 + self.dice.below(2)).unwrap_or(PageRange::single(page)),
