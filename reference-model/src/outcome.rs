@@ -22,6 +22,17 @@ pub enum Outcome {
     Executed,
     /// The access was refused and the actor got a signal.
     Faulted(Fault),
+    /// The access waits for a userfaultfd to be answered; this is the message that was read from it.
+    Waits(FaultMessage),
+}
+
+/// A page fault's message, as it is read from a userfaultfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FaultMessage {
+    /// `UFFD_PAGEFAULT_FLAG_*`: 1 for a store, 2 for a write-protected entry.
+    pub flags: u64,
+    /// Address of the page.
+    pub address: u64,
 }
 
 /// A signal that an access raised, as its handler saw it.
@@ -71,6 +82,11 @@ impl fmt::Display for Outcome {
             Self::Stored => write!(formatter, "stored"),
             Self::Executed => write!(formatter, "executed"),
             Self::Faulted(fault) => write!(formatter, "{fault}"),
+            Self::Waits(FaultMessage { flags, address }) => {
+                let store = if flags & 1 != 0 { "store" } else { "load" };
+                let kind = if flags & 2 != 0 { "a write-protected" } else { "a missing" };
+                write!(formatter, "waits: {store} to {kind} page at {address:#x} (flags {flags:#x})")
+            }
         }
     }
 }

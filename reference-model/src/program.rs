@@ -289,11 +289,21 @@ pub enum Operation {
         /// Slots to fill.
         range: PageRange,
     },
+    /// `UFFDIO_WAKE`: who waits in the range tries again.
+    UffdWake {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots whose waiters are woken.
+        range: PageRange,
+    },
+    /// The actor, whose access waits for a userfaultfd or did so, says what has become of it. Until then it does
+    /// nothing else.
+    UffdFinish,
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 29] = [
+pub const OPERATION_NAMES: [&str; 31] = [
     "mmap",
     "munmap",
     "read",
@@ -323,6 +333,8 @@ pub const OPERATION_NAMES: [&str; 29] = [
     "uffd-write-protect",
     "uffd-copy",
     "uffd-zeropage",
+    "uffd-wake",
+    "uffd-finish",
 ];
 
 impl Operation {
@@ -352,6 +364,8 @@ impl Operation {
             Self::UffdWriteProtect { .. } => 26,
             Self::UffdCopy { .. } => 27,
             Self::UffdZeropage { .. } => 28,
+            Self::UffdWake { .. } => 29,
+            Self::UffdFinish => 30,
         }
     }
 
@@ -371,7 +385,8 @@ impl Operation {
             | Self::UffdUnregister { range, .. }
             | Self::UffdWriteProtect { range, .. }
             | Self::UffdCopy { range, .. }
-            | Self::UffdZeropage { range, .. } => Some(range),
+            | Self::UffdZeropage { range, .. }
+            | Self::UffdWake { range, .. } => Some(range),
             _ => None,
         }
     }
@@ -385,6 +400,7 @@ impl Operation {
             Self::UffdWriteProtect { uffd, protect, .. } => Self::UffdWriteProtect { uffd, range: new, protect },
             Self::UffdCopy { uffd, protect, .. } => Self::UffdCopy { uffd, range: new, protect },
             Self::UffdZeropage { uffd, .. } => Self::UffdZeropage { uffd, range: new },
+            Self::UffdWake { uffd, .. } => Self::UffdWake { uffd, range: new },
             other => other,
         }
     }
@@ -510,6 +526,8 @@ impl fmt::Display for Operation {
             Self::UffdZeropage { uffd, range } => {
                 write!(formatter, "uffd {}: zero page to {}", uffd.index(), slots(range))
             }
+            Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
+            Self::UffdFinish => write!(formatter, "finish the access that waited"),
         }
     }
 }

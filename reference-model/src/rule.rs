@@ -203,10 +203,14 @@ pub enum Rule {
     VmaForkUserfault,
     ForkChildMarker,
     ForkChildUffdWpKept,
+    UffdMissingWait,
+    UffdWpWait,
+    UffdStillWaits,
+    UffdWoken,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 129] = [
+pub const RULES: [RuleInfo; 133] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -1238,6 +1242,38 @@ pub const RULES: [RuleInfo; 129] = [
         source: "mm/memory.c: copy_present_ptes, vma_needs_copy",
         dialects: ALL,
         statement: "With EVENT_FORK the child keeps UFFD_WP; a VMA registered for write-protection is copied without an anon_vma too.",
+    },
+    RuleInfo {
+        rule: Rule::UffdMissingWait,
+        identifier: "fault.uffd-missing.waits",
+        kind: Kind::Success,
+        source: "mm/memory.c: do_anonymous_page; fs/userfaultfd.c: handle_userfault",
+        dialects: ALL,
+        statement: "Without UFFD_FEATURE_SIGBUS an access to an empty entry waits; the message has the page and whether it is a store.",
+    },
+    RuleInfo {
+        rule: Rule::UffdWpWait,
+        identifier: "fault.uffd-wp.waits",
+        kind: Kind::Success,
+        source: "mm/memory.c: do_wp_page; fs/userfaultfd.c: handle_userfault",
+        dialects: ALL,
+        statement: "Without UFFD_FEATURE_SIGBUS a store to a write-protected entry waits; the message says so.",
+    },
+    RuleInfo {
+        rule: Rule::UffdStillWaits,
+        identifier: "uffd.still-waits",
+        kind: Kind::Success,
+        source: "fs/userfaultfd.c: handle_userfault",
+        dialects: ALL,
+        statement: "An access that nobody woke waits on, or again: COPY, ZEROPAGE, WRITEPROTECT without MODE_WP, WAKE and closing wake, UNREGISTER only where missing pages were registered.",
+    },
+    RuleInfo {
+        rule: Rule::UffdWoken,
+        identifier: "uffd.wake",
+        kind: Kind::Success,
+        source: "fs/userfaultfd.c: userfaultfd_wake",
+        dialects: ALL,
+        statement: "UFFDIO_WAKE succeeds, whoever waits; the access is tried again.",
     },
 ];
 

@@ -270,7 +270,19 @@ impl Judge {
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
             );
             // mlock faults in by loads or stores, as the VMA has it; so does mprotect of a locked VMA.
-            let either = matches!(step.operation, Operation::Mlock { .. } | Operation::Mprotect { .. });
+            // An operation on a userfaultfd lets accesses go on that waited for it.
+            let either = matches!(
+                step.operation,
+                Operation::Mlock { .. }
+                    | Operation::Mprotect { .. }
+                    | Operation::UffdOpen { .. }
+                    | Operation::UffdClose { .. }
+                    | Operation::UffdUnregister { .. }
+                    | Operation::UffdWriteProtect { .. }
+                    | Operation::UffdCopy { .. }
+                    | Operation::UffdZeropage { .. }
+                    | Operation::UffdWake { .. }
+            );
             if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
                 return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));

@@ -72,6 +72,8 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::UffdWriteProtect { .. }
         | Operation::UffdCopy { .. }
         | Operation::UffdZeropage { .. }
+        | Operation::UffdWake { .. }
+        | Operation::UffdFinish
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),

@@ -101,7 +101,9 @@ impl Command {
             | Operation::UffdUnregister { .. }
             | Operation::UffdWriteProtect { .. }
             | Operation::UffdCopy { .. }
-            | Operation::UffdZeropage { .. } => unreachable!("the executor asks crate::uffd for {operation}"),
+            | Operation::UffdZeropage { .. }
+            | Operation::UffdWake { .. }
+            | Operation::UffdFinish => unreachable!("the executor asks crate::uffd for {operation}"),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }

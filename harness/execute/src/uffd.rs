@@ -1,6 +1,7 @@
 //! Operations on a userfaultfd as system calls. The structures that they take by address lie in the scratch room
 //! of the mailbox.
 
+use ptediff_reference_model::outcome::FaultMessage;
 use ptediff_reference_model::program::Operation;
 use ptediff_reference_model::uffd::{UffdFeatures, UffdId};
 
@@ -14,6 +15,7 @@ const API_VERSION: u64 = 0xaa;
 const API: u64 = 0xc018_aa3f;
 const REGISTER: u64 = 0xc020_aa00;
 const UNREGISTER: u64 = 0x8010_aa01;
+const WAKE: u64 = 0x8010_aa02;
 const COPY: u64 = 0xc028_aa03;
 const ZEROPAGE: u64 = 0xc020_aa04;
 const WRITEPROTECT: u64 = 0xc018_aa06;
@@ -23,6 +25,9 @@ const COPY_PROTECTED: u64 = 1 << 1;
 
 /// Bytes of `struct uffd_msg`.
 const MESSAGE_BYTES: u64 = 32;
+
+/// `UFFD_EVENT_PAGEFAULT`.
+const EVENT_PAGEFAULT: u64 = 0x12;
 
 /// `UFFD_EVENT_FORK`.
 const EVENT_FORK: u64 = 0x13;
@@ -55,6 +60,7 @@ impl Request {
                 (uffd, COPY, &[range.address(), COPY_SOURCE_BASE, range.bytes(), mode, 0])
             }
             Operation::UffdZeropage { uffd, range } => (uffd, ZEROPAGE, &[range.address(), range.bytes(), 0, 0]),
+            Operation::UffdWake { uffd, range } => (uffd, WAKE, &[range.address(), range.bytes()]),
             _ => return None,
         };
         Some(Self { uffd, number, words: words(given) })
@@ -101,9 +107,22 @@ pub(crate) fn read(descriptor: u32) -> Command {
     Command::system_call(libc::SYS_read, &[descriptor.into(), SCRATCH, MESSAGE_BYTES])
 }
 
-/// The descriptor in a message of this many bytes, if it is that of a fork.
-pub(crate) fn forked(bytes: u64, message: [u64; 8]) -> Option<u32> {
-    (bytes == MESSAGE_BYTES && message[0] & 0xff == EVENT_FORK).then_some(message[1] as u32)
+/// A message that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// A page fault waits.
+    Fault(FaultMessage),
+    /// A fork waited; the descriptor of the child's context.
+    Forked(u32),
+}
+
+/// The message in these many bytes, if it is one of those that programs ask for.
+pub(crate) fn message(bytes: u64, words: [u64; 8]) -> Option<Message> {
+    match (bytes, words[0] & 0xff) {
+        (MESSAGE_BYTES, EVENT_PAGEFAULT) => Some(Message::Fault(FaultMessage { flags: words[1], address: words[2] })),
+        (MESSAGE_BYTES, EVENT_FORK) => Some(Message::Forked(words[1] as u32)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -127,11 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn only_forks_carry_a_descriptor() {
-        let message = |event| words(&[event, 0xffff_0000_0000_0009]);
-        assert_eq!(forked(32, message(0x13)), Some(9));
-        assert_eq!(forked(32, message(0x12)), None);
-        assert_eq!(forked(16, message(0x13)), None);
+    fn messages_are_told_apart() {
+        let words = |event| words(&[event, 0xffff_0000_0000_0009, 0x5000]);
+        let fault = FaultMessage { flags: 0xffff_0000_0000_0009, address: 0x5000 };
+        assert_eq!(message(32, words(0x13)), Some(Message::Forked(9)));
+        assert_eq!(message(32, words(0x12)), Some(Message::Fault(fault)));
+        assert_eq!(message(32, words(0x14)), None);
+        assert_eq!(message(16, words(0x13)), None);
     }
 
     #[test]
@@ -146,6 +167,7 @@ mod tests {
         let copy = |protect| Operation::UffdCopy { uffd, range, protect };
         check(copy(false), ioctl(3, 3, 40), &[start, COPY_SOURCE_BASE, bytes]);
         check(copy(true), ioctl(3, 3, 40), &[start, COPY_SOURCE_BASE, bytes, 2]);
+        check(Operation::UffdWake { uffd, range }, ioctl(2, 2, 16), &[start, bytes]);
         check(Operation::UffdZeropage { uffd, range }, ioctl(3, 4, 32), &[start, bytes]);
         assert_eq!(API, ioctl(3, 0x3f, 24));
         assert_eq!(Request::of_operation(&Operation::Exit), None);

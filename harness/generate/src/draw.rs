@@ -134,7 +134,8 @@ impl<R: Rng> Draft<'_, R> {
         | Operation::UffdUnregister { uffd, range }
         | Operation::UffdWriteProtect { uffd, range, .. }
         | Operation::UffdCopy { uffd, range, .. }
-        | Operation::UffdZeropage { uffd, range } = step.operation
+        | Operation::UffdZeropage { uffd, range }
+        | Operation::UffdWake { uffd, range } = step.operation
         {
             let owner = self.model.uffd_owner(uffd)?;
             let mapped: Vec<PageIndex> =
@@ -176,21 +177,68 @@ impl<R: Rng> Draft<'_, R> {
     fn step(&mut self) -> Step {
         if let Some((actor, page)) = self.suspect
             && self.dice.percent(FOLLOW_UP)
+            && !self.would_wait_alone()
         {
             let step = self.follow_up(actor, page);
-            if self.model.is_possible(&step) {
+            if !self.model.is_waiting(actor) && self.model.is_possible(&step) {
                 return step;
             }
         }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
+            if let Some(step) = self.about_waiting(actor) {
+                return step;
+            }
             let operation = if self.dice.percent(SENSELESS) { self.senseless() } else { self.sensible(actor) };
             let step = Step { actor, operation };
             if self.model.is_possible(&step) {
                 return step;
             }
         }
-        Step { actor: self.actor(), operation: self.mmap(self.window) }
+        let actor = self.actor();
+        let operation = if self.model.is_waiting(actor) { Operation::UffdFinish } else { self.mmap(self.window) };
+        Step { actor, operation }
+    }
+
+    /// What is done about an access that waits: its actor finishes, or the actor at hand answers.
+    fn about_waiting(&mut self, actor: ActorId) -> Option<Step> {
+        if self.model.is_waiting(actor) {
+            let percent = if self.model.has_finished(actor) { 90 } else { 10 };
+            return self.dice.percent(percent).then_some(Step { actor, operation: Operation::UffdFinish });
+        }
+        let waits =
+            UffdId::all().any(|uffd| self.model.uffd_owner(uffd) == Some(actor) && self.model.is_waited_for(uffd));
+        if waits && !self.would_wait_alone() && self.dice.percent(45) {
+            let scene = self.look_at(actor);
+            let empty = if self.dice.percent(50) { &scene.fillable } else { &scene.uffd_protected };
+            if let Some(page) = self.dice.pick(empty) {
+                let store = self.dice.percent(75);
+                let operation = if store { Operation::Write { page } } else { Operation::Read { page } };
+                return Some(Step { actor, operation });
+            }
+        }
+        let waiting: Vec<ActorId> = ActorId::all().filter(|&other| self.model.is_waiting(other)).collect();
+        let other = self.dice.pick(&waiting).filter(|_| self.dice.percent(75))?;
+        if self.model.has_finished(other) {
+            return Some(Step { actor: other, operation: Operation::UffdFinish });
+        }
+        let (uffd, page) = self.model.waits_for(other)?;
+        let range = if self.dice.percent(75) { PageRange::single(page) } else { self.range_from(&[page]) };
+        let operation = match self.dice.weighted(&[6, 4, 6, 2, 2, 2]) {
+            0 => Operation::UffdCopy { uffd, range, protect: self.dice.percent(25) },
+            1 => Operation::UffdZeropage { uffd, range },
+            2 => Operation::UffdWriteProtect { uffd, range, protect: false },
+            3 => Operation::UffdWake { uffd, range },
+            4 => Operation::UffdUnregister { uffd, range },
+            _ => Operation::UffdClose { uffd },
+        };
+        Some(Step { actor, operation })
+    }
+
+    /// Whether an access might wait and nobody be there to answer.
+    fn would_wait_alone(&self) -> bool {
+        ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() == 1
+            && UffdId::all().any(|uffd| self.model.is_waited_for(uffd))
     }
 
     fn actor(&mut self) -> ActorId {
@@ -294,6 +342,14 @@ impl<R: Rng> Draft<'_, R> {
         }
         if free.len() + 1 == ActorId::all().count() {
             *exit = 0;
+            if self.would_wait_alone() {
+                // Somebody must be there to answer.
+                *fork *= 60;
+            }
+        }
+        if ActorId::all().any(|actor| self.model.is_waiting(actor)) {
+            // Who could answer stays.
+            *exit = exit.div_ceil(8);
         }
         if UffdId::all().any(|uffd| self.model.is_uffd_open(uffd)) {
             // What was begun is gone on with.
@@ -405,7 +461,10 @@ impl<R: Rng> Draft<'_, R> {
 
     fn uffd_open(&mut self, uffd: UffdId) -> Operation {
         let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 42 };
-        let mut features = UffdFeatures::SIGBUS;
+        // Without SIGBUS faults wait, and somebody else must be there to answer.
+        let others = ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() > 1;
+        let waits = self.dice.percent(if others { 75 } else { 35 });
+        let mut features = if waits { UffdFeatures::NONE } else { UffdFeatures::SIGBUS };
         for (feature, percent) in [
             (UffdFeatures::WP_UNPOPULATED, newer),
             (UffdFeatures::WP_ASYNC, newer),
@@ -434,6 +493,7 @@ impl<R: Rng> Draft<'_, R> {
             any(&scene.fillable, 175),
             if scene.registered.is_empty() { 2 } else { 9 },
             3,
+            any(&scene.registered, 16),
         ];
         match self.dice.weighted(&weights) {
             0 => {
@@ -477,7 +537,8 @@ impl<R: Rng> Draft<'_, R> {
             }
             5 => Operation::UffdZeropage { uffd, range: self.fill_range(scene) },
             6 => Operation::UffdClose { uffd },
-            _ => self.uffd_open(uffd),
+            7 => self.uffd_open(uffd),
+            _ => Operation::UffdWake { uffd, range: self.range_of(&scene.registered) },
         }
     }
 
@@ -494,7 +555,7 @@ impl<R: Rng> Draft<'_, R> {
     /// The range, mostly without a shadow stack in it: 6.12.95 registers it (CVE-2026-68166), so that the program
     /// would end there.
     fn spare_shadow_stacks(&mut self, range: PageRange, scene: &Scene) -> PageRange {
-        if self.dice.percent(25) {
+        if self.dice.percent(7) {
             return range;
         }
         let run = range.slots().take_while(|page| !scene.shadow_stack.contains(page)).count();

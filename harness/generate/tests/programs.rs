@@ -93,7 +93,9 @@ fn every_operation_succeeds_often() {
         println!("{name:20} tried {:5} succeeded {:5}", tried[kind], succeeded[kind]);
     }
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
-        assert!(succeeded[kind] >= 500, "{name} succeeded {} times", succeeded[kind]);
+        // An access must wait before it can finish, and somebody else be there to answer.
+        let fewest = if *name == "uffd-finish" { 200 } else { 500 };
+        assert!(succeeded[kind] >= fewest, "{name} succeeded {} times", succeeded[kind]);
     }
     let refusable = [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 24, 25, 26, 27, 28];
     for kind in refusable {

@@ -172,7 +172,8 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
     let mut found = Vec::new();
     for transition in step.transitions {
         let entry = &mut known[transition.actor.index()][transition.page.index()];
-        if !may_follow(*entry, transition.before, step.cleared_unseen) {
+        let may_fill = step.fills_unseen && !Entry(*entry).is_present() && Entry(transition.before).is_present();
+        if !may_fill && !may_follow(*entry, transition.before, step.cleared_unseen) {
             found.push(mismatch(transition, WitnessField::TransitionBefore, transition.before, *entry));
         }
         *entry = transition.after;

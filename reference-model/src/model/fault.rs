@@ -1,5 +1,6 @@
 //! Accesses: what the CPU allows, what the kernel does about what it does not.
 
+use super::userfault::Waiting;
 use super::vma::{VM_UFFD_MISSING, VM_UFFD_WP};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
@@ -7,7 +8,7 @@ use crate::entry::{A, D, Entry, EntryKind, NX, P, RW, SPECIAL, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::mutation::Output;
 use crate::observation::Cause;
-use crate::outcome::{Fault, Outcome};
+use crate::outcome::{Fault, FaultMessage, Outcome};
 use crate::program::{Protection, store_value};
 use crate::rule::Rule;
 
@@ -33,7 +34,7 @@ pub(super) enum Access {
 }
 
 impl Access {
-    fn is_store(self) -> bool {
+    pub(super) fn is_store(self) -> bool {
         matches!(self, Self::Write | Self::ShadowStackWrite)
     }
 
@@ -65,7 +66,12 @@ pub(super) const FAULT_LIMIT: usize = 4;
 impl Model {
     pub(super) fn access(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
         match self.translate(actor, page, access) {
-            Err((rule, fault)) => (rule, Outcome::Faulted(fault)),
+            Err((rule, outcome)) => {
+                if let Some(waiting) = &mut self.waiting[actor.index()] {
+                    waiting.index = index;
+                }
+                (rule, outcome)
+            }
             Ok(()) => {
                 let frame = self.slot(actor, page).frame;
                 match (access, frame) {
@@ -88,7 +94,10 @@ impl Model {
     }
 
     /// The CPU's walk, with the kernel's help, until the access is through or refused.
-    pub(super) fn translate(&mut self, actor: ActorId, page: PageIndex, access: Access) -> Result<(), (Rule, Fault)> {
+    ///
+    /// # Errors
+    /// Why it is refused or waits, and by which rule.
+    pub(super) fn translate(&mut self, actor: ActorId, page: PageIndex, access: Access) -> Result<(), (Rule, Outcome)> {
         for _ in 0..FAULT_LIMIT {
             let slot = self.slot(actor, page);
             match access.check(slot.bits.0) {
@@ -110,14 +119,15 @@ impl Model {
     }
 
     /// `arch/x86/mm/fault.c: do_user_addr_fault`.
-    fn page_fault(
+    pub(super) fn page_fault(
         &mut self,
         actor: ActorId,
         page: PageIndex,
         access: Access,
         error_code: u32,
-    ) -> Result<(), (Rule, Fault)> {
-        let refuse = |rule, code| Err((rule, Fault { signal: SIGSEGV, code, address: page.address(), error_code }));
+    ) -> Result<(), (Rule, Outcome)> {
+        let address = page.address();
+        let refuse = |rule, code| Err((rule, Outcome::Faulted(Fault { signal: SIGSEGV, code, address, error_code })));
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
             return refuse(Rule::FaultUnmapped, SEGV_MAPERR);
         };
@@ -138,9 +148,17 @@ impl Model {
         if let Some(rule) = denied {
             return refuse(rule, SEGV_ACCERR);
         }
-        self.handle_mm_fault(actor, page, access, vma.shadow_stack).map_err(|rule| {
+        self.handle_mm_fault(actor, page, access, vma.shadow_stack).map_err(|rule| match rule {
+            Rule::UffdMissingWait | Rule::UffdWpWait => {
+                let flags = u64::from(access.is_store()) | if rule == Rule::UffdWpWait { 2 } else { 0 };
+                let message = FaultMessage { flags, address };
+                let context = vma.uffd.unwrap_or_default();
+                self.waiting[actor.index()] =
+                    Some(Waiting { context, index: 0, page, access, error_code, message, done: None });
+                (rule, Outcome::Waits(message))
+            }
             // mm_fault_error, do_sigbus.
-            (rule, Fault { signal: SIGBUS, code: BUS_ADRERR, address: page.address(), error_code })
+            _ => (rule, Outcome::Faulted(Fault { signal: SIGBUS, code: BUS_ADRERR, address, error_code })),
         })
     }
 
@@ -219,8 +237,13 @@ impl Model {
         Ok(())
     }
 
-    /// `handle_userfault` with UFFD_FEATURE_SIGBUS: the entry stays, and the fault is seen.
+    /// `handle_userfault`: the entry stays. With UFFD_FEATURE_SIGBUS the fault is seen.
     fn raise_userfault(&mut self, rule: Rule, actor: ActorId, page: PageIndex, access: Access) -> Result<(), Rule> {
+        let vma = self.memory(actor).vmas.at(page).copied();
+        if vma.is_some_and(|vma| !self.is_sigbus(&vma)) {
+            // VM_FAULT_RETRY, of which the probes tell nothing.
+            return Err(if rule == Rule::UffdWpFault { Rule::UffdWpWait } else { Rule::UffdMissingWait });
+        }
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let kept = if rule == Rule::UffdWpFault { Rule::UffdWpEntryKept } else { Rule::UffdMissingEntryKept };

@@ -18,10 +18,10 @@ use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, Trans
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
-use crate::program::{Operation, Protection, Step};
+use crate::program::{Advice, Operation, Protection, Step};
 use crate::rule::Rule;
 use crate::uffd::{UFFDS, UffdFeatures, UffdId};
-use userfault::Userfault;
+use userfault::{Userfault, Waiting};
 use vma::{AnonVma, Vma, VmaList};
 
 /// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, UFFD_MISSING, UFFD_WP, LOCKED, DONTCOPY, WIPEONFORK,
@@ -95,6 +95,8 @@ pub struct Model {
     actors: [Option<ActorMemory>; ACTORS],
     frames: Vec<Frame>,
     uffds: [Option<Userfault>; UFFDS],
+    /// Accesses that wait for a userfaultfd, or did so and were not asked about since.
+    waiting: [Option<Waiting>; ACTORS],
     next_userfault: u32,
     next_anon: u32,
     expectation: StepExpectation,
@@ -117,6 +119,7 @@ impl Model {
             actors: [Some(ActorMemory::new()), None, None, None],
             frames: Vec::with_capacity(64),
             uffds: [None; UFFDS],
+            waiting: [None; ACTORS],
             next_userfault: 0,
             next_anon: 0,
             expectation: StepExpectation::default(),
@@ -160,6 +163,8 @@ impl Model {
             Operation::UffdWriteProtect { uffd, range, protect } => self.uffd_write_protect(uffd, range, protect),
             Operation::UffdCopy { uffd, range, protect } => self.uffd_copy(index, uffd, range, protect),
             Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
+            Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
+            Operation::UffdFinish => self.uffd_finish(actor),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -178,13 +183,22 @@ impl Model {
         if !self.is_alive(step.actor) {
             return false;
         }
+        if self.waiting[step.actor.index()].is_some() != (step.operation == Operation::UffdFinish) {
+            return false;
+        }
         match step.operation {
             Operation::Fork { child } => !self.is_alive(child) && self.has_names_for_fork(step.actor),
             Operation::WriteShadowStack { .. } => self.shadow_stack,
-            // Faults that wait for an answer are not modelled.
-            Operation::UffdOpen { features, .. } => features.contains(UffdFeatures::SIGBUS),
+            // System calls that wait for an answer to a fault are not modelled.
+            Operation::Mlock { range } => !self.may_wait(step.actor, range),
+            Operation::Madvise { range, advice: Advice::PopulateRead | Advice::PopulateWrite } => {
+                !self.may_wait(step.actor, range)
+            }
             Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
                 !(self.protection_keys && protection == Protection::EXECUTE)
+                    && !step.operation.range().is_some_and(|range| {
+                        matches!(step.operation, Operation::Mprotect { .. }) && self.may_wait_locked(step.actor, range)
+                    })
             }
             _ => true,
         }
@@ -220,6 +234,33 @@ impl Model {
     #[must_use]
     pub fn uffd_owner(&self, uffd: UffdId) -> Option<ActorId> {
         self.uffds[uffd.index()].and_then(|userfault| userfault.owner)
+    }
+
+    /// Whether the actor's access waits for a userfaultfd, or did so and was not asked about since.
+    #[must_use]
+    pub fn is_waiting(&self, actor: ActorId) -> bool {
+        self.waiting[actor.index()].is_some()
+    }
+
+    /// Whether faults wait for an answer from this descriptor.
+    #[must_use]
+    pub fn is_waited_for(&self, uffd: UffdId) -> bool {
+        self.uffds[uffd.index()]
+            .is_some_and(|open| open.owner.is_some() && !open.features.contains(UffdFeatures::SIGBUS))
+    }
+
+    /// The descriptor that the actor's access waits for, and the page.
+    #[must_use]
+    pub fn waits_for(&self, actor: ActorId) -> Option<(UffdId, PageIndex)> {
+        let waiting = self.waiting[actor.index()].filter(|waiting| waiting.done.is_none())?;
+        let is_its = |uffd: &UffdId| self.uffds[uffd.index()].is_some_and(|open| open.context == waiting.context);
+        UffdId::all().find(is_its).map(|uffd| (uffd, waiting.page))
+    }
+
+    /// Whether the access that waited has ended.
+    #[must_use]
+    pub fn has_finished(&self, actor: ActorId) -> bool {
+        self.waiting[actor.index()].is_some_and(|waiting| waiting.done.is_some())
     }
 
     /// Whether the descriptor is open.

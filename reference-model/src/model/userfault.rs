@@ -2,6 +2,7 @@
 //!
 //! `fs/userfaultfd.c` in 6.1 and 6.12, `mm/userfaultfd.c` in 7.2.
 
+use super::fault::Access;
 use super::vma::{VM_DONTCOPY, VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, Vma};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
@@ -9,7 +10,7 @@ use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::observation::Cause;
-use crate::outcome::Outcome;
+use crate::outcome::{FaultMessage, Outcome};
 use crate::program::{Protection, copy_value};
 use crate::rule::Rule;
 use crate::uffd::{UffdFeatures, UffdId, UffdMode};
@@ -31,6 +32,21 @@ pub(super) struct Userfault {
     /// Whose memory it acts on; none once that actor has exited.
     pub(super) owner: Option<ActorId>,
     pub(super) features: UffdFeatures,
+}
+
+/// An access that waits for a userfaultfd (`struct userfaultfd_wait_queue`), or that did so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub(super) context: u32,
+    /// Index of the access's step, which gives the value of a store.
+    pub(super) index: usize,
+    pub(super) page: PageIndex,
+    pub(super) access: Access,
+    /// Error code of the fault that waits: the kernel tries again with it.
+    pub(super) error_code: u32,
+    pub(super) message: FaultMessage,
+    /// What the access gave once it had gone on, and by which rule.
+    pub(super) done: Option<(Rule, Outcome)>,
 }
 
 impl Model {
@@ -67,6 +83,74 @@ impl Model {
                 vma.end
             };
         }
+        self.wake_userfault(context, 0, u8::MAX);
+    }
+
+    /// `userfaultfd_wake`: nobody asks whether there is anything in the range, or anybody.
+    pub(super) fn uffd_wake(&mut self, uffd: UffdId, range: PageRange) -> (Rule, Outcome) {
+        let Some(Userfault { context, .. }) = self.uffds[uffd.index()] else {
+            return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
+        };
+        self.wake_userfault(context, range.first() as u8, range.end() as u8);
+        (Rule::UffdWoken, Outcome::Succeeded)
+    }
+
+    /// What has become of the actor's access.
+    pub(super) fn uffd_finish(&mut self, actor: ActorId) -> (Rule, Outcome) {
+        match self.waiting[actor.index()] {
+            Some(Waiting { done: Some(done), .. }) => {
+                self.waiting[actor.index()] = None;
+                done
+            }
+            Some(Waiting { message, .. }) => (Rule::UffdStillWaits, Outcome::Waits(message)),
+            None => unreachable!("only an access that waited is asked about"),
+        }
+    }
+
+    /// `wake_userfault`: who waits for the context in slots `start..end` tries again once the operation is through.
+    fn wake_userfault(&mut self, context: u32, start: u8, end: u8) {
+        for actor in ActorId::all() {
+            let Some(waiting) = self.waiting[actor.index()] else { continue };
+            let slot = waiting.page.index() as u8;
+            if waiting.done.is_none() && waiting.context == context && (start..end).contains(&slot) {
+                self.try_again(actor, waiting);
+            }
+        }
+    }
+
+    /// The fault again, with the error code of the first, and then the access.
+    fn try_again(&mut self, actor: ActorId, waiting: Waiting) {
+        let Waiting { index, page, access, error_code, .. } = waiting;
+        self.waiting[actor.index()] = None;
+        let done = match self.page_fault(actor, page, access, error_code) {
+            Ok(()) => self.access(index, actor, page, access),
+            Err(stopped) => stopped,
+        };
+        match &mut self.waiting[actor.index()] {
+            // It waits anew.
+            Some(again) => again.index = index,
+            None => self.waiting[actor.index()] = Some(Waiting { done: Some(done), ..waiting }),
+        }
+    }
+
+    /// Whether a fault in the range might wait for a userfaultfd.
+    pub(super) fn may_wait(&self, actor: ActorId, range: PageRange) -> bool {
+        range.slots().any(|page| self.waits_at(actor, page, false))
+    }
+
+    /// Whether a fault in a locked VMA of the range might wait for a userfaultfd.
+    pub(super) fn may_wait_locked(&self, actor: ActorId, range: PageRange) -> bool {
+        range.slots().any(|page| self.waits_at(actor, page, true))
+    }
+
+    fn waits_at(&self, actor: ActorId, page: PageIndex, only_locked: bool) -> bool {
+        let vma = self.actors[actor.index()].as_ref().and_then(|memory| memory.vmas.at(page));
+        vma.is_some_and(|vma| vma.uffd.is_some() && !self.is_sigbus(vma) && (vma.is_locked() || !only_locked))
+    }
+
+    /// Whether a fault in the VMA raises SIGBUS instead of waiting.
+    pub(super) fn is_sigbus(&self, vma: &Vma) -> bool {
+        self.userfault_of(vma).is_some_and(|userfault| userfault.features.contains(UffdFeatures::SIGBUS))
     }
 
     /// The contexts whose owner has exited stay open and act on nothing.
@@ -180,13 +264,22 @@ impl Model {
             }
         }
         let mut start = first;
+        let mut woken = Vec::new();
         while let Some(index) = self.next_vma(owner, start, end) {
             let old = self.memory(owner).vmas.list[index];
-            start = if old.uffd.is_some() {
-                self.userfaultfd_clear_vma(owner, index, old.first.max(start), old.end.min(end), true)
+            start = if let Some(registered) = old.uffd {
+                let (from, to) = (old.first.max(start), old.end.min(end));
+                if old.marks & VM_UFFD_MISSING != 0 {
+                    woken.push((registered, from, to));
+                }
+                self.userfaultfd_clear_vma(owner, index, from, to, true)
             } else {
                 old.end
             };
+        }
+        // They wake before that, and run after it.
+        for (registered, from, to) in woken {
+            self.wake_userfault(registered, from, to);
         }
         (Rule::UffdUnregistered, Outcome::Succeeded)
     }
@@ -220,7 +313,7 @@ impl Model {
     /// `mwriteprotect_range`. 6.1 wants one VMA for the whole range; later kernels walk several, pass over holes
     /// and stop at a VMA that is not registered for write-protection.
     pub(super) fn uffd_write_protect(&mut self, uffd: UffdId, range: PageRange, protect: bool) -> (Rule, Outcome) {
-        let Some(Userfault { owner, .. }) = self.uffds[uffd.index()] else {
+        let Some(Userfault { context, owner, .. }) = self.uffds[uffd.index()] else {
             return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
         };
         let Some(owner) = owner else { return (Rule::UffdOwnerGone, Outcome::Failed(ESRCH)) };
@@ -238,7 +331,13 @@ impl Model {
             self.uffd_wp_range(owner, vma.first.max(start), vma.end.min(end), protect);
             start = vma.end;
         }
-        if found { (Rule::UffdWriteProtected, Outcome::Succeeded) } else { refused }
+        if !found {
+            return refused;
+        }
+        if !protect {
+            self.wake_userfault(context, first, end);
+        }
+        (Rule::UffdWriteProtected, Outcome::Succeeded)
     }
 
     fn uffd_wp_range(&mut self, owner: ActorId, start: u8, end: u8, protect: bool) {
@@ -295,13 +394,14 @@ impl Model {
 
     /// `mfill_atomic` of pages to be copied.
     pub(super) fn uffd_copy(&mut self, index: usize, uffd: UffdId, range: PageRange, protect: bool) -> (Rule, Outcome) {
-        let owner = match self.mfill_target(uffd, range, protect) {
-            Ok(owner) => owner,
+        let (context, owner) = match self.mfill_target(uffd, range, protect) {
+            Ok(target) => target,
             Err(refused) => return refused,
         };
         for (place, page) in range.slots().enumerate() {
             let slot = self.slot(owner, page);
             if slot.bits.is_present() {
+                self.wake_userfault(context, range.first() as u8, page.index() as u8);
                 return filled(place);
             }
             let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
@@ -317,31 +417,39 @@ impl Model {
                 self.write(Rule::UffdCopyPlaced, owner, page, entry, frame);
             }
         }
+        self.wake_userfault(context, range.first() as u8, range.end() as u8);
         (Rule::UffdFilled, Outcome::Succeeded)
     }
 
     /// `mfill_atomic` of zero pages: over nothing but an empty entry, not even a marker.
     pub(super) fn uffd_zeropage(&mut self, uffd: UffdId, range: PageRange) -> (Rule, Outcome) {
-        let owner = match self.mfill_target(uffd, range, false) {
-            Ok(owner) => owner,
+        let (context, owner) = match self.mfill_target(uffd, range, false) {
+            Ok(target) => target,
             Err(refused) => return refused,
         };
         for (place, page) in range.slots().enumerate() {
             if self.slot(owner, page).bits.kind() != EntryKind::None {
+                self.wake_userfault(context, range.first() as u8, page.index() as u8);
                 return filled(place);
             }
             let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
             let entry = Entry(page_protection(vma.protection).0 | SPECIAL);
             self.write(Rule::UffdZeropagePlaced, owner, page, entry, ExpectedFrame::Zero);
         }
+        self.wake_userfault(context, range.first() as u8, range.end() as u8);
         (Rule::UffdFilled, Outcome::Succeeded)
     }
 
-    /// The owner of the memory to be filled: the range must lie in one VMA that is registered with any context.
+    /// The context, and the owner of the memory to be filled: the range must lie in one VMA that is registered with any context.
     /// 6.12 and 7.2 give the VMA at the range's start an anon_vma before they ask anything more of it
     /// (`find_vma_and_prepare_anon`), 6.1 after all else.
-    fn mfill_target(&mut self, uffd: UffdId, range: PageRange, protect: bool) -> Result<ActorId, (Rule, Outcome)> {
-        let Some(Userfault { owner, .. }) = self.uffds[uffd.index()] else {
+    fn mfill_target(
+        &mut self,
+        uffd: UffdId,
+        range: PageRange,
+        protect: bool,
+    ) -> Result<(u32, ActorId), (Rule, Outcome)> {
+        let Some(Userfault { context, owner, .. }) = self.uffds[uffd.index()] else {
             return Err((Rule::UffdNotOpen, Outcome::Failed(EBADF)));
         };
         let Some(owner) = owner else { return Err((Rule::UffdOwnerGone, Outcome::Failed(ESRCH))) };
@@ -361,7 +469,7 @@ impl Model {
             return Err((Rule::UffdFillNotProtectable, Outcome::Failed(EINVAL)));
         }
         self.prepare_anon_vma(owner, page);
-        Ok(owner)
+        Ok((context, owner))
     }
 
     /// `userfaultfd_wp_async`.

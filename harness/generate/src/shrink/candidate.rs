@@ -157,7 +157,7 @@ fn rank(operation: &Operation) -> usize {
         Operation::UffdRegister { uffd, mode, .. } => 15 + uffd.index() + mode as usize,
         Operation::UffdWriteProtect { uffd, protect, .. } => 14 + uffd.index() + usize::from(!protect),
         Operation::UffdCopy { uffd, protect, .. } => 15 + uffd.index() + usize::from(protect),
-        Operation::UffdZeropage { uffd, .. } => 14 + uffd.index(),
+        Operation::UffdZeropage { uffd, .. } | Operation::UffdWake { uffd, .. } => 14 + uffd.index(),
         _ => 0,
     }
 }
@@ -291,7 +291,8 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         | Operation::UffdUnregister { .. }
         | Operation::UffdWriteProtect { .. }
         | Operation::UffdCopy { .. }
-        | Operation::UffdZeropage { .. } => operation.with_uffd_range(new),
+        | Operation::UffdZeropage { .. }
+        | Operation::UffdWake { .. } => operation.with_uffd_range(new),
         other => other,
     }
 }

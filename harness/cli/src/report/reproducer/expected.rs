@@ -131,6 +131,7 @@ fn result_text(outcome: &Outcome) -> String {
         Outcome::Loaded(value) => format!("loaded {value:#x}"),
         Outcome::Stored => "stored".to_owned(),
         Outcome::Executed => "executed".to_owned(),
+        Outcome::Waits(message) => format!("waits, flags {:#x}, address {:#x}", message.flags, message.address),
         Outcome::Faulted(fault) => format!(
             "signal {}, si_code {}, address {:#x}, error code {:#x}",
             fault.signal, fault.code, fault.address, fault.error_code

@@ -327,6 +327,8 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
             store_value(index)
         )),
         Operation::UffdZeropage { uffd, range } => ioctl(uffd, "UFFDIO_ZEROPAGE", range, 0),
+        Operation::UffdWake { uffd, range } => ioctl(uffd, "UFFDIO_WAKE", range, 0),
+        Operation::UffdFinish => line("/* main() looks */".to_owned()),
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
