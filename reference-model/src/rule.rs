@@ -207,10 +207,11 @@ pub enum Rule {
     UffdWpWait,
     UffdStillWaits,
     UffdWoken,
+    FaultSpurious,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 133] = [
+pub const RULES: [RuleInfo; 134] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -1274,6 +1275,14 @@ pub const RULES: [RuleInfo; 133] = [
         source: "fs/userfaultfd.c: userfaultfd_wake",
         dialects: ALL,
         statement: "UFFDIO_WAKE succeeds, whoever waits; the access is tried again.",
+    },
+    RuleInfo {
+        rule: Rule::FaultSpurious,
+        identifier: "fault.spurious",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: handle_pte_fault; arch/x86/mm/pgtable.c: ptep_set_access_flags",
+        dialects: ALL,
+        statement: "A fault that waited finds the entry as the access needs it: for a store it becomes young and dirty, which it is, for a load nothing is written.",
     },
 ];
 

@@ -212,6 +212,13 @@ impl Model {
             EntryKind::Present => {}
         }
         let slot = self.slot(actor, page);
+        if slot.bits.kind() == EntryKind::Present && (!access.is_store() || slot.bits.has(RW)) {
+            // What a fault waited for has come in the meantime: ptep_set_access_flags, which writes for stores only.
+            let bits = if access.is_store() { self.design.make_dirty(slot.bits).make_young() } else { slot.bits };
+            self.write(Rule::FaultSpurious, actor, page, bits, slot.frame);
+            self.transition(Cause::Fault, Rule::FaultSpurious, actor, page, before, access.is_store());
+            return Ok(());
+        }
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
         let rule = if slot.bits.0 & !(A | D) == 0 {
             if access.is_store() { choose(Rule::NewPage, Rule::NewShadowStackPage) } else { Rule::ZeroPage }
