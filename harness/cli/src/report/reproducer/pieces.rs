@@ -3,11 +3,13 @@
 pub(super) const SHARED: &str = r#"
 /* What the actors and main() share. */
 static struct {
-	sem_t go[ACTORS], done;
+	sem_t go[ACTORS], done[ACTORS];
 	int step;
 	pid_t pid[ACTORS];	/* 0: not alive */
 	int uffd[4];		/* userfaultfds, plus 1; 0: not open */
-	char result[128];	/* of the last step */
+	int owner[4];		/* who opened them */
+	int child;		/* of the last fork */
+	char result[ACTORS][128];	/* of the last step */
 } *shared;
 
 /* Which actor this process is. */
@@ -19,12 +21,12 @@ pub(super) const CALLED: &str = r#"
 static void called(long value, unsigned long success)
 {
 	if (value == -1)
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "errno %d", errno);
 	else if ((unsigned long)value == success)
-		snprintf(shared->result, sizeof(shared->result), "ok");
+		snprintf(shared->result[me], sizeof(shared->result[me]), "ok");
 	else
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "elsewhere, at 0x%lx", value);
 }
 "#;
@@ -60,13 +62,13 @@ pub(super) const ACCESSED: &str = r#"
 static void accessed(const char *text, unsigned long value)
 {
 	if (fault.signal)
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "signal %d, si_code %d, address 0x%lx, "
 			 "error code 0x%lx",
 			 fault.signal, fault.code, fault.address,
 			 fault.error_code);
 	else
-		snprintf(shared->result, sizeof(shared->result), text, value);
+		snprintf(shared->result[me], sizeof(shared->result[me]), text, value);
 	fault.signal = 0;
 }
 "#;
@@ -134,9 +136,12 @@ pub(super) const FORK: &str = r#"
 /* CLONE_PARENT: main() is every actor's parent, and can wait for each. */
 static void fork_actor(int child)
 {
+	long pid;
+
+	shared->child = child;
 	/* CLONE_FILES: actors share their descriptors. */
-	long pid = syscall(SYS_clone, CLONE_PARENT | CLONE_FILES | SIGCHLD,
-			   0, 0, 0, 0);
+	pid = syscall(SYS_clone, CLONE_PARENT | CLONE_FILES | SIGCHLD,
+		      0, 0, 0, 0);
 
 	if (pid == 0) {
 		me = child;
@@ -199,7 +204,7 @@ pub(super) const CALL_ENABLE: &str = r#"	/*
 pub(super) const LOOP: &str = r#"	for (;;) {
 		sem_wait(&shared->go[me]);
 		perform(shared->step);
-		sem_post(&shared->done);
+		sem_post(&shared->done[me]);
 	}
 }
 "#;
@@ -211,7 +216,7 @@ pub(super) const LOOP_WITH_FORK: &str = r#"	for (;;) {
 		sem_wait(&shared->go[me]);
 		perform(shared->step);
 		if (who == me)	/* else: just forked, and nothing to tell */
-			sem_post(&shared->done);
+			sem_post(&shared->done[who]);
 	}
 }
 "#;
@@ -302,12 +307,12 @@ static void step(int number, int actor, const char *text)
 	limit.tv_sec += 60;
 	shared->step = number;
 	sem_post(&shared->go[actor]);
-	if (sem_timedwait(&shared->done, &limit)) {
+	if (sem_timedwait(&shared->done[actor], &limit)) {
 		printf("step %d: actor %d does not answer\n", number, actor);
 		exit(1);
 	}
 	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
-	       shared->result);
+	       shared->result[actor]);
 	show(number + 1);
 }
 "#;
@@ -322,8 +327,9 @@ static void step(int number, int actor, const char *text)
 
 	shared->step = number;
 	sem_post(&shared->go[actor]);
-	while (sem_trywait(&shared->done) && --left) {
-		uffd_read_forks();
+	while (sem_trywait(&shared->done[actor]) && --left) {
+		if (uffd_read(actor))
+			break;
 		nanosleep(&pause, NULL);
 	}
 	if (!left) {
@@ -331,7 +337,7 @@ static void step(int number, int actor, const char *text)
 		exit(1);
 	}
 	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
-	       shared->result);
+	       shared->result[actor]);
 	show(number + 1);
 }
 "#;
@@ -368,9 +374,10 @@ int main(void)
 	}
 	/* A page that was only read is the zero page. */
 	zero_page = *page + FRAME(pagemap(getpid(), (unsigned long)page));
-	sem_init(&shared->done, 1, 0);
-	for (int i = 0; i < ACTORS; i++)
+	for (int i = 0; i < ACTORS; i++) {
 		sem_init(&shared->go[i], 1, 0);
+		sem_init(&shared->done[i], 1, 0);
+	}
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0)
@@ -436,6 +443,7 @@ static void __attribute__((unused)) uffd_open(int uffd,
 		file = -1;
 	}
 	shared->uffd[uffd] = file + 1;
+	shared->owner[uffd] = me;
 	called(file < 0 ? -1 : 0, 0);
 }
 
@@ -468,25 +476,52 @@ static void uffd_copy(int uffd, int first, int count, int mode,
 }
 "#;
 
-pub(super) const UFFD_FORK_EVENTS: &str = r#"
+pub(super) const UFFD_READ: &str = r#"
 /*
- * A fork of memory that is registered with EVENT_FORK waits until the event
- * is read. The descriptor in it gets the lowest name that is free.
+ * Reads the messages of an actor's descriptors. An access that waits has its
+ * message as its result: then this is 1. A fork of memory registered with
+ * EVENT_FORK waits until the event is read; the descriptor in it gets the
+ * lowest name that is free.
  */
-static void uffd_read_forks(void)
+static int uffd_read(int actor)
 {
 	for (int i = 0; i < 4; i++) {
 		struct uffd_msg message;
 		int name = 0;
 
-		if (!shared->uffd[i] ||
+		if (!shared->uffd[i] || shared->owner[i] != actor ||
 		    read(shared->uffd[i] - 1, &message, sizeof(message)) !=
-		    sizeof(message) || message.event != UFFD_EVENT_FORK)
+		    sizeof(message))
 			continue;
+		if (message.event == UFFD_EVENT_PAGEFAULT) {
+			snprintf(shared->result[actor],
+				 sizeof(shared->result[actor]),
+				 "waits, flags 0x%llx, address 0x%llx",
+				 message.arg.pagefault.flags,
+				 message.arg.pagefault.address);
+			return 1;
+		}
 		while (name < 4 && shared->uffd[name])
 			name++;
-		if (name < 4)
+		if (name < 4) {
 			shared->uffd[name] = message.arg.fork.ufd + 1;
+			shared->owner[name] = shared->child;
+		}
 	}
+	return 0;
+}
+
+/* Prints what has become of the actor's access that waited. */
+static void __attribute__((unused)) finish(int number, int actor,
+					   const char *text)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+
+	nanosleep(&pause, NULL);
+	if (sem_trywait(&shared->done[actor]))
+		uffd_read(actor);
+	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
+	       shared->result[actor]);
+	show(number + 1);
 }
 "#;

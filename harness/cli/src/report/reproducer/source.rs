@@ -27,7 +27,7 @@ struct Uses {
     exits: bool,
     clears_soft_dirty: bool,
     uffds: bool,
-    /// Forks wait until their events are read.
+    /// Forks or accesses wait until messages are read.
     fork_events: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
@@ -82,7 +82,7 @@ impl Uses {
                 )
             }),
             fork_events: any(
-                |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK)),
+                |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK) || !features.contains(UffdFeatures::SIGBUS)),
             ),
             batches: any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
         }
@@ -110,7 +110,6 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
         (uses.uffds, pieces::UFFD),
         (any_copy(subject.program), pieces::UFFD_COPY),
-        (uses.fork_events, pieces::UFFD_FORK_EVENTS),
         (uses.batches, pieces::DRAIN),
     ] {
         if wanted {
@@ -120,6 +119,9 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     text.push_str(&perform(subject.program, uses.batches));
     text.push_str(&actor(&uses));
     text.push_str(pieces::SHOW);
+    if uses.fork_events {
+        text.push_str(pieces::UFFD_READ);
+    }
     text.push_str(if uses.fork_events { pieces::STEP_WITH_EVENTS } else { pieces::STEP });
     if uses.exits {
         text.push_str(pieces::LEAVE);
@@ -378,7 +380,11 @@ fn main_function(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
             put("no entry changes", " * ", " *   ");
         }
         text.push_str("\t */\n");
-        let function = if step.operation == Operation::Exit { "leave" } else { "step" };
+        let function = match step.operation {
+            Operation::Exit => "leave",
+            Operation::UffdFinish => "finish",
+            _ => "step",
+        };
         text.push_str(&format!("\t{function}({index}, {}, \"{}\");\n", step.actor.index(), step.operation));
     }
     text.push_str(pieces::END_OF_MAIN);
