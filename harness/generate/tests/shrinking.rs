@@ -135,10 +135,8 @@ fn faults_of_the_models_rules_shrink_to_what_makes_them_fire() {
             &[step(0, map_without_token), step(0, store), step(0, fork), step(0, store)],
         ],
     );
-    check(
-        fires(Rule::ClearRefsProtected),
-        &[step(0, map), step(0, Operation::Read { page: page(0) }), step(0, Operation::ClearSoftDirty)],
-    );
+    let cleared = |map| [step(0, map), step(0, Operation::Read { page: page(0) }), step(0, Operation::ClearSoftDirty)];
+    check_one_of(fires(Rule::ClearRefsProtected), &[&cleared(map), &cleared(map_without_token)]);
 }
 
 #[test]

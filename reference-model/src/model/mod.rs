@@ -195,10 +195,12 @@ impl Model {
                 !self.may_wait(step.actor, range)
             }
             Operation::Mmap { protection, .. } | Operation::Mprotect { protection, .. } => {
-                !(self.protection_keys && protection == Protection::EXECUTE)
-                    && !step.operation.range().is_some_and(|range| {
-                        matches!(step.operation, Operation::Mprotect { .. }) && self.may_wait_locked(step.actor, range)
-                    })
+                let waits = match step.operation {
+                    Operation::Mprotect { range, .. } => self.may_wait_locked(step.actor, range),
+                    _ => false,
+                };
+                let takes_key = self.protection_keys && protection == Protection::EXECUTE;
+                !waits && !takes_key
             }
             _ => true,
         }
