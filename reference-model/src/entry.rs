@@ -85,6 +85,8 @@ pub enum EntryKind {
 impl Entry {
     /// The all-zero entry.
     pub const NONE: Self = Self(0);
+    /// `make_pte_marker(PTE_MARKER_UFFD_WP)` in 6.12 and 7.2.
+    pub const UFFD_WP_MARKER: Self = Self(31 << 59 | (!1u64 << 14 >> 5));
 
     /// The entry's kind (`arch/x86/include/asm/pgtable.h: pte_none, pte_present`).
     #[must_use]
@@ -201,6 +203,20 @@ impl Entry {
         Self(self.0 & !A)
     }
 
+    /// Offset of a marker's swap entry, a set of `PTE_MARKER_*` bits: 1 is `PTE_MARKER_UFFD_WP`
+    /// (`include/linux/swapops.h: make_pte_marker`). `SWP_PTE_MARKER` is the last swap type in 6.12 and 7.2.
+    #[must_use]
+    pub fn marker(self) -> Option<u64> {
+        let is_marker = self.kind() == EntryKind::NonPresent && self.0 >> 59 == 31;
+        is_marker.then_some(!self.0 << 5 >> 14)
+    }
+
+    /// `pte_clear_uffd_wp`.
+    #[must_use]
+    pub fn clear_uffd_wp(self) -> Self {
+        Self(self.0 & !UFFD_WP)
+    }
+
     /// `pte_clear_soft_dirty`.
     #[must_use]
     pub fn clear_soft_dirty(self) -> Self {
@@ -255,6 +271,15 @@ impl DirtyDesign {
         }
     }
 
+    /// `pte_mkuffd_wp`, which in 6.1 leaves RW to its callers.
+    #[must_use]
+    pub fn make_uffd_wp(self, entry: Entry) -> Entry {
+        match self {
+            Self::InPlace => Entry(entry.0 | UFFD_WP),
+            Self::Saved => Entry(entry.0 | UFFD_WP).write_protect(),
+        }
+    }
+
     /// `pte_modify`; see [`Entry::modify`].
     #[must_use]
     pub fn modify(self, entry: Entry, protection: u64) -> Entry {
@@ -273,7 +298,13 @@ impl fmt::Display for Entry {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
             EntryKind::None if self.0 == 0 => return write!(formatter, "none"),
-            EntryKind::NonPresent => return write!(formatter, "non-present {:#018x}", self.0),
+            EntryKind::NonPresent => {
+                return match self.marker() {
+                    Some(1) => write!(formatter, "marker UFFD_WP"),
+                    Some(offset) => write!(formatter, "marker {offset:#x}"),
+                    None => write!(formatter, "non-present {:#018x}", self.0),
+                };
+            }
             EntryKind::None | EntryKind::Present | EntryKind::ProtNone => {}
         }
         let mut separator = "";
@@ -328,6 +359,19 @@ mod tests {
         check("mkclean", Entry::make_clean, &[(0, 0), (1, 0), (2, 0), (3, 0), (4, 4), (6, 4), (5, 4), (7, 4)]);
         check("modify to read-only", |entry| entry.modify(P), &[(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (6, 1)]);
         check("modify to writable", |entry| entry.modify(P | RW), &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6)]);
+    }
+
+    #[test]
+    fn markers_are_told_by_their_offset() {
+        assert_eq!(Entry::UFFD_WP_MARKER, Entry(0xffff_ffff_ffff_fc00));
+        for (raw, marker, text) in [
+            (0xffff_ffff_ffff_fc00, Some(1), "marker UFFD_WP"),
+            (0xffff_ffff_ffff_fa00, Some(2), "marker 0x2"),
+            (0x07ff_ffff_fffb_fe0a, None, "non-present 0x07fffffffffbfe0a"),
+            (0x8000_0000_0123_4867, None, "P RW US A D SOFT_DIRTY NX"),
+        ] {
+            assert_eq!((Entry(raw).marker(), Entry(raw).to_string().as_str()), (marker, text));
+        }
     }
 
     #[test]

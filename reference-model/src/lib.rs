@@ -19,5 +19,6 @@ pub mod outcome;
 pub mod program;
 pub mod protection_key;
 pub mod rule;
+pub mod uffd;
 pub mod validity;
 pub mod verdict;

@@ -28,6 +28,17 @@ pub enum Outcome {
     Killed(u8),
     /// Nobody was there to act: the actor had been killed, or its parent before it was to be forked.
     Dead,
+    /// The access waits for a userfaultfd to be answered; this is the message that was read from it.
+    Waits(FaultMessage),
+}
+
+/// A page fault's message, as it is read from a userfaultfd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FaultMessage {
+    /// `UFFD_PAGEFAULT_FLAG_*`: 1 for a store, 2 for a write-protected entry.
+    pub flags: u64,
+    /// Address of the page.
+    pub address: u64,
 }
 
 /// A signal that an access raised, as its handler saw it.
@@ -51,6 +62,9 @@ pub struct Fault {
 pub fn errno_name(errno: i32) -> &'static str {
     match errno {
         1 => "EPERM",
+        2 => "ENOENT",
+        3 => "ESRCH",
+        9 => "EBADF",
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",
@@ -90,6 +104,11 @@ impl fmt::Display for Outcome {
             Self::Returned(value) => write!(formatter, "gave {value:#x}"),
             Self::Killed(signal) => write!(formatter, "killed by {} ({signal})", signal_name(*signal)),
             Self::Dead => write!(formatter, "dead"),
+            Self::Waits(FaultMessage { flags, address }) => {
+                let store = if flags & 1 != 0 { "store" } else { "load" };
+                let kind = if flags & 2 != 0 { "a write-protected" } else { "a missing" };
+                write!(formatter, "waits: {store} to {kind} page at {address:#x} (flags {flags:#x})")
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::outcome::Outcome;
 use crate::protection_key::{KeyArgument, KeyRights, ProtectionKey};
+use crate::uffd::{UffdFeatures, UffdId, UffdMode};
 
 /// Steps that a program may have at most. It bounds what a stored entry can make the harness do.
 pub const MAX_STEPS: usize = 256;
@@ -465,11 +466,74 @@ pub enum Operation {
         /// Whether what is there is replaced.
         placement: Placement,
     },
+    /// `userfaultfd` and `UFFDIO_API`. A descriptor of that name is closed first.
+    UffdOpen {
+        /// Name that the descriptor gets.
+        uffd: UffdId,
+        /// Features asked for.
+        features: UffdFeatures,
+    },
+    /// `close` of a userfaultfd.
+    UffdClose {
+        /// The descriptor.
+        uffd: UffdId,
+    },
+    /// `UFFDIO_REGISTER`.
+    UffdRegister {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to register, of the memory of the descriptor's opener, as in all that follow.
+        range: PageRange,
+        /// What for.
+        mode: UffdMode,
+    },
+    /// `UFFDIO_UNREGISTER`.
+    UffdUnregister {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to unregister.
+        range: PageRange,
+    },
+    /// `UFFDIO_WRITEPROTECT`.
+    UffdWriteProtect {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to protect, or to free of protection.
+        range: PageRange,
+        /// `UFFDIO_WRITEPROTECT_MODE_WP`: protect.
+        protect: bool,
+    },
+    /// `UFFDIO_COPY` of pages that begin with [`copy_value`].
+    UffdCopy {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to fill.
+        range: PageRange,
+        /// `UFFDIO_COPY_MODE_WP`: write-protected.
+        protect: bool,
+    },
+    /// `UFFDIO_ZEROPAGE`.
+    UffdZeropage {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots to fill.
+        range: PageRange,
+    },
+    /// `UFFDIO_WAKE`: who waits in the range tries again.
+    UffdWake {
+        /// The descriptor.
+        uffd: UffdId,
+        /// Slots whose waiters are woken.
+        range: PageRange,
+    },
+    /// The actor, whose access waits for a userfaultfd or did so, says what has become of it. Until then it does
+    /// nothing else.
+    UffdFinish,
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 44] = [
+pub const OPERATION_NAMES: [&str; 53] = [
     "mmap",
     "munmap",
     "read",
@@ -514,6 +578,15 @@ pub const OPERATION_NAMES: [&str; 44] = [
     "shadow-stack-unlock",
     "shadow-stack-status",
     "mmap-shared",
+    "uffd-open",
+    "uffd-close",
+    "uffd-register",
+    "uffd-unregister",
+    "uffd-write-protect",
+    "uffd-copy",
+    "uffd-zeropage",
+    "uffd-wake",
+    "uffd-finish",
 ];
 
 impl Operation {
@@ -555,6 +628,15 @@ impl Operation {
             Self::ControlShadowStack { control, .. } => 38 + *control as usize,
             Self::ShadowStackStatus => 38 + ShadowStackControl::ALL.len(),
             Self::MmapShared { .. } => 43,
+            Self::UffdOpen { .. } => 44,
+            Self::UffdClose { .. } => 45,
+            Self::UffdRegister { .. } => 46,
+            Self::UffdUnregister { .. } => 47,
+            Self::UffdWriteProtect { .. } => 48,
+            Self::UffdCopy { .. } => 49,
+            Self::UffdZeropage { .. } => 50,
+            Self::UffdWake { .. } => 51,
+            Self::UffdFinish => 52,
         }
     }
 
@@ -573,7 +655,13 @@ impl Operation {
             | Self::Mremap { range, .. }
             | Self::MremapResize { range, .. }
             | Self::PkeyMprotect { range, .. }
-            | Self::MapShadowStack { range, .. } => Some(range),
+            | Self::MapShadowStack { range, .. }
+            | Self::UffdRegister { range, .. }
+            | Self::UffdUnregister { range, .. }
+            | Self::UffdWriteProtect { range, .. }
+            | Self::UffdCopy { range, .. }
+            | Self::UffdZeropage { range, .. }
+            | Self::UffdWake { range, .. } => Some(range),
             _ => None,
         }
     }
@@ -585,6 +673,20 @@ impl Operation {
             Self::Mremap { to, .. } => Some(to),
             Self::MremapResize { range, pages } => PageRange::new(range.first(), usize::from(pages)).ok(),
             _ => None,
+        }
+    }
+
+    /// The same operation on another range; one that takes none is left as it is.
+    #[must_use]
+    pub fn with_uffd_range(self, new: PageRange) -> Self {
+        match self {
+            Self::UffdRegister { uffd, mode, .. } => Self::UffdRegister { uffd, range: new, mode },
+            Self::UffdUnregister { uffd, .. } => Self::UffdUnregister { uffd, range: new },
+            Self::UffdWriteProtect { uffd, protect, .. } => Self::UffdWriteProtect { uffd, range: new, protect },
+            Self::UffdCopy { uffd, protect, .. } => Self::UffdCopy { uffd, range: new, protect },
+            Self::UffdZeropage { uffd, .. } => Self::UffdZeropage { uffd, range: new },
+            Self::UffdWake { uffd, .. } => Self::UffdWake { uffd, range: new },
+            other => other,
         }
     }
 
@@ -693,6 +795,13 @@ pub fn store_value(step_index: usize) -> u64 {
     ((step_index as u64 + 1) << 16) | 0xe1ff
 }
 
+/// The first eight bytes of the page that the step of this index copies to the `place`-th slot of its range:
+/// a value that can be executed, as [`store_value`]'s.
+#[must_use]
+pub fn copy_value(step_index: usize, place: usize) -> u64 {
+    store_value(step_index) | (place as u64 + 1) << 48
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "actor {}: {}", self.actor.index(), self.operation)
@@ -758,6 +867,27 @@ impl fmt::Display for Operation {
                 write!(formatter, "arch_prctl(SHSTK_{}, {features})", control.constant())
             }
             Self::ShadowStackStatus => write!(formatter, "arch_prctl(SHSTK_STATUS)"),
+            Self::UffdOpen { uffd, features } => write!(formatter, "open uffd {} with {features}", uffd.index()),
+            Self::UffdClose { uffd } => write!(formatter, "close uffd {}", uffd.index()),
+            Self::UffdRegister { uffd, range, mode } => {
+                write!(formatter, "uffd {}: register {} {mode}", uffd.index(), slots(range))
+            }
+            Self::UffdUnregister { uffd, range } => {
+                write!(formatter, "uffd {}: unregister {}", uffd.index(), slots(range))
+            }
+            Self::UffdWriteProtect { uffd, range, protect } => {
+                let what = if *protect { "write-protect" } else { "write-unprotect" };
+                write!(formatter, "uffd {}: {what} {}", uffd.index(), slots(range))
+            }
+            Self::UffdCopy { uffd, range, protect } => {
+                let how = if *protect { " write-protected" } else { "" };
+                write!(formatter, "uffd {}: copy to {}{how}", uffd.index(), slots(range))
+            }
+            Self::UffdZeropage { uffd, range } => {
+                write!(formatter, "uffd {}: zero page to {}", uffd.index(), slots(range))
+            }
+            Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
+            Self::UffdFinish => write!(formatter, "finish the access that waited"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The judge: model against record, step by step.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY};
+use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY, UFFD_WP};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
@@ -23,6 +23,10 @@ const PAGEMAP_SOFT_DIRTY: u64 = 1 << 55;
 const PAGEMAP_EXCLUSIVE: u64 = 1 << 56;
 /// pagemap bit 61: the page belongs to a file or to a shmem object.
 const PAGEMAP_FILE: u64 = 1 << 61;
+/// pagemap bit 57: the entry is write-protected by userfaultfd, or a marker of that.
+const PAGEMAP_UFFD_WP: u64 = 1 << 57;
+/// pagemap bit 62: the entry is not empty and not present, so a marker too.
+const PAGEMAP_SWAP: u64 = 1 << 62;
 /// pagemap bit 63: the entry is present.
 const PAGEMAP_PRESENT: u64 = 1 << 63;
 /// Everything above the frame number: what is compared.
@@ -255,7 +259,11 @@ impl Judge {
             // Between two events of one step only the CPU writes, and it only sets Accessed and Dirty.
             let free = if earlier.is_some() { A | D } else { 0 };
             let births = transition.cause == Cause::ForkChild || was_unmapped_first(step, transition);
-            if !births && differs(&known, &transition.before, free) {
+            // Filling has no event; an access that waited for it has one.
+            let fills = matches!(step.operation, Operation::UffdCopy { .. } | Operation::UffdZeropage { .. })
+                && !known.bits.is_present()
+                && transition.before.bits.is_present();
+            if !births && !fills && differs(&known, &transition.before, free) {
                 let (probe, witness) = (transition.before.bits.0, known.bits.0);
                 return Some(mismatch(transition, WitnessField::TransitionBefore, probe, witness));
             }
@@ -275,6 +283,7 @@ impl Judge {
             ) || step.operation.is_on_live_shadow_stack();
             // mlock faults in by loads or stores, as the VMA has it; so do mprotect and mremap of a locked VMA.
             // The signal of a refused access may push its frame on a shadow stack of the arena, by stores.
+            // An operation on a userfaultfd lets accesses go on that waited for it.
             let either = matches!(
                 step.operation,
                 Operation::Mlock { .. }
@@ -282,6 +291,13 @@ impl Judge {
                     | Operation::PkeyMprotect { .. }
                     | Operation::Mremap { .. }
                     | Operation::MremapResize { .. }
+                    | Operation::UffdOpen { .. }
+                    | Operation::UffdClose { .. }
+                    | Operation::UffdUnregister { .. }
+                    | Operation::UffdWriteProtect { .. }
+                    | Operation::UffdCopy { .. }
+                    | Operation::UffdZeropage { .. }
+                    | Operation::UffdWake { .. }
             ) || matches!(record.outcome, Outcome::Faulted(_) | Outcome::Killed(_));
             if !either && transition.write != (transition.cause == Cause::Fault && stores) {
                 let (probe, witness) = (u64::from(transition.write), u64::from(stores));
@@ -318,8 +334,11 @@ pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
         ExpectedFrame::None | ExpectedFrame::Zero => (false, false),
     };
     let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    let marker = entry.bits.marker();
     flag(present, PAGEMAP_PRESENT)
         | flag(present && of_object, PAGEMAP_FILE)
+        | flag(marker.is_some(), PAGEMAP_SWAP)
+        | flag(marker == Some(1) || present && entry.bits.has(UFFD_WP), PAGEMAP_UFFD_WP)
         | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
         | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
 }

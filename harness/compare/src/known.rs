@@ -25,7 +25,14 @@ pub struct KnownDivergence {
 }
 
 /// Every known divergence.
-pub const KNOWN_DIVERGENCES: &[KnownDivergence] = &[];
+pub const KNOWN_DIVERGENCES: &[KnownDivergence] = &[KnownDivergence {
+    identifier: "CVE-2026-68166",
+    rule: Rule::UffdShadowStackRefused,
+    seen: Outcome::Succeeded,
+    kernels: &[KernelVersion { major: 6, minor: 12, patch: 95 }],
+    reason: "userfaultfd takes shadow-stack VMAs: vma_can_userfault does not ask for VM_SHADOW_STACK",
+    link: "https://www.cve.org/CVERecord?id=CVE-2026-68166",
+}];
 
 /// The known divergence that this one is, if any.
 #[must_use]

@@ -3,7 +3,7 @@
 //! They share one page table, and its directories with the arena's: fewer tables to copy at each fork.
 //! They keep 512 MiB from the arena, so that no VMA of theirs ever touches one of the program's.
 
-use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE};
+use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, PAGE_SIZE};
 
 use crate::mailbox::{MAILBOX_BYTES, SLOTS};
 
@@ -16,7 +16,7 @@ const AREA_BYTES: u64 = 2 << 20;
 /// The page of code, private and read-only. The model knows it for what is pushed on shadow stacks.
 pub(crate) use ptediff_reference_model::arena::CODE_BASE;
 
-/// The shared memory, by offset: the slots' stacks, then the mailbox page.
+/// The shared memory, by offset: the slots' stacks, then the mailbox page, then the pages to copy from.
 ///
 /// The pages below it stay unmapped: a stack that overflows ends there. It may run over the stacks below
 /// its own, which hold nothing while their actors wait.
@@ -31,8 +31,14 @@ pub(crate) const MAILBOX_OFFSET: u64 = SLOTS as u64 * STACK_BYTES;
 /// Address of the mailbox page in every actor.
 pub(crate) const MAILBOX_BASE: u64 = SHARED_BASE + MAILBOX_OFFSET;
 
+/// Address, in every actor, of the pages that UFFDIO_COPY copies from: behind the mailbox, as many as the arena has.
+pub(crate) const COPY_SOURCE_BASE: u64 = MAILBOX_BASE + MAILBOX_BYTES;
+
+/// Bytes of the pages that are copied from.
+pub(crate) const COPY_SOURCE_BYTES: u64 = ARENA_PAGES as u64 * PAGE_SIZE;
+
 /// Bytes of the shared memory.
-pub(crate) const SHARED_BYTES: u64 = MAILBOX_OFFSET + MAILBOX_BYTES;
+pub(crate) const SHARED_BYTES: u64 = MAILBOX_OFFSET + MAILBOX_BYTES + COPY_SOURCE_BYTES;
 
 /// The page of the actor's own shadow stack; the kernel keeps a guard page below it.
 pub(crate) const SHADOW_STACK_BASE: u64 = AREA_BASE + 0x8_0000;

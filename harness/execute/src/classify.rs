@@ -74,6 +74,15 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::PkeyFree { .. }
         | Operation::PkeyMprotect { .. }
         | Operation::ControlShadowStack { .. }
+        | Operation::UffdOpen { .. }
+        | Operation::UffdClose { .. }
+        | Operation::UffdRegister { .. }
+        | Operation::UffdUnregister { .. }
+        | Operation::UffdWriteProtect { .. }
+        | Operation::UffdCopy { .. }
+        | Operation::UffdZeropage { .. }
+        | Operation::UffdWake { .. }
+        | Operation::UffdFinish
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),

@@ -161,6 +161,15 @@ impl Command {
                 let features = MAILBOX_BASE + slot_offset(slot) + STAGE_OFFSET;
                 Self::system_call(libc::SYS_arch_prctl, &[SHADOW_STACK_STATUS, features])
             }
+            Operation::UffdOpen { .. }
+            | Operation::UffdClose { .. }
+            | Operation::UffdRegister { .. }
+            | Operation::UffdUnregister { .. }
+            | Operation::UffdWriteProtect { .. }
+            | Operation::UffdCopy { .. }
+            | Operation::UffdZeropage { .. }
+            | Operation::UffdWake { .. }
+            | Operation::UffdFinish => unreachable!("the executor asks crate::uffd for {operation}"),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }

@@ -1,11 +1,12 @@
 //! The executor: one program after another, step by step.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ptediff_reference_model::arena::{ACTORS, ActorId};
-use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Operation, Protection, Step};
+use ptediff_reference_model::outcome::{FaultMessage, Outcome};
+use ptediff_reference_model::program::{Operation, Protection, Step, copy_value};
+use ptediff_reference_model::uffd::{UFFDS, UffdFeatures};
 
 use crate::classify::{self, Unclassified, errno};
 use crate::code::Sites;
@@ -13,7 +14,8 @@ use crate::error::{ExecuteError, WaitStatus};
 use crate::handshake::{NoAnswer, SharedMailbox};
 use crate::mailbox::{Answer, Command};
 use crate::nursery::Nursery;
-use crate::process;
+use crate::uffd::Message;
+use crate::{process, uffd};
 
 /// How to run actors.
 #[derive(Debug, Clone)]
@@ -27,6 +29,26 @@ pub struct ExecutorOptions {
     pub step_timeout: Duration,
 }
 
+/// An open userfaultfd.
+#[derive(Debug, Clone, Copy)]
+struct Uffd {
+    descriptor: u32,
+    /// Whose memory it acts on.
+    owner: ActorId,
+    /// Whether it was opened with UFFD_FEATURE_EVENT_FORK.
+    tells_of_forks: bool,
+    /// Whether it was opened without UFFD_FEATURE_SIGBUS: accesses may wait for it.
+    is_waited_for: bool,
+}
+
+/// An access that waits for a userfaultfd, or did so.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    operation: Operation,
+    /// The message that was read last.
+    message: FaultMessage,
+}
+
 /// Runs programs in actor processes, one step at a time.
 ///
 /// All actors die with the thread that started the executor, so it stays on that thread (it is not `Send`).
@@ -36,6 +58,10 @@ pub struct Executor {
     nursery: Nursery,
     /// Process identifiers of living actors.
     actors: [Option<u32>; ACTORS],
+    /// The userfaultfds of the program, in the table of open files that nursery and actors share.
+    uffds: [Option<Uffd>; UFFDS],
+    /// Actors whose access waits for a userfaultfd, or did so and were not asked about it since.
+    waiting: [Option<Waiting>; ACTORS],
     /// Whether a program was begun and not ended.
     in_program: bool,
     /// Whether actor 0 answered all it was asked and can serve the next program: one whose keys or PKRU the program
@@ -66,6 +92,8 @@ impl Executor {
             mailbox,
             nursery,
             actors: [None; ACTORS],
+            uffds: [None; UFFDS],
+            waiting: [None; ACTORS],
             in_program: false,
             first_is_healthy: false,
             killed: [false; ACTORS],
@@ -149,6 +177,12 @@ impl Executor {
             }
             self.mailbox.expect_process(child.index());
         }
+        if step.operation == Operation::UffdFinish {
+            return self.finish(actor, pid);
+        }
+        if let Some(outcome) = self.perform_on_uffd(index, step, pid)? {
+            return Ok(outcome);
+        }
         self.leaves_home |= matches!(step.operation, Operation::EnterShadowStack { .. });
         if matches!(step.operation, Operation::ControlShadowStack { .. }) {
             // Features and locks cannot be brought back: no actor of this program serves the next.
@@ -157,6 +191,15 @@ impl Executor {
         self.mailbox.send(actor.index(), Command::of_operation(index, actor.index(), &step.operation))?;
         if step.operation == Operation::Exit {
             return self.farewell(actor, pid);
+        }
+        if let Operation::Fork { child } = step.operation {
+            self.read_fork_events(actor, child)?;
+        }
+        if step.operation.page().is_some()
+            && let Some(message) = self.await_answer_or_fault(actor)?
+        {
+            self.waiting[actor.index()] = Some(Waiting { operation: step.operation, message });
+            return Ok(Outcome::Waits(message));
         }
         let answer = match self.receive(actor, pid) {
             Err(ExecuteError::ActorDied { status: WaitStatus::Killed(SIGSEGV), .. }) => {
@@ -198,12 +241,170 @@ impl Executor {
     /// which actor 0 is killed too and the next program can begin.
     pub fn end(&mut self) -> Result<(), ExecuteError> {
         self.in_program = false;
+        if self.waiting[ActorId::FIRST.index()].is_some() {
+            // Closing wakes it; its access ends one way or the other.
+            self.close_uffds()?;
+            if let Some(pid) = self.pid(ActorId::FIRST) {
+                self.receive(ActorId::FIRST, pid)?;
+            }
+        }
+        self.waiting = [None; ACTORS];
         let first = self.pid(ActorId::FIRST).filter(|_| self.first_is_healthy);
         let emptied = first.map_or(Ok(()), |pid| self.empty_arena(pid));
         if emptied.is_err() {
             self.first_is_healthy = false;
         }
-        self.kill_all_but_healthy_first().and(emptied)
+        self.kill_all_but_healthy_first().and(emptied).and_then(|()| self.close_uffds())
+    }
+
+    /// An operation on a userfaultfd; `None` for any other operation.
+    fn perform_on_uffd(&mut self, index: usize, step: &Step, pid: u32) -> Result<Option<Outcome>, ExecuteError> {
+        let actor = step.actor;
+        let outcome = match step.operation {
+            Operation::UffdOpen { uffd, features } => {
+                if let Some(earlier) = self.uffds[uffd.index()].take() {
+                    self.ask(actor, pid, uffd::close(Some(earlier.descriptor)))?;
+                }
+                let opened = self.ask(actor, pid, uffd::open())?;
+                let outcome = match errno(opened.value) {
+                    Some(errno) => return Ok(Some(Outcome::Failed(errno))),
+                    None => {
+                        self.mailbox.write_scratch(uffd::api_words(features));
+                        let answer = self.ask(actor, pid, uffd::ask_api(opened.value as u32))?;
+                        self.classify(step, &answer)?
+                    }
+                };
+                if outcome == Outcome::Succeeded {
+                    self.uffds[uffd.index()] = Some(Uffd {
+                        descriptor: opened.value as u32,
+                        owner: actor,
+                        tells_of_forks: features.contains(UffdFeatures::EVENT_FORK),
+                        is_waited_for: !features.contains(UffdFeatures::SIGBUS),
+                    });
+                } else {
+                    self.ask(actor, pid, uffd::close(Some(opened.value as u32)))?;
+                }
+                outcome
+            }
+            Operation::UffdClose { uffd } => {
+                let descriptor = self.uffds[uffd.index()].take().map(|open| open.descriptor);
+                let answer = self.ask(actor, pid, uffd::close(descriptor))?;
+                self.classify(step, &answer)?
+            }
+            operation => {
+                let Some(request) = uffd::Request::of_operation(&operation) else { return Ok(None) };
+                if let Operation::UffdCopy { range, .. } = operation {
+                    for place in 0..range.pages() {
+                        self.mailbox.write_copy_source(place, copy_value(index, place));
+                    }
+                }
+                self.mailbox.write_scratch(request.words);
+                let descriptor = self.uffds[request.uffd.index()].map(|open| open.descriptor);
+                let answer = self.ask(actor, pid, request.command(descriptor))?;
+                self.classify(step, &answer)?
+            }
+        };
+        Ok(Some(outcome))
+    }
+
+    /// Reads what a fork tells of, until the actor that forks has answered: it waits for a reader of each event. The
+    /// descriptor in an event gets the lowest name that is free. The nursery reads: descriptors are of its table.
+    fn read_fork_events(&mut self, actor: ActorId, child: ActorId) -> Result<(), ExecuteError> {
+        let deadline = Instant::now() + self.timeout;
+        while !self.mailbox.is_answered(actor.index()) && Instant::now() < deadline {
+            let tellers = self.uffds.iter().flatten().filter(|open| open.tells_of_forks && open.owner == actor);
+            let tellers: Vec<Uffd> = tellers.copied().collect();
+            if tellers.is_empty() {
+                break;
+            }
+            let mut told = false;
+            for teller in tellers {
+                let made = match self.read_message(teller)? {
+                    Some(Message::Forked(made)) => made,
+                    Some(Message::Fault(_)) | None => continue,
+                };
+                told = true;
+                match self.uffds.iter().position(Option::is_none) {
+                    Some(free) => self.uffds[free] = Some(Uffd { descriptor: made, owner: child, ..teller }),
+                    None => {
+                        self.nursery.ask(&self.mailbox, "close of a userfaultfd", uffd::close(Some(made)))?;
+                    }
+                }
+            }
+            if !told {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// One message of a userfaultfd, if there is one.
+    fn read_message(&mut self, open: Uffd) -> Result<Option<Message>, ExecuteError> {
+        let answer = self.nursery.ask(&self.mailbox, "read of a userfaultfd", uffd::read(open.descriptor))?;
+        if errno(answer.value) == Some(libc::EAGAIN) {
+            return Ok(None);
+        }
+        let message = uffd::message(answer.value, self.mailbox.read_scratch());
+        let Answer { value, stage, .. } = answer;
+        message.map(Some).ok_or(ExecuteError::Senseless { who: "the nursery".to_owned(), value, stage })
+    }
+
+    /// Waits until the actor has answered or a userfaultfd tells of a fault, which then is the actor's. Nothing is waited for where no descriptor can be waited for.
+    fn await_answer_or_fault(&mut self, actor: ActorId) -> Result<Option<FaultMessage>, ExecuteError> {
+        let deadline = Instant::now() + self.timeout;
+        while !self.mailbox.is_answered(actor.index()) && Instant::now() < deadline {
+            if !self.uffds.iter().flatten().any(|open| open.is_waited_for && open.owner == actor) {
+                break;
+            }
+            if let Some(message) = self.read_fault(actor)? {
+                return Ok(Some(message));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(None)
+    }
+
+    /// What has become of an access that waited.
+    fn finish(&mut self, actor: ActorId, pid: u32) -> Result<Outcome, ExecuteError> {
+        let Some(Waiting { operation, message }) = self.waiting[actor.index()] else {
+            return Err(ExecuteError::NoSuchActor { actor });
+        };
+        if self.mailbox.is_answered(actor.index()) {
+            self.waiting[actor.index()] = None;
+            let answer = self.receive(actor, pid)?;
+            return self.classify(&Step { actor, operation }, &answer);
+        }
+        // It may have been woken and wait anew.
+        let message = self.read_fault(actor)?.unwrap_or(message);
+        self.waiting[actor.index()] = Some(Waiting { operation, message });
+        Ok(Outcome::Waits(message))
+    }
+
+    /// The message about a fault of this actor, if there is one that was not read.
+    fn read_fault(&mut self, actor: ActorId) -> Result<Option<FaultMessage>, ExecuteError> {
+        for open in self.uffds {
+            if let Some(open) = open.filter(|open| open.is_waited_for && open.owner == actor)
+                && let Some(Message::Fault(message)) = self.read_message(open)?
+            {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    fn ask(&mut self, actor: ActorId, pid: u32, command: Command) -> Result<Answer, ExecuteError> {
+        self.mailbox.send(actor.index(), command)?;
+        self.receive(actor, pid)
+    }
+
+    /// Closes what the program left open. The nursery does it: it shares the table of open files with all actors.
+    fn close_uffds(&mut self) -> Result<(), ExecuteError> {
+        for place in 0..UFFDS {
+            if let Some(open) = self.uffds[place].take() {
+                self.nursery.ask(&self.mailbox, "close of a userfaultfd", uffd::close(Some(open.descriptor)))?;
+            }
+        }
+        Ok(())
     }
 
     fn is_alive(&self, actor: ActorId) -> bool {

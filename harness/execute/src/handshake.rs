@@ -12,7 +12,9 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::area::{MAILBOX_OFFSET, SHARED_BYTES};
+use ptediff_reference_model::arena::{ARENA_PAGES, PAGE_SIZE};
+
+use crate::area::{COPY_SOURCE_BYTES, MAILBOX_OFFSET, SHARED_BYTES};
 use crate::error::{ExecuteError, WaitStatus};
 use crate::mailbox::{Answer, Command, MAILBOX_BYTES, Mailbox, Slot, turn};
 use crate::process;
@@ -52,7 +54,7 @@ impl SharedMailbox {
         let page = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                MAILBOX_BYTES as usize,
+                (MAILBOX_BYTES + COPY_SOURCE_BYTES) as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED | libc::MAP_POPULATE,
                 file.as_raw_fd(),
@@ -80,6 +82,29 @@ impl SharedMailbox {
     pub(crate) fn write_scratch(&self, words: [u64; 8]) {
         // SAFETY: the page is mapped; the only reader is the kernel, on behalf of a later command.
         unsafe { (&raw mut (*self.page.as_ptr()).scratch).write_volatile(words) }
+    }
+
+    /// Reads the scratch room. No actor may be at work on it.
+    pub(crate) fn read_scratch(&self) -> [u64; 8] {
+        // SAFETY: the page is mapped; what a command wrote there was written before its answer was taken.
+        unsafe { (&raw const (*self.page.as_ptr()).scratch).read_volatile() }
+    }
+
+    /// Whether the slot's answer is there.
+    pub(crate) fn is_answered(&self, slot: usize) -> bool {
+        self.turn(slot).load(Ordering::Acquire) == turn::ANSWERED
+    }
+
+    /// Writes the first word of the page at this place among those that UFFDIO_COPY copies from. No actor may be
+    /// at work on it.
+    pub(crate) fn write_copy_source(&self, place: usize, word: u64) {
+        assert!(place < ARENA_PAGES, "there are as many pages to copy from as the arena has");
+        // SAFETY: the pages behind the mailbox's are mapped with it, and `place` is one of them; the only reader is
+        // the kernel, on behalf of a later command.
+        unsafe {
+            let page = self.page.as_ptr().cast::<u8>().add(MAILBOX_BYTES as usize + place * PAGE_SIZE as usize);
+            page.cast::<u64>().write_volatile(word);
+        }
     }
 
     /// Empties a slot for a process that is about to start; its first answer says that it runs.

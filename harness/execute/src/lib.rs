@@ -27,6 +27,7 @@ mod mailbox;
 mod maps;
 mod nursery;
 mod process;
+mod uffd;
 
 pub use actor::{ACTOR_ARGUMENT, actor_main};
 pub use error::{ExecuteError, Suspect, WaitStatus};

@@ -36,7 +36,7 @@ const ACCESS_SIGNALS: [i32; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, lib
 const PRIORITY: u64 = 1;
 
 /// Address of the scratch room in the nursery.
-const SCRATCH: u64 = MAILBOX_BASE + SCRATCH_OFFSET;
+pub(crate) const SCRATCH: u64 = MAILBOX_BASE + SCRATCH_OFFSET;
 
 /// The nursery's process, driven through its mailbox slot.
 pub(crate) struct Nursery {

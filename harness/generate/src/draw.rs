@@ -4,14 +4,15 @@ mod remap;
 
 use proptest::prelude::Rng;
 use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, ActorId, PAGE_SIZE, PageIndex, PageRange};
-use ptediff_reference_model::entry::EntryKind;
+use ptediff_reference_model::entry::{EntryKind, UFFD_WP};
 use ptediff_reference_model::expectation::ExpectedFrame;
-use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::machine::{Dialect, Machine};
 use ptediff_reference_model::model::{Mapping, Model};
 use ptediff_reference_model::program::{
     Advice, FrameCount, MAX_FRAMES, Operation, Placement, Program, Protection, ShadowStackControl, ShadowStackFeatures,
     Step,
 };
+use ptediff_reference_model::uffd::{UffdFeatures, UffdId, UffdMode};
 
 use crate::dice::Dice;
 use crate::keys;
@@ -69,6 +70,7 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         protection_keys: machine.protection_keys,
         favours_keys: machine.protection_keys && profile == Profile::Keys,
         hoards,
+        dialect: machine.dialect,
         weights: profile.weights(),
         window,
         last_actor: ActorId::FIRST,
@@ -99,6 +101,7 @@ pub(crate) struct Draft<'a, R> {
     pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
     hoards: bool,
+    dialect: Dialect,
     weights: Weights,
     pub(crate) window: PageRange,
     last_actor: ActorId,
@@ -119,6 +122,18 @@ pub(crate) struct Scene {
     populated: Vec<PageIndex>,
     /// Pages with another protection key than 0.
     pub(crate) keyed: Vec<PageIndex>,
+    /// Ordinary pages that no userfaultfd has.
+    unregistered: Vec<PageIndex>,
+    /// Pages that one has.
+    registered: Vec<PageIndex>,
+    /// Those of them that can be write-protected.
+    uffd_wp: Vec<PageIndex>,
+    /// Those that are.
+    uffd_protected: Vec<PageIndex>,
+    /// Those of them whose entry is a marker.
+    markers: Vec<PageIndex>,
+    /// Registered pages whose entry is empty or a marker.
+    fillable: Vec<PageIndex>,
     /// Ordinary pages whose frame another entry maps too.
     shared: Vec<PageIndex>,
     /// The same of shadow stacks.
@@ -144,6 +159,18 @@ impl<R: Rng> Draft<'_, R> {
     /// A populated page on which the step has an effect that only an access shows: its actor loses a
     /// permission, or another one is left alone with it.
     fn suspected_by(&mut self, step: &Step) -> Option<(ActorId, PageIndex)> {
+        if let Operation::UffdRegister { uffd, range, .. }
+        | Operation::UffdUnregister { uffd, range }
+        | Operation::UffdWriteProtect { uffd, range, .. }
+        | Operation::UffdCopy { uffd, range, .. }
+        | Operation::UffdZeropage { uffd, range }
+        | Operation::UffdWake { uffd, range } = step.operation
+        {
+            let owner = self.model.uffd_owner(uffd)?;
+            let mapped: Vec<PageIndex> =
+                range.slots().filter(|&page| self.model.mapping(owner, page).is_some()).collect();
+            return self.dice.pick(&mapped).map(|page| (owner, page));
+        }
         let range = match step.operation {
             Operation::Mremap { range, to, .. } => return self.moved(step.actor, range, to),
             Operation::Munmap { range }
@@ -189,9 +216,10 @@ impl<R: Rng> Draft<'_, R> {
         }
         if let Some((actor, page)) = self.suspect
             && self.dice.percent(FOLLOW_UP)
+            && !self.would_wait_alone()
         {
             let step = self.follow_up(actor, page);
-            if self.model.is_possible(&step) {
+            if !self.model.is_waiting(actor) && self.model.is_possible(&step) {
                 return step;
             }
         }
@@ -200,13 +228,59 @@ impl<R: Rng> Draft<'_, R> {
         }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
+            if let Some(step) = self.about_waiting(actor) {
+                return step;
+            }
             let operation = if self.dice.percent(SENSELESS) { self.senseless() } else { self.sensible(actor) };
             let step = Step { actor, operation };
             if self.model.is_possible(&step) {
                 return step;
             }
         }
-        Step { actor: self.actor(), operation: self.mmap(self.window) }
+        let actor = self.actor();
+        let operation = if self.model.is_waiting(actor) { Operation::UffdFinish } else { self.mmap(self.window) };
+        Step { actor, operation }
+    }
+
+    /// What is done about an access that waits: its actor finishes, or the actor at hand answers.
+    fn about_waiting(&mut self, actor: ActorId) -> Option<Step> {
+        if self.model.is_waiting(actor) {
+            let percent = if self.model.has_finished(actor) { 90 } else { 10 };
+            return self.dice.percent(percent).then_some(Step { actor, operation: Operation::UffdFinish });
+        }
+        let waits =
+            UffdId::all().any(|uffd| self.model.uffd_owner(uffd) == Some(actor) && self.model.is_waited_for(uffd));
+        if waits && !self.would_wait_alone() && self.dice.percent(45) {
+            let scene = self.look_at(actor);
+            let empty = if self.dice.percent(50) { &scene.fillable } else { &scene.uffd_protected };
+            if let Some(page) = self.dice.pick(empty) {
+                let store = self.dice.percent(75);
+                let operation = if store { Operation::Write { page } } else { Operation::Read { page } };
+                return Some(Step { actor, operation });
+            }
+        }
+        let waiting: Vec<ActorId> = ActorId::all().filter(|&other| self.model.is_waiting(other)).collect();
+        let other = self.dice.pick(&waiting).filter(|_| self.dice.percent(75))?;
+        if self.model.has_finished(other) {
+            return Some(Step { actor: other, operation: Operation::UffdFinish });
+        }
+        let (uffd, page) = self.model.waits_for(other)?;
+        let range = if self.dice.percent(75) { PageRange::single(page) } else { self.range_from(&[page]) };
+        let operation = match self.dice.weighted(&[6, 4, 6, 2, 2, 2]) {
+            0 => Operation::UffdCopy { uffd, range, protect: self.dice.percent(25) },
+            1 => Operation::UffdZeropage { uffd, range },
+            2 => Operation::UffdWriteProtect { uffd, range, protect: false },
+            3 => Operation::UffdWake { uffd, range },
+            4 => Operation::UffdUnregister { uffd, range },
+            _ => Operation::UffdClose { uffd },
+        };
+        Some(Step { actor, operation })
+    }
+
+    /// Whether an access might wait and nobody be there to answer.
+    fn would_wait_alone(&self) -> bool {
+        ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() == 1
+            && UffdId::all().any(|uffd| self.model.is_waited_for(uffd))
     }
 
     /// Now and then one who was killed is asked to do something all the same; always where nobody is alive.
@@ -319,6 +393,7 @@ impl<R: Rng> Draft<'_, R> {
             control,
             status,
             map_shared,
+            userfault,
         ] = &mut weights;
         let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
@@ -331,6 +406,7 @@ impl<R: Rng> Draft<'_, R> {
             for weight in [&mut *pkey_mprotect, by_system_call] {
                 *weight = weight.div_ceil(12);
             }
+            *userfault = userfault.div_ceil(8);
             *mmap *= 3;
             *map_shared *= 3;
         }
@@ -397,6 +473,27 @@ impl<R: Rng> Draft<'_, R> {
         }
         if alone {
             *exit = 0;
+            if self.would_wait_alone() {
+                // Somebody must be there to answer.
+                *fork *= 60;
+            }
+        }
+        if ActorId::all().any(|actor| self.model.is_waiting(actor)) {
+            // Who could answer stays.
+            *exit = exit.div_ceil(8);
+        }
+        if UffdId::all().any(|uffd| self.model.is_uffd_open(uffd)) {
+            // What was begun is gone on with.
+            *userfault *= 10;
+        }
+        if !scene.markers.is_empty() {
+            for weight in [&mut *fork, mprotect, clear] {
+                *weight *= 8;
+            }
+        } else if !scene.uffd_protected.is_empty() {
+            for weight in [&mut *fork, mprotect, clear, write, read] {
+                *weight *= 3;
+            }
         }
         match self.dice.weighted(&weights) {
             0 => {
@@ -485,6 +582,7 @@ impl<R: Rng> Draft<'_, R> {
             26 => Operation::OverwriteReturn,
             27 => self.control(actor),
             28 => Operation::ShadowStackStatus,
+            30 => self.userfault(&scene),
             29 => {
                 let range = self.range_to_map(&scene);
                 self.mmap_shared(range)
@@ -492,6 +590,162 @@ impl<R: Rng> Draft<'_, R> {
             _ => Operation::WriteShadowStack {
                 page: self.page(&[(&scene.shared_shadow_stack, 45), (&scene.shadow_stack, 45), (&scene.mapped, 6)]),
             },
+        }
+    }
+
+    /// An operation on a descriptor that is open, mostly, or the opening of one. The scene is the actor's.
+    fn userfault(&mut self, scene: &Scene) -> Operation {
+        let open: Vec<UffdId> = UffdId::all().filter(|&uffd| self.model.uffd_owner(uffd).is_some()).collect();
+        let own: Vec<UffdId> =
+            open.iter().copied().filter(|&uffd| self.model.uffd_owner(uffd) == Some(scene.actor)).collect();
+        let orphans: Vec<UffdId> = UffdId::all()
+            .filter(|&uffd| self.model.is_uffd_open(uffd) && self.model.uffd_owner(uffd).is_none())
+            .collect();
+        if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(75)) {
+            return match self.dice.weighted(&[3, 2, 2, 2, 1]) {
+                0 => Operation::UffdRegister { uffd: orphan, range: self.window, mode: UffdMode::Both },
+                1 => Operation::UffdUnregister { uffd: orphan, range: self.window },
+                2 => Operation::UffdWriteProtect { uffd: orphan, range: self.window, protect: true },
+                3 => Operation::UffdCopy { uffd: orphan, range: self.fill_range(scene), protect: false },
+                _ => Operation::UffdZeropage { uffd: orphan, range: self.fill_range(scene) },
+            };
+        }
+        if own.len() == 1 && !scene.registered.is_empty() && self.dice.percent(12) {
+            let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
+            if let Some(uffd) = self.dice.pick(&closed) {
+                return self.uffd_open(uffd);
+            }
+        }
+        if own.len() > 1 && !scene.registered.is_empty() && self.dice.percent(35) {
+            let uffd = self.dice.pick(&own).expect("there are two");
+            let range = self.range_of(&scene.registered);
+            let range = self.spare_shadow_stacks(range, scene);
+            return if self.dice.percent(50) {
+                Operation::UffdRegister { uffd, range, mode: UffdMode::Both }
+            } else {
+                Operation::UffdUnregister { uffd, range }
+            };
+        }
+        let preferred = if own.is_empty() || self.dice.percent(12) { &open } else { &own };
+        let uffd = self.dice.pick(preferred).filter(|_| !self.dice.percent(2));
+        let Some(uffd) = uffd else {
+            let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
+            return match self.dice.pick(&closed) {
+                Some(uffd) if self.dice.percent(6) => self.on_uffd(uffd, scene),
+                Some(uffd) => self.uffd_open(uffd),
+                None => self.uffd_open(UffdId::FIRST),
+            };
+        };
+        let owner = self.model.uffd_owner(uffd).expect("picked among those that have one");
+        let theirs = self.look_at(owner);
+        self.on_uffd(uffd, &theirs)
+    }
+
+    fn uffd_open(&mut self, uffd: UffdId) -> Operation {
+        let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 42 };
+        // Without SIGBUS faults wait, and somebody else must be there to answer.
+        let others = ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() > 1;
+        let waits = self.dice.percent(if others { 75 } else { 35 });
+        let mut features = if waits { UffdFeatures::NONE } else { UffdFeatures::SIGBUS };
+        for (feature, percent) in [
+            (UffdFeatures::WP_UNPOPULATED, newer),
+            (UffdFeatures::WP_ASYNC, newer),
+            (UffdFeatures::EVENT_FORK, 50),
+            (UffdFeatures::PAGEFAULT_FLAG_WP, 15),
+        ] {
+            if self.dice.percent(percent) {
+                features = features.with(feature);
+            }
+        }
+        Operation::UffdOpen { uffd, features }
+    }
+
+    /// An operation on the descriptor, which acts on the memory of the scene.
+    fn on_uffd(&mut self, uffd: UffdId, scene: &Scene) -> Operation {
+        let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { 1 } else { weight };
+        let has_empty = scene.uffd_wp.iter().any(|page| !scene.populated.contains(page));
+        let weights = [
+            any(&scene.unregistered, 24)
+                + if scene.uffd_protected.is_empty() { 0 } else { 14 }
+                + if scene.markers.is_empty() { 0 } else { 200 },
+            any(&scene.registered, 13),
+            any(&scene.uffd_wp, 100) + if has_empty { 120 } else { 0 },
+            any(&scene.uffd_protected, 40),
+            any(&scene.fillable, 175),
+            any(&scene.fillable, 175),
+            if scene.registered.is_empty() { 2 } else { 9 },
+            3,
+            any(&scene.registered, 16),
+        ];
+        match self.dice.weighted(&weights) {
+            0 => {
+                let pages = match self.dice.weighted(&[7, 2, 2]) {
+                    0 => &scene.unregistered,
+                    1 => &scene.registered,
+                    _ => &scene.mapped,
+                };
+                let mut range = self.range_of(pages);
+                let mut mode = UffdMode::ALL[self.dice.weighted(&[4, 7, 4])];
+                if !scene.uffd_protected.is_empty() && self.dice.percent(if scene.markers.is_empty() { 40 } else { 90 })
+                {
+                    // Another mode leaves the protection in the entries.
+                    let left = if scene.markers.is_empty() { &scene.uffd_protected } else { &scene.markers };
+                    (range, mode) = (self.range_of(left), UffdMode::Missing);
+                }
+                Operation::UffdRegister { uffd, range: self.spare_shadow_stacks(range, scene), mode }
+            }
+            1 => {
+                let range = self.range_of(&scene.registered);
+                Operation::UffdUnregister { uffd, range: self.spare_shadow_stacks(range, scene) }
+            }
+            choice @ (2 | 3) => {
+                let protect = choice == 2;
+                let populated = scene.uffd_wp.iter().copied().filter(|page| scene.populated.contains(page)).collect();
+                let empty = scene.uffd_wp.iter().copied().filter(|page| !scene.populated.contains(page)).collect();
+                let pages = match (protect, self.dice.weighted(&[4, 7, 1])) {
+                    (true, 0) => &populated,
+                    (true, 1) => &empty,
+                    (false, 0..=1) | (true, _) => &scene.uffd_protected,
+                    (false, _) => &scene.uffd_wp,
+                };
+                let pages = if pages.is_empty() { &scene.uffd_wp } else { pages };
+                Operation::UffdWriteProtect { uffd, range: self.range_of(pages), protect }
+            }
+            4 => {
+                let range = self.fill_range(scene);
+                let protectable = range.slots().all(|page| scene.uffd_wp.contains(&page));
+                let protect = self.dice.percent(if protectable { 50 } else { 12 });
+                Operation::UffdCopy { uffd, range, protect }
+            }
+            5 => Operation::UffdZeropage { uffd, range: self.fill_range(scene) },
+            6 => Operation::UffdClose { uffd },
+            7 => self.uffd_open(uffd),
+            _ => Operation::UffdWake { uffd, range: self.range_of(&scene.registered) },
+        }
+    }
+
+    /// A range to be filled: of empty entries, one page as often as not, for one VMA must hold it.
+    fn fill_range(&mut self, scene: &Scene) -> PageRange {
+        match (self.dice.pick(&scene.fillable), self.dice.weighted(&[6, 3, 2])) {
+            (Some(page), 0) => PageRange::single(page),
+            // Beyond what is empty, perhaps.
+            (Some(page), 1) => PageRange::new(page.index(), 2 + self.dice.below(2)).unwrap_or(PageRange::single(page)),
+            _ => self.range_of(&scene.fillable),
+        }
+    }
+
+    /// The range, mostly without a shadow stack in it: 6.12.95 registers it (CVE-2026-68166), so that the program
+    /// would end there.
+    fn spare_shadow_stacks(&mut self, range: PageRange, scene: &Scene) -> PageRange {
+        if self.dice.percent(7) {
+            return range;
+        }
+        let run = range.slots().take_while(|page| !scene.shadow_stack.contains(page)).count();
+        match (PageRange::new(range.first(), run), self.dice.pick(&scene.holes)) {
+            (Ok(range), _) => range,
+            (Err(_), Some(hole)) => PageRange::single(hole),
+            // A window of nothing but shadow stacks; the first page of the arena is seldom in it.
+            (Err(_), None) => PageRange::FIRST_PAGE,
         }
     }
 
@@ -506,6 +760,12 @@ impl<R: Rng> Draft<'_, R> {
             locked: Vec::new(),
             populated: Vec::new(),
             keyed: Vec::new(),
+            unregistered: Vec::new(),
+            registered: Vec::new(),
+            uffd_wp: Vec::new(),
+            uffd_protected: Vec::new(),
+            markers: Vec::new(),
+            fillable: Vec::new(),
             shared: Vec::new(),
             shared_shadow_stack: Vec::new(),
             tokens: Vec::new(),
@@ -514,15 +774,32 @@ impl<R: Rng> Draft<'_, R> {
             beyond: Vec::new(),
         };
         for page in self.window.slots() {
-            let Some(Mapping { protection, shadow_stack, locked, key, shared, soft_dirty }) =
-                self.model.mapping(actor, page)
-            else {
+            let Some(mapping) = self.model.mapping(actor, page) else {
                 scene.holes.push(page);
                 continue;
             };
+            let Mapping { protection, shadow_stack, soft_dirty, locked, key, shared, uffd_missing, uffd_wp } = mapping;
             scene.mapped.push(page);
             if key != 0 {
                 scene.keyed.push(page);
+            }
+            let entry = self.model.entry(actor, page).bits;
+            if uffd_missing || uffd_wp {
+                scene.registered.push(page);
+                if !entry.is_present() {
+                    scene.fillable.push(page);
+                }
+            } else if !shadow_stack {
+                scene.unregistered.push(page);
+            }
+            if uffd_wp {
+                scene.uffd_wp.push(page);
+                if entry.marker().is_some() {
+                    scene.markers.push(page);
+                }
+                if entry.has(UFFD_WP) {
+                    scene.uffd_protected.push(page);
+                }
             }
             if locked {
                 scene.locked.push(page);

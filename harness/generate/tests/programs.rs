@@ -90,10 +90,14 @@ fn every_operation_succeeds_often() {
         println!("{name:20} tried {:5} succeeded {:5}", tried[kind], succeeded[kind]);
     }
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
-        assert!(succeeded[kind] >= 500, "{name} succeeded {} times", succeeded[kind]);
+        // An access must wait before it can finish, and somebody else be there to answer.
+        let fewest = if *name == "uffd-finish" { 200 } else { 500 };
+        assert!(succeeded[kind] >= fewest, "{name} succeeded {} times", succeeded[kind]);
     }
-    let refusable =
-        [0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 22, 24, 25, 27, 28, 30, 31, 32, 35, 36, 37, 38, 39, 41];
+    let refusable = [
+        0, 2, 3, 4, 5, 8, 10, 11, 12, 13, 14, 19, 20, 21, 22, 24, 25, 27, 28, 30, 31, 32, 35, 36, 37, 38, 39, 41, 46,
+        47, 48, 49, 50,
+    ];
     for kind in refusable {
         assert!(tried[kind] - succeeded[kind] >= 100, "{} is hardly ever refused", OPERATION_NAMES[kind]);
     }
@@ -132,7 +136,7 @@ fn a_lost_permission_is_often_tried_at_once() {
         }
     }
     println!("{followed} of {losses} losses of a permission are followed by an access at once");
-    assert!(losses > 500 && followed * 100 >= losses * 35, "{followed} of {losses}");
+    assert!(losses > 300 && followed * 100 >= losses * 35, "{followed} of {losses}");
 }
 
 #[test]
@@ -163,6 +167,7 @@ fn every_profile_is_used_and_differs() {
         (Profile::SoftDirty, 9),
         (Profile::Layout, 0),
         (Profile::Keys, 28),
+        (Profile::Userfault, 46),
     ] {
         let count = |profile| {
             let options = Options { profile: Some(profile), ..Options::default() };

@@ -1,6 +1,6 @@
 //! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
 
-use super::fault::Access;
+use super::fault::{Access, FAULT_LIMIT};
 use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
@@ -143,37 +143,54 @@ impl Model {
                 Dialect::Linux6_1 => page.index() == range.first().max(usize::from(vma.first)),
                 Dialect::Linux6_12 | Dialect::Linux7_2 => page.index() == range.first(),
             };
-            if !self.populate_page(actor, page, access, is_first) {
-                return (Rule::PopulateBeyond, Outcome::Failed(EFAULT));
+            if let Err(rule) = self.populate_page(actor, page, access, is_first) {
+                let beyond = rule == Rule::FaultBeyondObject;
+                let rule = if beyond { Rule::PopulateBeyond } else { Rule::PopulateUserfault };
+                return (rule, Outcome::Failed(EFAULT));
             }
         }
         if holes { (Rule::AdviceHole, Outcome::Failed(ENOMEM)) } else { (Rule::Populated, Outcome::Succeeded) }
     }
 
     /// `follow_page_pte`: what is there and, for a store, writable (`pte_write`) takes no fault. A store
-    /// through a clean entry marks the folio dirty, not the entry. Says whether there was a page. Where there is
-    /// none GUP gives back the pages so far, and is called again from there: all but the first page of a call fault
-    /// twice.
-    pub(super) fn populate_page(&mut self, actor: ActorId, page: PageIndex, access: Access, is_first: bool) -> bool {
+    /// through a clean entry marks the folio dirty, not the entry. Where there is no page GUP gives back the pages so
+    /// far, and is called again from there: all but the first page of a call fault twice.
+    ///
+    /// # Errors
+    /// The fault would raise SIGBUS, and by which rule.
+    pub(super) fn populate_page(
+        &mut self,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        is_first: bool,
+    ) -> Result<(), Rule> {
         let shadow_stack = self.memory(actor).vmas.at(page).is_some_and(|vma| vma.shadow_stack);
-        let bits = self.slot(actor, page).bits;
-        let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
-        let is_enough = bits.is_present() && (access == Access::Read || writable);
-        if !is_enough {
-            let is_there = self.handle_mm_fault(actor, page, access, shadow_stack);
-            return is_there || (!is_first && self.handle_mm_fault(actor, page, access, shadow_stack));
-        }
-        if access == Access::Write
-            && !bits.is_dirty()
-            && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
-        {
-            if self.frames[number as usize].of_object {
-                self.mark_folio_dirty(ExpectedFrame::Frame(number));
-            } else {
-                self.frames[number as usize].dirty = true;
+        for _ in 0..FAULT_LIMIT {
+            let bits = self.slot(actor, page).bits;
+            let writable = bits.has(RW) || (self.shadow_stack && bits.0 & (RW | D) == D);
+            let is_enough = bits.is_present() && (access == Access::Read || writable);
+            if is_enough {
+                if access == Access::Write
+                    && !bits.is_dirty()
+                    && let ExpectedFrame::Frame(number) = self.slot(actor, page).frame
+                {
+                    if self.frames[number as usize].of_object {
+                        self.mark_folio_dirty(ExpectedFrame::Frame(number));
+                    } else {
+                        self.frames[number as usize].dirty = true;
+                    }
+                }
+                break;
+            }
+            if let Err(rule) = self.handle_mm_fault(actor, page, access, shadow_stack) {
+                if !is_first {
+                    _ = self.handle_mm_fault(actor, page, access, shadow_stack);
+                }
+                return Err(rule);
             }
         }
-        true
+        Ok(())
     }
 }
 

@@ -1,19 +1,23 @@
 //! Accesses: what the CPU allows, what the kernel does about what it does not.
 
 use super::shadow_stack::UNDEFINED;
+use super::userfault::Waiting;
+use super::vma::{VM_UFFD_MISSING, VM_UFFD_WP};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
-use crate::entry::{A, D, Entry, NX, P, RW, SPECIAL};
+use crate::entry::{A, D, Entry, EntryKind, NX, P, RW, SPECIAL, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
 use crate::observation::Cause;
-use crate::outcome::{Fault, Outcome};
+use crate::outcome::{Fault, FaultMessage, Outcome};
 use crate::program::{Protection, store_value};
 use crate::protection_key::KeyRights;
 use crate::rule::Rule;
 
+const SIGBUS: u8 = 7;
 const SIGSEGV: u8 = 11;
+const BUS_ADRERR: i32 = 2;
 const SEGV_MAPERR: i32 = 1;
 const SEGV_ACCERR: i32 = 2;
 const SEGV_PKUERR: i32 = 4;
@@ -78,7 +82,7 @@ impl Access {
 }
 
 /// Faults that one access may take. One maps the page; the next can only be a refusal.
-const FAULT_LIMIT: usize = 4;
+pub(super) const FAULT_LIMIT: usize = 4;
 
 impl Model {
     pub(super) fn access(&mut self, index: usize, actor: ActorId, page: PageIndex, access: Access) -> (Rule, Outcome) {
@@ -86,7 +90,13 @@ impl Model {
             return self.deliver(actor, (Rule::ShadowStackUndefined, UNDEFINED));
         }
         match self.translate(actor, page, access) {
-            Err(refused) => self.deliver(actor, refused),
+            Err((rule, Outcome::Faulted(fault))) => self.deliver(actor, (rule, fault)),
+            Err((rule, outcome)) => {
+                if let Some(waiting) = &mut self.waiting[actor.index()] {
+                    waiting.index = index;
+                }
+                (rule, outcome)
+            }
             Ok(()) => self.transfer(index, actor, page, access),
         }
     }
@@ -155,7 +165,10 @@ impl Model {
     }
 
     /// The CPU's walk, with the kernel's help, until the access is through or refused.
-    pub(super) fn translate(&mut self, actor: ActorId, page: PageIndex, access: Access) -> Result<(), (Rule, Fault)> {
+    ///
+    /// # Errors
+    /// Why it is refused or waits, and by which rule.
+    pub(super) fn translate(&mut self, actor: ActorId, page: PageIndex, access: Access) -> Result<(), (Rule, Outcome)> {
         for _ in 0..FAULT_LIMIT {
             let slot = self.slot(actor, page);
             match access.check(slot.bits.0, self.pkru(actor)) {
@@ -177,22 +190,24 @@ impl Model {
     }
 
     /// `arch/x86/mm/fault.c: do_user_addr_fault`.
-    fn page_fault(
+    pub(super) fn page_fault(
         &mut self,
         actor: ActorId,
         page: PageIndex,
         access: Access,
         error_code: u32,
-    ) -> Result<(), (Rule, Fault)> {
-        let fault = Fault { signal: SIGSEGV, code: SEGV_MAPERR, address: page.address(), error_code, key: 0 };
+    ) -> Result<(), (Rule, Outcome)> {
+        let address = page.address();
+        let fault = Fault { signal: SIGSEGV, code: SEGV_MAPERR, address, error_code, key: 0 };
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
-            return Err((Rule::FaultUnmapped, fault));
+            return Err((Rule::FaultUnmapped, Outcome::Faulted(fault)));
         };
         // access_error, in its order.
         if access.is_refused_by_key(self.pkru(actor), vma.key()) {
             let by_entry = error_code & ERROR_PROTECTION_KEY != 0;
             let rule = if by_entry { Rule::FaultKeyOfEntry } else { Rule::FaultKeyOfVma };
-            return Err((rule, Fault { code: SEGV_PKUERR, key: vma.key().into(), ..fault }));
+            let fault = Fault { code: SEGV_PKUERR, key: vma.key().into(), ..fault };
+            return Err((rule, Outcome::Faulted(fault)));
         }
         let writable = vma.protection.contains(Protection::WRITE);
         let denied = match access {
@@ -210,30 +225,82 @@ impl Model {
             }
         };
         if let Some(rule) = denied {
-            return Err((rule, Fault { code: SEGV_ACCERR, ..fault }));
+            return Err((rule, Outcome::Faulted(Fault { code: SEGV_ACCERR, ..fault })));
         }
-        if self.handle_mm_fault(actor, page, access, vma.shadow_stack) {
-            Ok(())
-        } else {
-            Err(super::shared::beyond_object(page, error_code))
-        }
+        self.handle_mm_fault(actor, page, access, vma.shadow_stack).map_err(|rule| match rule {
+            Rule::UffdMissingWait | Rule::UffdWpWait => {
+                let flags = u64::from(access.is_store()) | if rule == Rule::UffdWpWait { 2 } else { 0 };
+                let message = FaultMessage { flags, address };
+                let context = vma.uffd.unwrap_or_default();
+                self.waiting[actor.index()] =
+                    Some(Waiting { context, index: 0, page, access, error_code, message, done: None });
+                (rule, Outcome::Waits(message))
+            }
+            // mm_fault_error, do_sigbus.
+            _ => (rule, Outcome::Faulted(Fault { signal: SIGBUS, code: BUS_ADRERR, ..fault })),
+        })
     }
 
-    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed. Says whether there was a page to map.
+    /// `mm/memory.c: handle_pte_fault` for a fault that is allowed.
+    ///
+    /// # Errors
+    /// VM_FAULT_SIGBUS, and by which rule: `handle_userfault`.
     pub(super) fn handle_mm_fault(
         &mut self,
         actor: ActorId,
         page: PageIndex,
         access: Access,
         shadow_stack: bool,
-    ) -> bool {
-        if let Some(vma) = self.memory(actor).vmas.at(page).copied()
-            && vma.shared.is_some()
-        {
-            return self.fault_shared(actor, page, access, &vma);
+    ) -> Result<(), Rule> {
+        let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return Ok(()) };
+        if vma.shared.is_some() {
+            return if self.fault_shared(actor, page, access, &vma) { Ok(()) } else { Err(Rule::FaultBeyondObject) };
         }
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
+        let registered_wp = vma.marks & VM_UFFD_WP != 0;
+        match slot.bits.kind() {
+            EntryKind::NonPresent if !registered_wp => {
+                // pte_marker_handle_uffd_wp: what is left of a registration goes; the access faults again.
+                self.write(Rule::UffdMarkerStale, actor, page, Entry::NONE, ExpectedFrame::None);
+                self.transition(Cause::Fault, Rule::UffdMarkerStale, actor, page, before, access.is_store());
+                return Ok(());
+            }
+            EntryKind::None | EntryKind::NonPresent if vma.marks & VM_UFFD_MISSING != 0 => {
+                // do_anonymous_page has prepared for a page of its own when it asks.
+                if access.is_store() {
+                    self.prepare_anon_vma(actor, page);
+                }
+                return self.raise_userfault(Rule::UffdMissingFault, actor, page, access);
+            }
+            EntryKind::None => {}
+            EntryKind::NonPresent => {
+                self.install_protected(actor, page, access);
+                return Ok(());
+            }
+            EntryKind::ProtNone => {
+                // do_numa_page: the VMA is accessible, or there would be no fault.
+                let bits = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).make_young();
+                self.write(Rule::NumaHint, actor, page, bits, slot.frame);
+                self.transition(Cause::Fault, Rule::NumaHint, actor, page, before, access.is_store());
+                return Ok(());
+            }
+            EntryKind::Present if registered_wp && slot.bits.has(UFFD_WP) && access.is_store() => {
+                if !self.is_wp_async(&vma) {
+                    return self.raise_userfault(Rule::UffdWpFault, actor, page, access);
+                }
+                self.write(Rule::UffdWpAsync, actor, page, slot.bits.clear_uffd_wp(), slot.frame);
+            }
+            EntryKind::Present => {}
+        }
+        let slot = self.slot(actor, page);
+        if slot.bits.kind() == EntryKind::Present && (!access.is_store() || slot.bits.has(RW)) {
+            // What a fault waited for has come in the meantime: ptep_set_access_flags, which writes for stores only.
+            let bits = if access.is_store() { self.design.make_dirty(slot.bits).make_young() } else { slot.bits };
+            self.write(Rule::FaultSpurious, actor, page, bits, slot.frame);
+            self.transition(Cause::Fault, Rule::FaultSpurious, actor, page, before, access.is_store());
+            return Ok(());
+        }
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
         let rule = if slot.bits.0 & !(A | D) == 0 {
             if access.is_store() { choose(Rule::NewPage, Rule::NewShadowStackPage) } else { Rule::ZeroPage }
@@ -256,7 +323,42 @@ impl Model {
         };
         self.install(rule, actor, page, shadow_stack);
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
-        true
+        Ok(())
+    }
+
+    /// `handle_userfault`: the entry stays. With UFFD_FEATURE_SIGBUS the fault is seen.
+    fn raise_userfault(&mut self, rule: Rule, actor: ActorId, page: PageIndex, access: Access) -> Result<(), Rule> {
+        let vma = self.memory(actor).vmas.at(page).copied();
+        if vma.is_some_and(|vma| !self.is_sigbus(&vma)) {
+            // VM_FAULT_RETRY, of which the probes tell nothing.
+            return Err(if rule == Rule::UffdWpFault { Rule::UffdWpWait } else { Rule::UffdMissingWait });
+        }
+        let slot = self.slot(actor, page);
+        let before = self.expect(&slot);
+        let kept = if rule == Rule::UffdWpFault { Rule::UffdWpEntryKept } else { Rule::UffdMissingEntryKept };
+        self.write(kept, actor, page, slot.bits, slot.frame);
+        self.transition(Cause::Fault, kept, actor, page, before, access.is_store());
+        Err(rule)
+    }
+
+    /// `do_anonymous_page` over a marker (`vmf_orig_pte_uffd_wp`): what is installed is write-protected at once.
+    fn install_protected(&mut self, actor: ActorId, page: PageIndex, access: Access) {
+        let before = self.expect(&self.slot(actor, page));
+        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.key()));
+        let (protection, key) = vma.unwrap_or((Protection::NONE, 0));
+        let fresh = page_protection(protection, key);
+        let rule = if access.is_store() {
+            self.prepare_anon_vma(actor, page);
+            let writable = self.design.make_writable(self.design.make_dirty(fresh));
+            let frame = ExpectedFrame::Frame(self.new_frame(0));
+            self.write(Rule::NewPageUffdWp, actor, page, self.design.make_uffd_wp(writable), frame);
+            Rule::NewPageUffdWp
+        } else {
+            let entry = self.design.make_uffd_wp(Entry(fresh.0 | SPECIAL));
+            self.write(Rule::ZeroPageUffdWp, actor, page, entry, ExpectedFrame::Zero);
+            Rule::ZeroPageUffdWp
+        };
+        self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
     }
 
     fn install(&mut self, rule: Rule, actor: ActorId, page: PageIndex, shadow_stack: bool) {
@@ -300,7 +402,7 @@ impl Model {
     }
 
     /// `mm/rmap.c: __anon_vma_prepare`.
-    fn prepare_anon_vma(&mut self, actor: ActorId, page: PageIndex) {
+    pub(super) fn prepare_anon_vma(&mut self, actor: ActorId, page: PageIndex) {
         let vmas = &self.memory(actor).vmas;
         let Some(index) = vmas.find(page) else { return };
         if vmas.list[index].anon.is_some() {

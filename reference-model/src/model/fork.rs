@@ -2,14 +2,14 @@
 
 use super::{ActorMemory, Model, Slot};
 use crate::arena::ActorId;
-use crate::entry::{D, Entry, RW};
+use crate::entry::{D, Entry, RW, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
 
-use super::vma::{Shared, VM_DONTCOPY, VM_LOCKED, VM_WIPEONFORK, Vma};
+use super::vma::{Shared, VM_DONTCOPY, VM_LOCKED, VM_UFFD, VM_UFFD_WP, VM_WIPEONFORK, Vma};
 use crate::arena::PageIndex;
 
 impl Model {
@@ -21,18 +21,24 @@ impl Model {
         let thread = *self.thread(actor);
         self.actors[child.index()] = Some(ActorMemory::new(keys, thread));
         let vmas = self.memory(actor).vmas.list.clone();
+        let mut userfaults = Vec::new();
         for vma in vmas {
             if vma.marks & VM_DONTCOPY != 0 {
                 self.leave_empty(Rule::ForkChildAbsent, actor, child, &vma);
                 continue;
             }
-            let child_vma = self.fork_vma(&vma);
+            let userfault = self.dup_userfaultfd(&vma, child, &mut userfaults);
+            let child_vma = self.fork_vma(&vma, userfault);
             self.memory(child).vmas.list.push(child_vma);
+            if userfault.is_some() {
+                let index = self.memory(child).vmas.list.len() - 1;
+                self.vma_rule(Rule::VmaForkUserfault, child, index);
+            }
             if vma.marks & VM_WIPEONFORK != 0 {
                 self.leave_empty(Rule::ForkChildWiped, actor, child, &vma);
                 continue;
             }
-            self.copy_page_range(actor, child, &vma);
+            self.copy_page_range(actor, child, &vma, child_vma.marks & VM_UFFD_WP != 0);
         }
         (Rule::Fork, Outcome::Succeeded)
     }
@@ -48,7 +54,7 @@ impl Model {
     }
 
     /// `vm_area_dup` and `anon_vma_fork`.
-    fn fork_vma(&mut self, vma: &Vma) -> Vma {
+    fn fork_vma(&mut self, vma: &Vma, userfault: Option<u32>) -> Vma {
         let rule = Rule::VmaFork;
         self.fire(rule);
         let inherits = vma.anon.is_some() && vma.marks & VM_WIPEONFORK == 0;
@@ -63,14 +69,15 @@ impl Model {
                 write_notified: shared.write_notified ^ self.is_mutated(rule, Output::PageProtection),
                 ..shared
             }),
-            marks: vma.marks & !VM_LOCKED,
+            marks: vma.marks & !(VM_LOCKED | if userfault.is_some() { 0 } else { VM_UFFD }),
+            uffd: userfault,
             ..*vma
         }
     }
 
     /// `mm/memory.c: copy_page_range`, for one VMA. Transitions come page by page, parent before child,
     /// for every page whose entry is not empty in the parent.
-    fn copy_page_range(&mut self, actor: ActorId, child: ActorId, vma: &Vma) {
+    fn copy_page_range(&mut self, actor: ActorId, child: ActorId, vma: &Vma, child_wp: bool) {
         let mut transitions = Vec::new();
         for slot in vma.first..vma.end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
@@ -79,7 +86,7 @@ impl Model {
                 continue;
             }
             let before = self.expect(&parent);
-            if vma.anon.is_none() {
+            if vma.anon.is_none() && !child_wp {
                 let (kept, empty) = match vma.shared {
                     Some(_) => (Rule::ForkParentShared, Rule::ForkChildShared),
                     None => (Rule::ForkParentSkipped, Rule::ForkChildSkipped),
@@ -90,7 +97,20 @@ impl Model {
                 transitions.push((Cause::ForkParent, kept, actor, page, before));
                 continue;
             }
-            let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent);
+            if !parent.bits.is_present() {
+                // A marker: where the child's entry is empty before and after nothing comes of it either.
+                self.write(Rule::ForkParentMarker, actor, page, parent.bits, parent.frame);
+                transitions.push((Cause::ForkParent, Rule::ForkParentMarker, actor, page, before));
+                if child_wp {
+                    self.write(Rule::ForkChildMarker, child, page, parent.bits, parent.frame);
+                    let empty = self.expect(&Slot::EMPTY);
+                    transitions.push((Cause::ForkChild, Rule::ForkChildMarker, child, page, empty));
+                } else {
+                    self.write(Rule::ForkChildUnmarked, child, page, Entry::NONE, ExpectedFrame::None);
+                }
+                continue;
+            }
+            let (parent_rule, child_rule) = self.copy_entry(actor, child, page, &parent, child_wp);
             transitions.push((Cause::ForkParent, parent_rule, actor, page, before));
             transitions.push((Cause::ForkChild, child_rule, child, page, self.expect(&Slot::EMPTY)));
         }
@@ -100,7 +120,14 @@ impl Model {
     }
 
     /// `mm/memory.c: copy_present_ptes`.
-    fn copy_entry(&mut self, actor: ActorId, child: ActorId, page: PageIndex, parent: &Slot) -> (Rule, Rule) {
+    fn copy_entry(
+        &mut self,
+        actor: ActorId,
+        child: ActorId,
+        page: PageIndex,
+        parent: &Slot,
+        child_wp: bool,
+    ) -> (Rule, Rule) {
         // pte_write() counts a shadow-stack entry as writable, PROT_NONE form or not.
         let parent_rule = match parent.bits.0 & (RW | D) {
             bits if bits & RW != 0 => Rule::ForkParentProtected,
@@ -118,16 +145,21 @@ impl Model {
         }
         self.write(parent_rule, actor, page, entry, parent.frame);
         let child_rule = match parent.frame {
+            _ if entry.has(UFFD_WP) && child_wp => Rule::ForkChildUffdWpKept,
+            _ if entry.has(UFFD_WP) => Rule::ForkChildUffdWp,
             ExpectedFrame::Frame(_) => Rule::ForkChild,
             ExpectedFrame::None | ExpectedFrame::Zero => Rule::ForkChildZeroPage,
         };
-        // The child's entry is made from the value read, not from what a mutant wrote to the parent.
-        self.write(child_rule, child, page, entry.make_old(), parent.frame);
+        // The child's entry is made from the value read, not from what a mutant wrote to the parent. Where its VMA is
+        // not registered for write-protection it loses the mark.
+        let copied = if child_wp { entry.make_old() } else { entry.make_old().clear_uffd_wp() };
+        self.write(child_rule, child, page, copied, parent.frame);
         (parent_rule, child_rule)
     }
 
     /// The actor is reaped: nothing of its memory is left.
     pub(super) fn exit(&mut self, actor: ActorId) -> (Rule, Outcome) {
+        self.orphan_uffds(actor);
         if let Some(memory) = self.actors[actor.index()].take() {
             for slot in memory.slots {
                 self.dirty_behind(slot.bits, slot.frame);

@@ -16,10 +16,9 @@ impl Model {
         if !self.apply_vma_lock_flags(actor, range, VM_LOCKED) {
             return (Rule::MlockHole, Outcome::Failed(ENOMEM));
         }
-        if self.populate_locked(actor, range.first() as u8, range.end() as u8) {
-            (Rule::Mlock, Outcome::Succeeded)
-        } else {
-            (Rule::MlockNotPopulated, Outcome::Failed(ENOMEM))
+        match self.populate_locked(actor, range.first() as u8, range.end() as u8, true) {
+            Ok(()) => (Rule::Mlock, Outcome::Succeeded),
+            Err(rule) => (rule, Outcome::Failed(ENOMEM)),
         }
     }
 
@@ -44,20 +43,22 @@ impl Model {
         true
     }
 
-    /// `populate_vma_page_range`, VMA by VMA, until one refuses. Says whether none did.
-    pub(super) fn populate_locked(&mut self, actor: ActorId, start: u8, end: u8) -> bool {
+    /// `populate_vma_page_range`, VMA by VMA, until one refuses or a fault fails: the rule by which it does.
+    pub(super) fn populate_locked(&mut self, actor: ActorId, start: u8, end: u8, again: bool) -> Result<(), Rule> {
         for slot in start..end {
             let page = PageIndex::new(usize::from(slot)).expect("a slot of the range");
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else { continue };
             let pkru = self.pkru(actor);
             let access = populates_by(&vma).filter(|access| !access.is_refused_by_key(pkru, vma.key()));
-            let Some(access) = access else { return false };
-            let is_first = slot == start.max(vma.first);
-            if !self.populate_page(actor, page, access, is_first) {
-                return false;
+            let Some(access) = access else { return Err(Rule::MlockNotPopulated) };
+            // __mm_populate calls again from here where pages of the VMA before it were passed.
+            let is_first = !again || slot == start.max(vma.first);
+            if let Err(rule) = self.populate_page(actor, page, access, is_first) {
+                let beyond = rule == Rule::FaultBeyondObject;
+                return Err(if beyond { Rule::MlockNotPopulated } else { Rule::MlockUserfault });
             }
         }
-        true
+        Ok(())
     }
 }
 

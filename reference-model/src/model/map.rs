@@ -64,6 +64,7 @@ impl Model {
             soft_dirty: true,
             marks: key_flags(key),
             displacement: 0,
+            uffd: None,
             anon: None,
             shared: None,
         };

@@ -13,6 +13,7 @@ mod protect;
 mod remap;
 mod shadow_stack;
 mod shared;
+mod userfault;
 mod vma;
 
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
@@ -21,14 +22,16 @@ use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, Trans
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
-use crate::program::{Operation, Protection, Step};
+use crate::program::{Advice, Operation, Protection, Step};
 use crate::rule::Rule;
+use crate::uffd::{UFFDS, UffdFeatures, UffdId};
 use pkey::Keys;
 use shadow_stack::{Thread, Words};
+use userfault::{Userfault, Waiting};
 use vma::{AnonVma, Vma, VmaList};
 
-/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SHARED, LOCKED, DONTCOPY, WIPEONFORK, SOFTDIRTY, SHADOW_STACK
-/// and the four of the protection key.
+/// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SHARED, UFFD_MISSING, UFFD_WP, LOCKED, DONTCOPY, WIPEONFORK,
+/// SOFTDIRTY, SHADOW_STACK and the four of the protection key.
 pub const VM_FLAGS_COMPARED: u64 =
     0x1 | 0x2 | 0x4 | vma::VM_SHARED | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
@@ -47,6 +50,10 @@ pub struct Mapping {
     pub key: u8,
     /// `VM_SHARED`.
     pub shared: bool,
+    /// `VM_UFFD_MISSING`.
+    pub uffd_missing: bool,
+    /// `VM_UFFD_WP`.
+    pub uffd_wp: bool,
 }
 
 /// One entry and the rule that last wrote it.
@@ -107,6 +114,10 @@ pub struct Model {
     frames: Vec<Frame>,
     words: Words,
     objects: Vec<shared::Object>,
+    uffds: [Option<Userfault>; UFFDS],
+    /// Accesses that wait for a userfaultfd, or did so and were not asked about since.
+    waiting: [Option<Waiting>; ACTORS],
+    next_userfault: u32,
     next_anon: u32,
     expectation: StepExpectation,
 }
@@ -135,6 +146,9 @@ impl Model {
             frames: Vec::with_capacity(64),
             words: Words::default(),
             objects: Vec::new(),
+            uffds: [None; UFFDS],
+            waiting: [None; ACTORS],
+            next_userfault: 0,
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
@@ -190,6 +204,15 @@ impl Model {
             Operation::MmapShared { range, protection, placement } => {
                 self.mmap_shared(actor, range, protection, placement)
             }
+            Operation::UffdOpen { uffd, features } => self.uffd_open(actor, uffd, features),
+            Operation::UffdClose { uffd } => self.uffd_close(uffd),
+            Operation::UffdRegister { uffd, range, mode } => self.uffd_register(uffd, range, mode),
+            Operation::UffdUnregister { uffd, range } => self.uffd_unregister(uffd, range),
+            Operation::UffdWriteProtect { uffd, range, protect } => self.uffd_write_protect(uffd, range, protect),
+            Operation::UffdCopy { uffd, range, protect } => self.uffd_copy(index, uffd, range, protect),
+            Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
+            Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
+            Operation::UffdFinish => self.uffd_finish(actor),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -205,12 +228,24 @@ impl Model {
         if !self.is_taken(step.actor) {
             return false;
         }
+        if self.waiting[step.actor.index()].is_some() != (step.operation == Operation::UffdFinish) {
+            return false;
+        }
         match step.operation {
-            Operation::Fork { child } => !self.is_taken(child),
+            Operation::Fork { child } => !self.is_taken(child) && self.has_names_for_fork(step.actor),
             operation if operation.needs_shadow_stack() && !self.shadow_stack => false,
             operation if self.closes_live_stack(step.actor, &operation) => false,
+            operation if self.meets_userfaultfd(step.actor, &operation) => false,
             Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             Operation::WritePkru { .. } => self.protection_keys,
+            // System calls that wait for an answer to a fault are not modelled.
+            Operation::Mlock { range } => !self.may_wait(step.actor, range),
+            Operation::Madvise { range, advice: Advice::PopulateRead | Advice::PopulateWrite } => {
+                !self.may_wait(step.actor, range)
+            }
+            Operation::Mprotect { range, .. } | Operation::PkeyMprotect { range, .. } => {
+                !self.may_wait_locked(step.actor, range)
+            }
             _ => true,
         }
     }
@@ -244,6 +279,8 @@ impl Model {
             locked: vma.is_locked(),
             key: vma.key(),
             shared: vma.shared.is_some(),
+            uffd_missing: vma.marks & vma::VM_UFFD_MISSING != 0,
+            uffd_wp: vma.marks & vma::VM_UFFD_WP != 0,
         })
     }
 
@@ -260,6 +297,45 @@ impl Model {
     pub fn home(&self, actor: ActorId, page: PageIndex) -> Option<PageIndex> {
         let vma = self.actors[actor.index()].as_ref()?.vmas.at(page)?;
         PageIndex::new(page.index().checked_add_signed(isize::from(vma.displacement))?).ok()
+    }
+
+    /// Whose memory an open descriptor acts on; `None` where it is not open or that actor has exited.
+    #[must_use]
+    pub fn uffd_owner(&self, uffd: UffdId) -> Option<ActorId> {
+        self.uffds[uffd.index()].and_then(|userfault| userfault.owner)
+    }
+
+    /// Whether the actor's access waits for a userfaultfd, or did so and was not asked about since.
+    #[must_use]
+    pub fn is_waiting(&self, actor: ActorId) -> bool {
+        self.waiting[actor.index()].is_some()
+    }
+
+    /// Whether faults wait for an answer from this descriptor.
+    #[must_use]
+    pub fn is_waited_for(&self, uffd: UffdId) -> bool {
+        self.uffds[uffd.index()]
+            .is_some_and(|open| open.owner.is_some() && !open.features.contains(UffdFeatures::SIGBUS))
+    }
+
+    /// The descriptor that the actor's access waits for, and the page.
+    #[must_use]
+    pub fn waits_for(&self, actor: ActorId) -> Option<(UffdId, PageIndex)> {
+        let waiting = self.waiting[actor.index()].filter(|waiting| waiting.done.is_none())?;
+        let is_its = |uffd: &UffdId| self.uffds[uffd.index()].is_some_and(|open| open.context == waiting.context);
+        UffdId::all().find(is_its).map(|uffd| (uffd, waiting.page))
+    }
+
+    /// Whether the access that waited has ended.
+    #[must_use]
+    pub fn has_finished(&self, actor: ActorId) -> bool {
+        self.waiting[actor.index()].is_some_and(|waiting| waiting.done.is_some())
+    }
+
+    /// Whether the descriptor is open.
+    #[must_use]
+    pub fn is_uffd_open(&self, uffd: UffdId) -> bool {
+        self.uffds[uffd.index()].is_some()
     }
 
     /// What the entry of a page of a living actor must be now; all-zero for an actor that is not alive.

@@ -3,7 +3,7 @@
 use super::shared::{vm_page_prot, wants_writenotify};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{D, EntryKind, RW, SOFT_DIRTY};
+use crate::entry::{D, EntryKind, RW, SOFT_DIRTY, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
@@ -12,7 +12,7 @@ use crate::outcome::Outcome;
 use crate::program::Protection;
 use crate::rule::Rule;
 
-use super::vma::{VM_PKEY, Vma, key_flags};
+use super::vma::{VM_PKEY, VM_UFFD_WP, Vma, key_flags};
 
 const ENOMEM: i32 = 12;
 
@@ -83,7 +83,8 @@ impl Model {
         }
         let becomes_writable = !old.protection.contains(Protection::WRITE) && protection.contains(Protection::WRITE);
         if becomes_writable && old.is_locked() && old.shared.is_none() {
-            self.populate_locked(actor, start, end);
+            // What comes of it is nobody's result.
+            _ = self.populate_locked(actor, start, end, false);
         }
         self.memory(actor).vmas.list[target].end
     }
@@ -110,11 +111,16 @@ impl Model {
     /// `change_pte_range` for one entry, under the VMA's new flags. `try_writable`: MM_CP_TRY_CHANGE_WRITABLE.
     fn change_entry(&mut self, actor: ActorId, page: PageIndex, try_writable: bool) {
         let slot = self.slot(actor, page);
-        if !slot.bits.is_present() {
+        if slot.bits.kind() == EntryKind::None {
             return;
         }
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
         let before = self.expect(&slot);
+        if !slot.bits.is_present() {
+            self.write(Rule::ProtectMarker, actor, page, slot.bits, slot.frame);
+            self.transition(Cause::Protect, Rule::ProtectMarker, actor, page, before, false);
+            return;
+        }
         let modified = self.design.modify(slot.bits, vm_page_prot(&vma).0);
         // pte_write(): a shadow-stack entry counts, on a CPU that has them.
         let already_writable = modified.has(RW) || (self.shadow_stack && modified.is_shadow_stack());
@@ -132,6 +138,8 @@ impl Model {
             (modified, Rule::ProtectReadOnly)
         } else if tracked {
             (modified, Rule::ProtectSoftDirty)
+        } else if vma.marks & VM_UFFD_WP != 0 && modified.has(UFFD_WP) {
+            (modified, Rule::ProtectUffdWp)
         } else if exclusive && (modified.is_dirty() || self.dialect != Dialect::Linux6_1) {
             (self.design.make_writable(modified), Rule::ProtectWritable)
         } else {
@@ -141,7 +149,7 @@ impl Model {
         self.transition(Cause::Protect, rule, actor, page, before, false);
     }
 
-    fn is_exclusive(&self, slot: &Slot) -> bool {
+    pub(super) fn is_exclusive(&self, slot: &Slot) -> bool {
         match slot.frame {
             ExpectedFrame::Frame(number) => self.frames[number as usize].exclusive,
             ExpectedFrame::None | ExpectedFrame::Zero => false,
@@ -162,10 +170,15 @@ impl Model {
             for slot in vma.first..vma.end {
                 let page = PageIndex::new(usize::from(slot)).expect("a slot of a VMA");
                 let slot = self.slot(actor, page);
-                if !slot.bits.is_present() {
+                if slot.bits.kind() == EntryKind::None {
                     continue;
                 }
                 let before = self.expect(&slot);
+                if !slot.bits.is_present() {
+                    self.write(Rule::ClearRefsMarker, actor, page, slot.bits, slot.frame);
+                    self.transition(Cause::ClearRefs, Rule::ClearRefsMarker, actor, page, before, false);
+                    continue;
+                }
                 let rule = if slot.bits.0 & (RW | D) == D && vma.shadow_stack {
                     Rule::ClearRefsShadowStack
                 } else {

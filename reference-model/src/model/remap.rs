@@ -127,7 +127,7 @@ impl Model {
         let index = self.memory(actor).vmas.extend(dialect, growth);
         self.vma_rule(Rule::VmaGrown, actor, index);
         if vma.is_locked() {
-            self.populate_locked(actor, growth.first() as u8, growth.end() as u8);
+            _ = self.populate_locked(actor, growth.first() as u8, growth.end() as u8, true);
         }
         (Rule::MremapGrown, Outcome::Succeeded)
     }
@@ -172,7 +172,7 @@ impl Model {
             self.memory(actor).vmas.unmap(from);
         }
         if old.is_locked() && to.pages() > from.pages() {
-            self.populate_locked(actor, (to.first() + from.pages()) as u8, to.end() as u8);
+            _ = self.populate_locked(actor, (to.first() + from.pages()) as u8, to.end() as u8, true);
         }
     }
 

@@ -184,7 +184,11 @@ impl Model {
     fn reach(&mut self, actor: ActorId, address: u64, access: Access) -> Result<(), Refused> {
         let at = |fault: Fault| Fault { address, ..fault };
         match PageIndex::of_address(address) {
-            Some(page) => self.translate(actor, page, access).map_err(|(rule, fault)| (rule, at(fault))),
+            Some(page) => self.translate(actor, page, access).map_err(|(rule, outcome)| match outcome {
+                Outcome::Faulted(fault) => (rule, at(fault)),
+                // Nothing waits: see `meets_userfaultfd`.
+                _ => (rule, at(UNDEFINED)),
+            }),
             None => {
                 let error_code = access.check(0, 0).err().unwrap_or(0);
                 let fault = Fault { signal: SIGSEGV, code: SEGV_MAPERR, address, error_code, key: 0 };

@@ -14,7 +14,7 @@ use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
 use crate::observation::Cause;
-use crate::outcome::{Fault, Outcome};
+use crate::outcome::Outcome;
 use crate::program::{Placement, Protection};
 use crate::rule::Rule;
 
@@ -23,14 +23,6 @@ use crate::rule::Rule;
 pub(super) struct Object {
     /// As many as the mapping had that it was made for (`i_size`).
     pages: Vec<Option<u32>>,
-}
-
-const SIGBUS: u8 = 7;
-const BUS_ADRERR: i32 = 2;
-
-/// `do_sigbus`: mremap made the mapping longer than its object.
-pub(super) fn beyond_object(page: PageIndex, error_code: u32) -> (Rule, Fault) {
-    (Rule::FaultBeyondObject, Fault { signal: SIGBUS, code: BUS_ADRERR, address: page.address(), error_code, key: 0 })
 }
 
 /// `vm_page_prot`. In a shared VMA RW is not withheld for COW, but where write faults are wanted.
@@ -78,6 +70,7 @@ impl Model {
             soft_dirty: true,
             marks: key_flags(key),
             displacement: -(range.first() as i16),
+            uffd: None,
             anon: None,
             shared: Some(Shared { object: (self.objects.len() - 1) as u32, write_notified: false }),
         };

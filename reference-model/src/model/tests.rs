@@ -281,3 +281,59 @@ fn without_shadow_stacks_the_system_call_is_refused_and_dirty_moves_all_the_same
     let entry = model.entry(actor(0), FIRST).bits;
     assert!(entry.has(SAVED_DIRTY) && !entry.has(D), "{entry}");
 }
+
+#[test]
+fn userfaultfd_does_what_was_seen_live() {
+    use crate::uffd::{UffdFeatures, UffdId, UffdMode};
+    let uffd = UffdId::FIRST;
+    let open =
+        |features: UffdFeatures| (0, Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS.with(features) });
+    let plain = open(UffdFeatures::NONE);
+    let register = |mode| (0, Operation::UffdRegister { uffd, range: ONE, mode });
+    let (missing, wp) = (register(UffdMode::Missing), register(UffdMode::WriteProtect));
+    let protect = (0, Operation::UffdWriteProtect { uffd, range: ONE, protect: true });
+    let free = (0, Operation::UffdWriteProtect { uffd, range: ONE, protect: false });
+    let copy = |protect| (0, Operation::UffdCopy { uffd, range: ONE, protect });
+    let zero = (0, Operation::UffdZeropage { uffd, range: ONE });
+    let map = (0, mmap(3));
+    let marker = Entry::UFFD_WP_MARKER.0;
+    let (old, new) = (&[Dialect::Linux6_1][..], &[Dialect::Linux6_12, Dialect::Linux7_2][..]);
+    let guarded = 0x8400_0000_0000_0c25;
+    type Row<'a> = (&'a [Dialect], &'a str, &'a [(usize, Operation)], u64);
+    let rows: [Row<'_>; 21] = [
+        (new, "protected", &[map, (0, WRITE), plain, wp, protect], guarded),
+        (old, "protected, 6.1", &[map, (0, WRITE), plain, wp, protect], 0x8000_0000_0000_0c65),
+        (new, "protected zero page", &[map, (0, READ), plain, wp, protect], 0x8000_0000_0000_0625),
+        (new, "and back", &[map, (0, WRITE), plain, wp, protect, free], WRITTEN),
+        (old, "and back, 6.1", &[map, (0, WRITE), plain, wp, protect, free], 0x8000_0000_0000_0865),
+        (new, "not exclusive", &[map, (0, WRITE), (0, FORK), plain, wp, protect, free], PROTECTED),
+        (new, "SIGBUS leaves it", &[map, (0, WRITE), plain, wp, protect, (0, WRITE)], guarded),
+        (new, "to writable", &[map, (0, WRITE), plain, wp, protect, (0, mprotect(1)), (0, mprotect(3))], guarded),
+        (new, "copied", &[map, plain, missing, copy(false)], WRITTEN),
+        (new, "copied, read-only", &[(0, mmap(1)), plain, missing, copy(false)], PROTECTED),
+        (new, "copied, protected", &[map, plain, wp, copy(true)], guarded),
+        (old, "copied, protected, 6.1", &[map, plain, wp, copy(true)], 0x8000_0000_0000_0c65),
+        (new, "zero page", &[map, plain, missing, zero], ZERO_PAGE),
+        (new, "nothing without markers", &[map, plain, wp, protect], 0),
+        (new, "marker", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect], marker),
+        (
+            new,
+            "marker, read",
+            &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, (0, READ)],
+            0x8000_0000_0000_0625,
+        ),
+        (new, "marker, written", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, (0, WRITE)], guarded),
+        (new, "marker freed", &[map, open(UffdFeatures::WP_UNPOPULATED), wp, protect, free], 0),
+        (new, "marker, asynchronous", &[map, open(UffdFeatures::WP_ASYNC), wp, protect, (0, WRITE)], WRITTEN),
+        (new, "closed", &[map, (0, WRITE), plain, wp, protect, (0, Operation::UffdClose { uffd })], WRITTEN),
+        (
+            old,
+            "closed, 6.1",
+            &[map, (0, WRITE), plain, wp, protect, (0, Operation::UffdClose { uffd })],
+            0x8000_0000_0000_0c65,
+        ),
+    ];
+    for (dialects, name, steps, entry) in rows {
+        check_on(dialects, name, steps, &[(0, entry)]);
+    }
+}

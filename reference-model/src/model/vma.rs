@@ -22,12 +22,18 @@ pub(super) const VM_DONTCOPY: u64 = 1 << 17;
 pub(super) const VM_WIPEONFORK: u64 = 1 << 25;
 /// `VM_LOCKED` in `vm_flags`.
 pub(super) const VM_LOCKED: u64 = 1 << 13;
+/// `VM_UFFD_MISSING` in `vm_flags`.
+pub(super) const VM_UFFD_MISSING: u64 = 1 << 9;
+/// `VM_UFFD_WP` in `vm_flags`.
+pub(super) const VM_UFFD_WP: u64 = 1 << 12;
+/// `__VM_UFFD_FLAGS`, as far as anonymous memory can have them.
+pub(super) const VM_UFFD: u64 = VM_UFFD_MISSING | VM_UFFD_WP;
 /// First of the four bits of the protection key in `vm_flags` (`VM_PKEY_SHIFT`; the same in all dialects).
 const VM_PKEY_SHIFT: u32 = 32;
 /// `ARCH_VM_PKEY_FLAGS`.
 pub(super) const VM_PKEY: u64 = 0xf << VM_PKEY_SHIFT;
 /// What [`Vma::marks`] may hold.
-pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED | VM_PKEY;
+pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED | VM_PKEY | VM_UFFD;
 
 /// The protection key as it stands in `vm_flags`.
 pub(super) fn key_flags(key: u8) -> u64 {
@@ -69,6 +75,8 @@ pub(super) struct Vma {
     /// memory what makes a slot the index of a page in the object (`linear_page_index`). Slots of one distance
     /// merge, others do not.
     pub(super) displacement: i16,
+    /// `vm_userfaultfd_ctx`: the context's identity.
+    pub(super) uffd: Option<u32>,
     pub(super) anon: Option<AnonVma>,
     /// The object that a shared VMA maps; `None` of private memory.
     pub(super) shared: Option<Shared>,
@@ -77,7 +85,7 @@ pub(super) struct Vma {
 impl Vma {
     /// The flags, and the displacement, that may not differ between VMAs that merge.
     pub(super) fn merges_with_flags_of(&self, other: &Self) -> bool {
-        self.protection == other.protection && self.differs_by_access_only(other)
+        self.protection == other.protection && self.uffd == other.uffd && self.differs_by_access_only(other)
     }
 
     /// Nothing but `VM_ACCESS_FLAGS` and `VM_SOFTDIRTY` differs, and the offsets fit (`mm/vma.c: anon_vma_compatible`).
@@ -318,6 +326,13 @@ impl VmaList {
                 (target, false)
             }
         }
+    }
+
+    /// Gives slots `start..end` of the VMA at `index` the flags of `flags`, as a VMA of their own.
+    pub(super) fn split(&mut self, index: usize, start: u8, end: u8, flags: Vma) {
+        let middle = self.list[index];
+        let parts = [Vma { end: start, ..middle }, Vma { first: start, end, ..flags }, Vma { first: end, ..middle }];
+        self.list.splice(index..=index, parts.into_iter().filter(|part| part.first < part.end));
     }
 
     /// `find_mergeable_anon_vma`: the next neighbour first, then the previous one.

@@ -121,10 +121,27 @@ fn is_killed(mutant: Mutation, machines: &[Machine], recorded: &[Recorded]) -> b
 
 /// Why a mutant lives, as far as it can be told.
 fn reason(mutant: Mutation, machines: &[Machine], recorded: &[Recorded]) -> &'static str {
-    let frame_is_the_zero_page =
-        matches!(mutant.rule, Rule::ZeroPage | Rule::ForkChildZeroPage | Rule::ForkParentSkipped);
+    let frame_is_the_zero_page = matches!(
+        mutant.rule,
+        Rule::ZeroPage | Rule::ZeroPageUffdWp | Rule::ForkChildZeroPage | Rule::ForkParentSkipped
+    );
     if mutant.output == Output::Exclusive && frame_is_the_zero_page {
         return "equivalent: the rule's frame is the zero page, which has no PageAnonExclusive";
+    }
+    let frame_is_none = matches!(
+        mutant.rule,
+        Rule::ClearRefsMarker
+            | Rule::ForkParentMarker
+            | Rule::ForkChildMarker
+            | Rule::ProtectMarker
+            | Rule::UffdMarkerDropped
+            | Rule::UffdMarkerKept
+            | Rule::UffdMarkerSet
+            | Rule::UffdMarkerStale
+            | Rule::UffdMissingEntryKept
+    );
+    if mutant.output == Output::Exclusive && frame_is_none {
+        return "equivalent: the rule's entry has no frame";
     }
     let fired = recorded.iter().any(|program| program.fired[mutant.rule.index()]);
     if !fired {

@@ -4,7 +4,9 @@ use std::io::Write;
 
 use ptediff_compare::{Judge, witness_contradiction};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
-use ptediff_observe::{EventLedger, Observer, ProbedStep, Witnesses, cleared_unseen, moved_unseen};
+use ptediff_observe::{
+    EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen,
+};
 use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{Normaliser, RawState, RawTransition, StepRecord, WitnessReport};
@@ -293,6 +295,8 @@ impl<O: Observer, W: Write> Runner<O, W> {
                     after,
                     cleared_unseen: cleared_unseen(&step.operation),
                     moved_unseen: moved_unseen(step),
+                    fills_unseen: fills_unseen(&step.operation),
+                    changes_flags_last: changes_flags_last(&step.operation),
                 },
             )
             .map_err(|error| RigError::of("a witness cannot see", &error))

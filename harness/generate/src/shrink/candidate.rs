@@ -5,6 +5,7 @@ use ptediff_reference_model::program::{
     Advice, FrameCount, Operation, Placement, Program, Protection, ShadowStackFeatures, Step,
 };
 use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
+use ptediff_reference_model::uffd::{UffdFeatures, UffdMode};
 use ptediff_reference_model::validity::repaired;
 
 use super::remap;
@@ -190,6 +191,12 @@ fn rank(operation: &Operation) -> usize {
         Operation::OverwriteReturn => 16,
         Operation::ControlShadowStack { features, .. } => 17 + usize::from(features.bits()),
         Operation::ShadowStackStatus => 17,
+        Operation::UffdOpen { uffd, features } => 14 + uffd.index() + features.constants().count() * 4,
+        Operation::UffdClose { uffd } | Operation::UffdUnregister { uffd, .. } => 14 + uffd.index(),
+        Operation::UffdRegister { uffd, mode, .. } => 15 + uffd.index() + mode as usize,
+        Operation::UffdWriteProtect { uffd, protect, .. } => 14 + uffd.index() + usize::from(!protect),
+        Operation::UffdCopy { uffd, protect, .. } => 15 + uffd.index() + usize::from(protect),
+        Operation::UffdZeropage { uffd, .. } | Operation::UffdWake { uffd, .. } => 14 + uffd.index(),
         _ => 0,
     }
 }
@@ -242,6 +249,27 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
         },
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
             Some(Operation::MapShadowStack { range, token: false })
+        }
+        Operation::UffdOpen { uffd, .. } if choice == 0 => {
+            Some(Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS })
+        }
+        Operation::UffdOpen { uffd, .. } => match choice {
+            1 => Some(UffdFeatures::WP_UNPOPULATED),
+            2 => Some(UffdFeatures::WP_ASYNC),
+            _ => None,
+        }
+        .map(|feature| Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS.with(feature) }),
+        Operation::UffdRegister { uffd, range, .. } => {
+            UffdMode::ALL.get(choice).map(|&mode| Operation::UffdRegister { uffd, range, mode })
+        }
+        Operation::UffdWriteProtect { uffd, range, protect: false } if choice == 0 => {
+            Some(Operation::UffdWriteProtect { uffd, range, protect: true })
+        }
+        Operation::UffdCopy { uffd, range, protect: true } if choice == 0 => {
+            Some(Operation::UffdCopy { uffd, range, protect: false })
+        }
+        Operation::UffdCopy { uffd, range, protect: false } if choice == 0 => {
+            Some(Operation::UffdZeropage { uffd, range })
         }
         Operation::Madvise { range, .. } | Operation::Mlock { range } | Operation::Munlock { range } => {
             let page = range.slots().next().filter(|_| range.pages() == 1);
@@ -356,6 +384,12 @@ fn with_range(operation: Operation, new: PageRange) -> Operation {
         Operation::PkeyMprotect { protection, key, .. } => Operation::PkeyMprotect { range: new, protection, key },
         Operation::MapShadowStack { token, .. } => Operation::MapShadowStack { range: new, token },
         Operation::Mremap { .. } | Operation::MremapResize { .. } => remap::with_range(operation, new),
+        Operation::UffdRegister { .. }
+        | Operation::UffdUnregister { .. }
+        | Operation::UffdWriteProtect { .. }
+        | Operation::UffdCopy { .. }
+        | Operation::UffdZeropage { .. }
+        | Operation::UffdWake { .. } => operation.with_uffd_range(new),
         other => other,
     }
 }

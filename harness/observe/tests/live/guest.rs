@@ -49,8 +49,15 @@ fn scenario(port: &mut E9Port) -> Result<(), Box<dyn Error>> {
         rig.observer.snapshot(&mut rig.state)?;
     }
     writeln!(port, "mark snapshots done")?;
-    let asleep =
-        ProbedStep { before: &rig.state, transitions: &[], after: &rig.state, cleared_unseen: 0, moved_unseen: None };
+    let asleep = ProbedStep {
+        before: &rig.state,
+        transitions: &[],
+        after: &rig.state,
+        cleared_unseen: 0,
+        moved_unseen: None,
+        fills_unseen: false,
+        changes_flags_last: false,
+    };
     writeln!(port, "mark reports")?;
     for _ in 0..TIMED_REPORTS {
         rig.witnesses.report(&rig.observer, asleep)?;
@@ -138,6 +145,8 @@ impl Rig {
             after: &after,
             cleared_unseen: 0,
             moved_unseen: None,
+            fills_unseen: false,
+            changes_flags_last: false,
         };
         let report = self.witnesses.report(&self.observer, probed)?;
         let ledger = self.ledger.enter(&transitions, self.observer.event_digest());
@@ -246,6 +255,8 @@ fn lies(port: &mut E9Port, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
             after: &after,
             cleared_unseen: 0,
             moved_unseen: None,
+            fills_unseen: false,
+            changes_flags_last: false,
         };
         let report = rig.witnesses.report(&rig.observer, probed)?;
         let ledger = rig.ledger.enter(&transitions, rig.observer.event_digest());

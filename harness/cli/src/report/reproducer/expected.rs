@@ -148,6 +148,7 @@ fn result_text(outcome: &Outcome) -> String {
         Outcome::Executed => "executed".to_owned(),
         Outcome::Killed(signal) => format!("killed by signal {signal}"),
         Outcome::Dead => "dead".to_owned(),
+        Outcome::Waits(message) => format!("waits, flags {:#x}, address {:#x}", message.flags, message.address),
         Outcome::Faulted(fault) => format!(
             "signal {}, si_code {}, address {:#x}, error code {:#x}{}",
             fault.signal,

@@ -3,10 +3,13 @@
 pub(super) const SHARED: &str = r#"
 /* What the actors and main() share. */
 static struct {
-	sem_t go[ACTORS], done;
+	sem_t go[ACTORS], done[ACTORS];
 	int step;
 	pid_t pid[ACTORS];	/* 0: not alive */
-	char result[128];	/* of the last step */
+	int uffd[4];		/* userfaultfds, plus 1; 0: not open */
+	int owner[4];		/* who opened them */
+	int child;		/* of the last fork */
+	char result[ACTORS][128];	/* of the last step */
 } *shared;
 
 /* Which actor this process is. */
@@ -18,12 +21,12 @@ pub(super) const CALLED: &str = r#"
 static void called(long value, unsigned long success)
 {
 	if (value == -1)
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "errno %d", errno);
 	else if ((unsigned long)value == success)
-		snprintf(shared->result, sizeof(shared->result), "ok");
+		snprintf(shared->result[me], sizeof(shared->result[me]), "ok");
 	else
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "elsewhere, at 0x%lx", value);
 }
 "#;
@@ -127,13 +130,13 @@ static void accessed(const char *text, unsigned long value)
 	if (fault.key)
 		snprintf(key, sizeof(key), ", key %u", fault.key);
 	if (fault.signal)
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "signal %d, si_code %d, address 0x%lx, "
 			 "error code 0x%lx%s",
 			 fault.signal, fault.code, fault.address,
 			 fault.error_code, key);
 	else
-		snprintf(shared->result, sizeof(shared->result), text, value);
+		snprintf(shared->result[me], sizeof(shared->result[me]), text, value);
 	fault.signal = 0;
 }
 "#;
@@ -201,7 +204,12 @@ pub(super) const FORK: &str = r#"
 /* CLONE_PARENT: main() is every actor's parent, and can wait for each. */
 static void fork_actor(int child)
 {
-	long pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	long pid;
+
+	shared->child = child;
+	/* CLONE_FILES: actors share their descriptors. */
+	pid = syscall(SYS_clone, CLONE_PARENT | CLONE_FILES | SIGCHLD,
+		      0, 0, 0, 0);
 
 	if (pid == 0) {
 		me = child;
@@ -264,7 +272,7 @@ pub(super) const CALL_ENABLE: &str = r#"	/*
 pub(super) const LOOP: &str = r#"	for (;;) {
 		sem_wait(&shared->go[me]);
 		perform(shared->step);
-		sem_post(&shared->done);
+		sem_post(&shared->done[me]);
 	}
 }
 "#;
@@ -276,7 +284,7 @@ pub(super) const LOOP_WITH_FORK: &str = r#"	for (;;) {
 		sem_wait(&shared->go[me]);
 		perform(shared->step);
 		if (who == me)	/* else: just forked, and nothing to tell */
-			sem_post(&shared->done);
+			sem_post(&shared->done[who]);
 	}
 }
 "#;
@@ -367,12 +375,37 @@ static void step(int number, int actor, const char *text)
 	limit.tv_sec += 60;
 	shared->step = number;
 	sem_post(&shared->go[actor]);
-	if (sem_timedwait(&shared->done, &limit)) {
+	if (sem_timedwait(&shared->done[actor], &limit)) {
 		printf("step %d: actor %d does not answer\n", number, actor);
 		exit(1);
 	}
 	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
-	       shared->result);
+	       shared->result[actor]);
+	show(number + 1);
+}
+"#;
+
+/// [`STEP`] where a fork may wait until its events are read.
+pub(super) const STEP_WITH_EVENTS: &str = r#"
+/* Has the actor perform the step, and prints what came of it. */
+static void step(int number, int actor, const char *text)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	int left = 60000;
+
+	shared->step = number;
+	sem_post(&shared->go[actor]);
+	while (sem_trywait(&shared->done[actor]) && --left) {
+		if (uffd_read(actor))
+			break;
+		nanosleep(&pause, NULL);
+	}
+	if (!left) {
+		printf("step %d: actor %d does not answer\n", number, actor);
+		exit(1);
+	}
+	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
+	       shared->result[actor]);
 	show(number + 1);
 }
 "#;
@@ -409,9 +442,10 @@ int main(void)
 	}
 	/* A page that was only read is the zero page. */
 	zero_page = *page + FRAME(pagemap(getpid(), (unsigned long)page));
-	sem_init(&shared->done, 1, 0);
-	for (int i = 0; i < ACTORS; i++)
+	for (int i = 0; i < ACTORS; i++) {
 		sem_init(&shared->go[i], 1, 0);
+		sem_init(&shared->done[i], 1, 0);
+	}
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0)
@@ -478,5 +512,121 @@ static void __attribute__((destructor)) widen_faults(void)
 	snprintf(before, sizeof(before), "%s", fault_around);
 	if (*before)
 		set_fault_around(before);
+}
+"#;
+
+/// The table of open files is shared by all actors ([`FORK`] has CLONE_FILES then): each can use each descriptor.
+pub(super) const UFFD: &str = r#"
+/*
+ * A descriptor acts on the memory of the actor that opened it. All structures
+ * that these ioctls take begin with start, length and, if any, mode.
+ */
+static void __attribute__((unused)) uffd_call(int uffd, unsigned long number,
+		int first, int count, unsigned long mode)
+{
+	unsigned long words[] = { PAGE(first), count * PAGE_SIZE, mode, 0 };
+
+	called(ioctl(shared->uffd[uffd] - 1, number, words), 0);
+}
+
+/* A descriptor of the same name is closed first. */
+static void __attribute__((unused)) uffd_open(int uffd,
+					      unsigned long features)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int file;
+
+	if (shared->uffd[uffd])
+		close(shared->uffd[uffd] - 1);
+	shared->uffd[uffd] = 0;
+	file = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (file >= 0 && ioctl(file, UFFDIO_API, &api)) {
+		int error = errno;
+
+		close(file);
+		errno = error;
+		file = -1;
+	}
+	shared->uffd[uffd] = file + 1;
+	shared->owner[uffd] = me;
+	called(file < 0 ? -1 : 0, 0);
+}
+
+static void __attribute__((unused)) uffd_close(int uffd)
+{
+	int file = shared->uffd[uffd] - 1;
+
+	shared->uffd[uffd] = 0;
+	called(close(file), 0);
+}
+"#;
+
+pub(super) const UFFD_COPY: &str = r#"
+/* Copies pages that begin with the value and, above it, their place. */
+static void uffd_copy(int uffd, int first, int count, int mode,
+		      unsigned long value)
+{
+	static char source[32][PAGE_SIZE]
+		__attribute__((aligned(PAGE_SIZE)));
+	struct uffdio_copy copy = {
+		.dst = PAGE(first),
+		.src = (unsigned long)source,
+		.len = count * PAGE_SIZE,
+		.mode = mode,
+	};
+
+	for (int i = 0; i < count; i++)
+		*(unsigned long *)source[i] = value | (i + 1UL) << 48;
+	called(ioctl(shared->uffd[uffd] - 1, UFFDIO_COPY, &copy), 0);
+}
+"#;
+
+pub(super) const UFFD_READ: &str = r#"
+/*
+ * Reads the messages of an actor's descriptors. An access that waits has its
+ * message as its result: then this is 1. A fork of memory registered with
+ * EVENT_FORK waits until the event is read; the descriptor in it gets the
+ * lowest name that is free.
+ */
+static int uffd_read(int actor)
+{
+	for (int i = 0; i < 4; i++) {
+		struct uffd_msg message;
+		int name = 0;
+
+		if (!shared->uffd[i] || shared->owner[i] != actor ||
+		    read(shared->uffd[i] - 1, &message, sizeof(message)) !=
+		    sizeof(message))
+			continue;
+		if (message.event == UFFD_EVENT_PAGEFAULT) {
+			snprintf(shared->result[actor],
+				 sizeof(shared->result[actor]),
+				 "waits, flags 0x%llx, address 0x%llx",
+				 message.arg.pagefault.flags,
+				 message.arg.pagefault.address);
+			return 1;
+		}
+		while (name < 4 && shared->uffd[name])
+			name++;
+		if (name < 4) {
+			shared->uffd[name] = message.arg.fork.ufd + 1;
+			shared->owner[name] = shared->child;
+		}
+	}
+	return 0;
+}
+
+/* Prints what has become of the actor's access that waited. */
+static void __attribute__((unused)) finish(int number, int actor,
+					   const char *text)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+
+	nanosleep(&pause, NULL);
+	if (sem_trywait(&shared->done[actor]))
+		uffd_read(actor);
+	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
+	       shared->result[actor]);
+	show(number + 1);
 }
 "#;

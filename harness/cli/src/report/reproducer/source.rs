@@ -3,6 +3,7 @@
 use ptediff_reference_model::arena::{ARENA_BASE, PAGE_SIZE, PageRange, RETURN_SITE};
 use ptediff_reference_model::program::{Operation, Program, Protection, store_value};
 use ptediff_reference_model::rule::Rule;
+use ptediff_reference_model::uffd::{UffdFeatures, UffdId};
 
 use crate::report::wrap::wrap;
 
@@ -37,6 +38,9 @@ struct Uses {
     asks_for_status: bool,
     /// The machine must have shadow stacks.
     needs_shadow_stack: bool,
+    uffds: bool,
+    /// Forks or accesses wait until messages are read.
+    fork_events: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     shares: bool,
     batches: bool,
@@ -80,6 +84,13 @@ impl Uses {
                         | Operation::PkeyMprotect { .. }
                         | Operation::ReadBySystemCall { .. }
                         | Operation::WriteBySystemCall { .. }
+                        | Operation::UffdOpen { .. }
+                        | Operation::UffdClose { .. }
+                        | Operation::UffdRegister { .. }
+                        | Operation::UffdUnregister { .. }
+                        | Operation::UffdWriteProtect { .. }
+                        | Operation::UffdCopy { .. }
+                        | Operation::UffdZeropage { .. }
                 )
             }),
             gives: any(|operation| matches!(operation, Operation::PkeyAlloc { .. } | Operation::WritePkru { .. })),
@@ -92,6 +103,21 @@ impl Uses {
             shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
             batches: live_stacks
                 || any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
+            uffds: any(|operation| {
+                matches!(
+                    operation,
+                    Operation::UffdOpen { .. }
+                        | Operation::UffdClose { .. }
+                        | Operation::UffdRegister { .. }
+                        | Operation::UffdUnregister { .. }
+                        | Operation::UffdWriteProtect { .. }
+                        | Operation::UffdCopy { .. }
+                        | Operation::UffdZeropage { .. }
+                )
+            }),
+            fork_events: any(
+                |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK) || !features.contains(UffdFeatures::SIGBUS)),
+            ),
         }
     }
 }
@@ -123,6 +149,8 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.shadow_stack_stores, pieces::SHADOW_STACK_STORE),
         (uses.forks, pieces::FORK),
         (uses.clears_soft_dirty, pieces::CLEAR_SOFT_DIRTY),
+        (uses.uffds, pieces::UFFD),
+        (any_copy(subject.program), pieces::UFFD_COPY),
         (uses.batches, pieces::DRAIN),
         (uses.shares, pieces::FAULT_AROUND),
     ] {
@@ -133,11 +161,17 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     text.push_str(&perform(subject.program, uses.batches));
     text.push_str(&actor(&uses));
     text.push_str(pieces::SHOW);
-    text.push_str(pieces::STEP);
+    if uses.fork_events {
+        text.push_str(pieces::UFFD_READ);
+    }
+    text.push_str(if uses.fork_events { pieces::STEP_WITH_EVENTS } else { pieces::STEP });
     if uses.exits {
         text.push_str(pieces::LEAVE);
     }
-    text.push_str(&main_function(subject, steps));
+    let main = main_function(subject, steps);
+    // main() reads events: it must share its descriptors with the actors.
+    let shared = "pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);";
+    text.push_str(&if uses.fork_events { main.replace("pid = fork();", shared) } else { main });
     text
 }
 
@@ -183,6 +217,10 @@ fn put_calling_nothing(text: &mut String, subject: &Subject<'_>, uses: &Uses, st
 
 /// Exit where no function may be called. The break is never reached.
 const LEAVE_AT_ONCE: &str = "raw(SYS_exit_group, 0, 0, 0, 0, 0, 0);\n\t\tbreak;";
+
+fn any_copy(program: &Program) -> bool {
+    program.steps.iter().any(|step| matches!(step.operation, Operation::UffdCopy { .. }))
+}
 
 /// Makes any text fit for the inside of a C comment.
 fn in_comment(text: &str) -> String {
@@ -255,7 +293,10 @@ fn includes(uses: &Uses) -> String {
     if uses.shadow_stack_stores || uses.forks || uses.calls || uses.calls_nothing || uses.gives {
         names.push("sys/syscall.h");
     }
-    if uses.forks {
+    if uses.uffds {
+        names.extend(["linux/userfaultfd.h", "sys/ioctl.h"]);
+    }
+    if uses.forks || uses.fork_events {
         names.push("sched.h");
     }
     if uses.exits || uses.calls_nothing {
@@ -323,6 +364,9 @@ fn protection_text(protection: Protection) -> String {
 
 fn statement(index: usize, operation: &Operation) -> Vec<String> {
     let place = |range: &PageRange| format!("(void *)PAGE({}), {} * PAGE_SIZE", range.first(), range.pages());
+    let ioctl = |uffd: &UffdId, name: &str, range: &PageRange, mode: u64| {
+        vec![format!("uffd_call({}, {name}, {}, {}, {mode});", uffd.index(), range.first(), range.pages())]
+    };
     let line = |text: String| vec![text];
     match operation {
         Operation::Mmap { range, protection, placement } | Operation::MmapShared { range, protection, placement } => {
@@ -381,6 +425,30 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::WriteShadowStack { page } => {
             line(format!("shadow_stack_store(PAGE({}), {:#x});", page.index(), store_value(index)))
         }
+        Operation::UffdOpen { uffd, features } => {
+            let constants: Vec<&str> = features.constants().collect();
+            vec![
+                format!("/* UFFD_FEATURE_: {} */", constants.join(", ")),
+                format!("uffd_open({}, {:#x});", uffd.index(), features.api_bits()),
+            ]
+        }
+        Operation::UffdClose { uffd } => line(format!("uffd_close({});", uffd.index())),
+        Operation::UffdRegister { uffd, range, mode } => ioctl(uffd, "UFFDIO_REGISTER", range, mode.api_bits()),
+        Operation::UffdUnregister { uffd, range } => ioctl(uffd, "UFFDIO_UNREGISTER", range, 0),
+        Operation::UffdWriteProtect { uffd, range, protect } => {
+            ioctl(uffd, "UFFDIO_WRITEPROTECT", range, u64::from(*protect))
+        }
+        Operation::UffdCopy { uffd, range, protect } => line(format!(
+            "uffd_copy({}, {}, {}, {}, {:#x});",
+            uffd.index(),
+            range.first(),
+            range.pages(),
+            if *protect { 2 } else { 0 },
+            store_value(index)
+        )),
+        Operation::UffdZeropage { uffd, range } => ioctl(uffd, "UFFDIO_ZEROPAGE", range, 0),
+        Operation::UffdWake { uffd, range } => ioctl(uffd, "UFFDIO_WAKE", range, 0),
+        Operation::UffdFinish => line("/* main() looks */".to_owned()),
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
@@ -441,7 +509,11 @@ fn main_function(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
             put("no entry changes", " * ", " *   ");
         }
         text.push_str("\t */\n");
-        let function = if step.operation == Operation::Exit { "leave" } else { "step" };
+        let function = match step.operation {
+            Operation::Exit => "leave",
+            Operation::UffdFinish => "finish",
+            _ => "step",
+        };
         text.push_str(&format!("\t{function}({index}, {}, \"{}\");\n", step.actor.index(), step.operation));
     }
     text.push_str(pieces::END_OF_MAIN);
