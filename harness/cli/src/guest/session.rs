@@ -18,6 +18,7 @@ use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdi
 
 use super::bench;
 use super::machine::Evidence;
+use super::pin::pin_to_one_cpu;
 use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;
@@ -67,7 +68,8 @@ impl<W: Write> Session<'_, W> {
         if !missing.is_empty() {
             return self.refuse(missing, evidence.lines());
         }
-        for note in quieten() {
+        let pinned = pin_to_one_cpu().map_err(|error| RigError::of("the session cannot be kept on one CPU", &error))?;
+        for note in pinned.into_iter().chain(quieten()) {
             self.send(&Frame::Log(note))?;
         }
         let shadow_stack = evidence.may_have_shadow_stack();

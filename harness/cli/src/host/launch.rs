@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ptediff_vm::guest::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
 use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
 
@@ -133,14 +134,6 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
     spec.silence = options.silence;
     spec.limit = options.limit;
     Ok(Channel::Machine(Box::new(ptediff_vm::boot(&spec)?)))
-}
-
-/// Whether programs may be run on this machine itself.
-#[must_use]
-pub fn may_run_in_place() -> bool {
-    let told_by_kernel = fs::read_to_string("/proc/cmdline")
-        .is_ok_and(|line| line.split_whitespace().any(|word| word == "ptediff.vm=1"));
-    told_by_kernel || std::env::var_os("PTEDIFF_NATIVE").is_some_and(|value| value == "1")
 }
 
 fn launch_in_place(request: &[u8]) -> Result<Channel, Failure> {
