@@ -47,13 +47,21 @@ in_chroot() {
         chroot "$root" sh -c 'cd /root/ptediff && exec "$@"' sh "$@"
 }
 
-# The tree with the times of its files, so that cargo builds again only what changed.
+# Files that differ are written anew, with the time of now, and the others left alone: cargo goes by times.
 copy_tree() {
-    local target=$root/root/ptediff
+    local target=$root/root/ptediff fresh file
     mkdir -p "$target"
-    find "$target" -mindepth 1 -maxdepth 1 ! -name target -exec rm -rf {} +
+    fresh=$(mktemp -d)
     git -C "$repository" ls-files -z --cached --others --exclude-standard |
-        tar -C "$repository" --null --files-from=- --ignore-failed-read -c | tar -C "$target" -x
+        tar -C "$repository" --null --files-from=- --ignore-failed-read -c | tar -C "$fresh" -x
+    (cd "$target" && find . -path ./target -prune -o -type f -print0) |
+        while IFS= read -r -d '' file; do [ -e "$fresh/$file" ] || rm "$target/$file"; done
+    (cd "$fresh" && find . -type f -print0) |
+        while IFS= read -r -d '' file; do
+            cmp -s "$fresh/$file" "$target/$file" || install -D --mode="$(stat -c %a "$fresh/$file")" \
+                "$fresh/$file" "$target/$file"
+        done
+    rm -rf "$fresh"
 }
 
 install_packages() {

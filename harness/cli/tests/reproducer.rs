@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use ptediff::guest::machine::Evidence;
-use ptediff::guest::pin::pin_to_one_cpu;
 use ptediff::guest::quiet::quieten;
 use ptediff::host::launch::{kernel_image, own_executable};
 use ptediff::report::reproducer::{ExpectedStep, Subject, expected_steps, reproducer};
@@ -19,6 +18,7 @@ use ptediff_corpus::{Corpus, Entry, Needs};
 use ptediff_reference_model::machine::{Dialect, Machine};
 use ptediff_reference_model::program::Program;
 use ptediff_vm::guest;
+use ptediff_vm::in_place::{may_run_in_place, pin_to_one_cpu};
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, without_sections};
 
 /// Where the compiled files lie in the guest.
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     if guest::is_init() {
         return run_as_init();
     }
-    let in_place = guest::may_run_in_place();
+    let in_place = may_run_in_place();
     let mut trials = vec![
         Trial::test("host::every_entry_compiles", || compiled().map(|_| ()).map_err(Failed::from)),
         Trial::test("host::other_output_is_noticed", other_output_is_noticed),

@@ -1,6 +1,5 @@
-//! The guest's side: what an init process needs inside a machine of ours. But for [`is_init`] and
-//! [`may_run_in_place`], nothing here may be called on the host: it mounts, takes I/O ports and powers the machine
-//! off.
+//! The guest's side: what an init process needs inside a machine of ours. But for [`is_init`], nothing here may
+//! be called on the host: it mounts, takes I/O ports and powers the machine off.
 
 #![expect(
     unsafe_code,
@@ -18,9 +17,7 @@ const DATA_PORT: u16 = 0xe9;
 const BOCHS_POWER_PORT: u16 = 0x8900;
 const BOCHS_POWER_WORD: &[u8] = b"Shutdown";
 /// Stands on the command line of every machine's kernel.
-const MACHINE_WORD: &str = "ptediff.vm=1";
-/// With the value 1 it says the same where nobody can change the command line.
-const IN_PLACE_VARIABLE: &str = "PTEDIFF_NATIVE";
+pub(crate) const MACHINE_WORD: &str = "ptediff.vm=1";
 /// All I/O ports for the calling thread, see `iopl(2)`.
 const ALL_PORTS: libc::c_int = 3;
 
@@ -87,14 +84,6 @@ pub fn reset() -> io::Result<std::convert::Infallible> {
 #[must_use]
 pub fn is_init() -> bool {
     std::process::id() == 1 && kernel_command_line().map_or(true, |words| words.iter().any(|word| word == MACHINE_WORD))
-}
-
-/// Whether programs may be run on this machine itself: the kernel was given the word `ptediff.vm=1`, or
-/// `PTEDIFF_NATIVE` is 1 in the environment.
-#[must_use]
-pub fn may_run_in_place() -> bool {
-    let told_by_kernel = kernel_command_line().is_ok_and(|words| words.iter().any(|word| word == MACHINE_WORD));
-    told_by_kernel || std::env::var_os(IN_PLACE_VARIABLE).is_some_and(|value| value == "1")
 }
 
 /// The words of the kernel's command line; /proc must be mounted.

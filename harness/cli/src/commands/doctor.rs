@@ -1,6 +1,6 @@
 //! `ptediff doctor`: what this host has, what a machine has, which hooks attach there.
 
-use ptediff_vm::guest::may_run_in_place;
+use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::Store;
 
 use crate::arguments::{Doctor, Format};

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use ptediff_trace::Writer;
-use ptediff_vm::guest::{E9Port, may_run_in_place};
+use ptediff_vm::guest::E9Port;
+use ptediff_vm::in_place::may_run_in_place;
 
 use crate::guest::{GuestRequest, REQUEST_PATH, session};
 

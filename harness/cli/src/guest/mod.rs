@@ -3,7 +3,6 @@
 pub mod bench;
 pub mod init;
 pub mod machine;
-pub mod pin;
 pub mod plant;
 pub mod program;
 pub mod quiet;

@@ -15,10 +15,10 @@ use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
 use ptediff_reference_model::verdict::Verdict;
 use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
+use ptediff_vm::in_place::pin_to_one_cpu;
 
 use super::bench;
 use super::machine::Evidence;
-use super::pin::pin_to_one_cpu;
 use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ptediff_vm::guest::may_run_in_place;
+use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
 use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
 

@@ -18,7 +18,7 @@ mod traces;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use ptediff_vm::guest::may_run_in_place;
+use ptediff_vm::in_place::may_run_in_place;
 
 use case::Case;
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use ptediff_vm::guest::may_run_in_place;
+use ptediff_vm::in_place::{may_run_in_place, pin_to_one_cpu};
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
 
@@ -150,6 +150,7 @@ impl Machine {
 
 /// The guest's part on this machine. Its lines come all at once, so that they say nothing about time.
 fn run_here() -> Result<Report, Box<dyn std::error::Error>> {
+    pin_to_one_cpu()?;
     let mut lines = Vec::new();
     guest::report(&mut lines)?;
     let mut report = Report::default();
