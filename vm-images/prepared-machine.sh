@@ -13,7 +13,7 @@
 #   leaves it. What the machine writes to its disk is forgotten.
 #
 # Environment of boot: CPUS (1), MEMORY in MiB (2048), and KERNEL_ARGUMENTS, appended to the kernel's command line.
-# make needs root and e2fsprogs; the mirror is the one of the chroot's own package sources.
+# make needs root, git and e2fsprogs, boot QEMU; the mirror is the one of the chroot's own package sources.
 set -euo pipefail
 
 usage() {
@@ -28,11 +28,15 @@ root=$(realpath "$2")
 image=$root.ext4
 
 timed() {
-    local title=$1 start status=0
+    local title=$1 start status
     shift
     start=$(date +%s)
     echo "=== prepared-machine: $title"
-    "$@" || status=$?
+    # Not `||`: it would have the shell go on after a failure inside.
+    set +e
+    (set -e; "$@")
+    status=$?
+    set -e
     echo "=== prepared-machine: $title: exit code $status after $(($(date +%s) - start)) s"
     return "$status"
 }
@@ -51,6 +55,8 @@ in_chroot() {
 copy_tree() {
     local target=$root/root/ptediff fresh file
     mkdir -p "$target"
+    # That of another commit, if there is one.
+    rm -rf "$target/.git"
     fresh=$(mktemp -d)
     git -C "$repository" ls-files -z --cached --others --exclude-standard |
         tar -C "$repository" --null --files-from=- --ignore-failed-read -c | tar -C "$fresh" -x
@@ -150,7 +156,6 @@ boot_image() {
         arguments+=(quiet systemd.show_status=0 systemd.mask=serial-getty@ttyS0.service)
         arguments+=("ptediff.command=$(base64 -w 0 <<<"$*")")
     fi
-    # --cpu max has 5-level paging, which no CPU with user shadow stacks of today lacks a switch for.
     local qemu=(qemu-system-x86_64 -accel tcg -cpu max -smp "${CPUS:-1}" -m "${MEMORY:-2048}"
         -nographic -no-reboot -nic none -snapshot -drive "file=$image,if=virtio,format=raw"
         -kernel "$kernel" -initrd "${kernel/vmlinuz/initrd.img}"

@@ -1,9 +1,9 @@
 //! Starts a machine with a request in it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use std::{fs, io};
 
 use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
@@ -14,6 +14,9 @@ use crate::guest::init::SESSION_ARGUMENT;
 use crate::guest::{GuestRequest, REQUEST_PATH};
 
 use super::channel::Channel;
+
+/// What the page walk reads. Of all that a session needs it asks for the most rights.
+const KERNEL_MEMORY: &str = "/proc/kcore";
 
 /// What runs the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -141,6 +144,14 @@ fn launch_in_place(request: &[u8]) -> Result<Channel, Failure> {
         return Err(Failure::usage(
             "programs are not run on this machine itself: neither `ptediff.vm=1` is on the kernel's command line nor PTEDIFF_NATIVE=1 in the environment",
             "use --platform bochs or qemu, or run inside a machine that is meant for it",
+        ));
+    }
+    if let Err(error) = fs::File::open(KERNEL_MEMORY)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        return Err(Failure::usage(
+            format!("programs cannot be observed in place: {KERNEL_MEMORY} cannot be opened: {error}"),
+            "call it as root",
         ));
     }
     let failed = |source| Failure::Rig { message: format!("the session cannot be started: {source}"), help: None };
