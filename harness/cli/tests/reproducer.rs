@@ -1,21 +1,24 @@
 //! The C reproducers of the whole corpus: they compile without a warning, and what they print inside real
 //! machines is what the model says. This test binary is also the machines' init, which runs them one after
-//! the other.
+//! the other. Where programs may run in place the files run there, and the tests that boot machines are ignored, by
+//! name.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use ptediff::guest::machine::Evidence;
+use ptediff::guest::quiet::quieten;
 use ptediff::host::launch::{kernel_image, own_executable};
 use ptediff::report::reproducer::{ExpectedStep, Subject, expected_steps, reproducer};
 use ptediff_corpus::{Corpus, Entry, Needs};
 use ptediff_reference_model::machine::{Dialect, Machine};
 use ptediff_reference_model::program::Program;
 use ptediff_vm::guest;
+use ptediff_vm::in_place::{may_run_in_place, pin_to_one_cpu};
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, without_sections};
 
 /// Where the compiled files lie in the guest.
@@ -33,15 +36,22 @@ fn main() -> ExitCode {
     if guest::is_init() {
         return run_as_init();
     }
-    let trials = vec![
+    let in_place = may_run_in_place();
+    let mut trials = vec![
         Trial::test("host::every_entry_compiles", || compiled().map(|_| ()).map_err(Failed::from)),
         Trial::test("host::other_output_is_noticed", other_output_is_noticed),
+    ];
+    let on_machines = [
         Trial::test("qemu::6.1", || prints_what_is_expected(BackendKind::Qemu, "6.1", Dialect::Linux6_1)),
         Trial::test("qemu::6.12", || prints_what_is_expected(BackendKind::Qemu, "6.12", Dialect::Linux6_12)),
         Trial::test("qemu::7.2::divergences_are_described", divergences_are_described),
         Trial::test("bochs::6.12", || prints_what_is_expected(BackendKind::Bochs, "6.12", Dialect::Linux6_12)),
         Trial::test("bochs::7.2", || prints_what_is_expected(BackendKind::Bochs, "7.2", Dialect::Linux7_2)),
     ];
+    trials.extend(on_machines.into_iter().map(|trial| trial.with_ignored_flag(in_place)));
+    if in_place {
+        trials.push(Trial::test("native", prints_what_is_expected_here));
+    }
     let mut arguments = Arguments::from_args();
     // Two machines at once make each other's watchdogs bark.
     arguments.test_threads.get_or_insert(1);
@@ -52,20 +62,7 @@ fn main() -> ExitCode {
 fn run_as_init() -> ExitCode {
     let run = || -> std::io::Result<std::convert::Infallible> {
         guest::mount_file_systems()?;
-        let mut port = guest::E9Port::open()?;
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(FOLDER)?.map(|file| file.map(|file| file.path())).collect::<Result<_, _>>()?;
-        files.sort();
-        for file in files {
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            writeln!(port, "{OUTPUT_OF}{name}")?;
-            let output = Command::new(&file).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-            port.write_all(&output.stdout)?;
-            if !output.status.success() {
-                writeln!(port, "{}", output.status)?;
-            }
-        }
-        writeln!(port, "{END}")?;
+        run_files(Path::new(FOLDER), &mut guest::E9Port::open()?)?;
         guest::power_off()
     };
     let error = match run() {
@@ -74,6 +71,23 @@ fn run_as_init() -> ExitCode {
     };
     eprintln!("reproducer-test-init: {error}");
     ExitCode::FAILURE
+}
+
+/// Runs the files of a folder one after the other; what they print follows their names.
+fn run_files(folder: &Path, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|file| file.map(|file| file.path())).collect::<Result<_, _>>()?;
+    files.sort();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        writeln!(out, "{OUTPUT_OF}{name}")?;
+        let output = Command::new(&file).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        out.write_all(&output.stdout)?;
+        if !output.status.success() {
+            writeln!(out, "{}", output.status)?;
+        }
+    }
+    writeln!(out, "{END}")
 }
 
 struct Compiled {
@@ -133,29 +147,59 @@ fn compile(folder: &Path, name: &str, text: &str) -> Result<Vec<u8>, String> {
 /// One boot runs every entry that the machine can run.
 fn prints_what_is_expected(backend: BackendKind, kernel: &str, dialect: Dialect) -> Result<(), Failed> {
     let machine = Machine::imagined(dialect, backend == BackendKind::Bochs, true);
-    let (fit, unfit): (Vec<_>, Vec<_>) =
-        compiled()?.iter().partition(|compiled| compiled.entry.missing(&machine).is_empty());
-    for compiled in unfit {
-        println!("not run: {}: it needs {}", compiled.entry.name, compiled.entry.missing(&machine).join(", "));
-    }
-    if fit.len() < FEWEST {
-        return Err(format!("only {} entries fit this machine", fit.len()).into());
-    }
+    let fit = fitting(&machine)?;
     let mut initramfs = Initramfs::with_init(without_sections(&own_executable()?));
     initramfs.add_directory(FOLDER.trim_start_matches('/'), 0o755);
     for compiled in &fit {
         let path = format!("{}/{}", FOLDER.trim_start_matches('/'), compiled.entry.name);
         initramfs.add_file(&path, 0o755, compiled.file.clone());
     }
-    let text = output_of(backend, kernel, initramfs)?;
+    compare_all(&machine, &fit, &output_of(backend, kernel, initramfs)?)
+}
+
+/// The same on this machine itself.
+fn prints_what_is_expected_here() -> Result<(), Failed> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let evidence = Evidence::gather()?;
+    let machine = evidence.machine("native", evidence.may_have_shadow_stack(), None)?;
+    let fit = fitting(&machine)?;
+    for note in pin_to_one_cpu()?.into_iter().chain(quieten()) {
+        println!("{note}");
+    }
+    let folder = tempfile::tempdir()?;
+    for compiled in &fit {
+        let path = folder.path().join(&compiled.entry.name);
+        fs::write(&path, &compiled.file)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    }
+    let mut output = Vec::new();
+    run_files(folder.path(), &mut output)?;
+    compare_all(&machine, &fit, &String::from_utf8_lossy(&output))
+}
+
+/// The entries that the machine can run.
+fn fitting(machine: &Machine) -> Result<Vec<&'static Compiled>, Failed> {
+    let (fit, unfit): (Vec<_>, Vec<_>) =
+        compiled()?.iter().partition(|compiled| compiled.entry.missing(machine).is_empty());
+    for compiled in unfit {
+        println!("not run: {}: it needs {}", compiled.entry.name, compiled.entry.missing(machine).join(", "));
+    }
+    if fit.len() < FEWEST {
+        return Err(format!("only {} entries fit this machine", fit.len()).into());
+    }
+    Ok(fit)
+}
+
+/// All were run, and what they printed is what the model says.
+fn compare_all(machine: &Machine, fit: &[&Compiled], text: &str) -> Result<(), Failed> {
     if !text.trim_end().ends_with(END) {
         return Err(format!("the guest did not run them all; its last words:\n{text}").into());
     }
     let mut different = Vec::new();
-    for compiled in &fit {
+    for compiled in fit {
         let entry = &compiled.entry;
-        let seen = section(&text, &entry.name).ok_or_else(|| format!("no output of {}", entry.name))?;
-        let steps = expected_steps(&machine, &entry.program).map_err(|error| error.to_string())?;
+        let seen = section(text, &entry.name).ok_or_else(|| format!("no output of {}", entry.name))?;
+        let steps = expected_steps(machine, &entry.program).map_err(|error| error.to_string())?;
         if let Err(difference) = compare(&entry.program, &steps, seen) {
             different.push(format!("{}: {difference}", entry.name));
         }

@@ -1,7 +1,8 @@
 //! The observer, its witnesses and its liars on live kernels.
 //!
 //! On the host this binary boots virtual machines with itself as `/init`; inside ([`guest`]) it forks actors,
-//! looks at them and prints what it sees to the data channel; the host ([`host`]) asserts.
+//! looks at them and prints what it sees to the data channel; the host ([`host`]) asserts. Where programs may run in
+//! place the guest's part runs here too, as another process, and the tests that boot machines are ignored, by name.
 #![expect(unsafe_code, reason = "actors are processes made and driven by system calls")]
 
 #[path = "live/actor.rs"]
@@ -16,6 +17,8 @@ mod host;
 fn main() {
     if ptediff_vm::guest::is_init() {
         guest::run();
+    } else if std::env::args().nth(1).as_deref() == Some(host::GUEST_ARGUMENT) {
+        guest::run_here();
     } else {
         host::run();
     }

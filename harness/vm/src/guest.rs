@@ -17,7 +17,7 @@ const DATA_PORT: u16 = 0xe9;
 const BOCHS_POWER_PORT: u16 = 0x8900;
 const BOCHS_POWER_WORD: &[u8] = b"Shutdown";
 /// Stands on the command line of every machine's kernel.
-const MACHINE_WORD: &str = "ptediff.vm=1";
+pub(crate) const MACHINE_WORD: &str = "ptediff.vm=1";
 /// All I/O ports for the calling thread, see `iopl(2)`.
 const ALL_PORTS: libc::c_int = 3;
 

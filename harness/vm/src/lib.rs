@@ -8,6 +8,7 @@
 //! [`VmError`].
 //!
 //! The [`guest`] module is the other side: what an init process inside the machine needs.
+//! [`in_place`] is for doing without a machine.
 //!
 //! **Must not know**: what the bytes mean. Nothing here knows of page-table entries, programs, traces, or of
 //! any other crate of the workspace.
@@ -21,6 +22,7 @@ mod ending;
 mod entry_stub;
 mod error;
 pub mod guest;
+pub mod in_place;
 mod initramfs;
 mod qemu;
 mod running;

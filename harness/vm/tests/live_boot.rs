@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use ptediff_vm::guest;
+use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, Running, VmError, VmSpec, without_sections};
 
@@ -54,6 +55,9 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Two machines at once make each other's watchdogs bark.
     arguments.test_threads.get_or_insert(1);
+    // No machine inside a machine: it would take minutes to boot, and its kernel is not the one under test.
+    let in_place = may_run_in_place();
+    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(in_place)).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

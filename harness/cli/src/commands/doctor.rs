@@ -1,12 +1,13 @@
 //! `ptediff doctor`: what this host has, what a machine has, which hooks attach there.
 
+use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::Store;
 
 use crate::arguments::{Doctor, Format};
 use crate::error::Failure;
 use crate::exit_code::Exit;
 use crate::guest::request::Task;
-use crate::host::launch::{launch, may_run_in_place, own_executable};
+use crate::host::launch::{launch, own_executable};
 use crate::host::results::{Finish, Results};
 use crate::host::session::{Keep, describe, follow};
 use crate::report::progress::Progress;

@@ -6,7 +6,7 @@ use crate::arguments::{Format, Run};
 use crate::error::Failure;
 use crate::exit_code::Exit;
 use crate::guest::request::Task;
-use crate::host::launch::launch;
+use crate::host::launch::{Platform, launch};
 use crate::host::session::{Keep, follow};
 use crate::report;
 use crate::report::progress::Progress;
@@ -38,13 +38,13 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     request.count_known = arguments.count_known;
     let mut progress = Progress::new("programs");
     let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
+    let start = match arguments.machine.platform {
+        Platform::Native => "running in place".to_owned(),
+        platform => format!("booting {} on {}", arguments.machine.kernel, platform.name()),
+    };
     progress.note(&format!(
-        "booting {} on {} (seed {}, {} programs of up to {} steps)",
-        arguments.machine.kernel,
-        arguments.machine.platform.name(),
-        arguments.seed,
-        arguments.cases,
-        arguments.steps
+        "{start} (seed {}, {} programs of up to {} steps)",
+        arguments.seed, arguments.cases, arguments.steps
     ));
     // Only now: a machine that cannot be started must not cost an older trace.
     let mut keep = Keep::at(arguments.trace.as_deref())?;

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use ptediff_trace::Writer;
 use ptediff_vm::guest::E9Port;
+use ptediff_vm::in_place::may_run_in_place;
 
 use crate::guest::{GuestRequest, REQUEST_PATH, session};
-use crate::host::launch::may_run_in_place;
 
 /// Runs the session of the request file named by the second argument, onto standard output; without one,
 /// the guest's own request, onto port 0xE9, where init has written the head.

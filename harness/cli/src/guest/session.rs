@@ -15,6 +15,7 @@ use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
 use ptediff_reference_model::verdict::Verdict;
 use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
+use ptediff_vm::in_place::pin_to_one_cpu;
 
 use super::bench;
 use super::machine::Evidence;
@@ -67,7 +68,8 @@ impl<W: Write> Session<'_, W> {
         if !missing.is_empty() {
             return self.refuse(missing, evidence.lines());
         }
-        for note in quieten() {
+        let pinned = pin_to_one_cpu().map_err(|error| RigError::of("the session cannot be kept on one CPU", &error))?;
+        for note in pinned.into_iter().chain(quieten()) {
             self.send(&Frame::Log(note))?;
         }
         let shadow_stack = evidence.may_have_shadow_stack();

@@ -1,10 +1,11 @@
 //! Starts a machine with a request in it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use std::{fs, io};
 
+use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
 use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
 
@@ -13,6 +14,9 @@ use crate::guest::init::SESSION_ARGUMENT;
 use crate::guest::{GuestRequest, REQUEST_PATH};
 
 use super::channel::Channel;
+
+/// What the page walk reads. Of all that a session needs it asks for the most rights.
+const KERNEL_MEMORY: &str = "/proc/kcore";
 
 /// What runs the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -135,19 +139,19 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
     Ok(Channel::Machine(Box::new(ptediff_vm::boot(&spec)?)))
 }
 
-/// Whether programs may be run on this machine itself.
-#[must_use]
-pub fn may_run_in_place() -> bool {
-    let told_by_kernel = fs::read_to_string("/proc/cmdline")
-        .is_ok_and(|line| line.split_whitespace().any(|word| word == "ptediff.vm=1"));
-    told_by_kernel || std::env::var_os("PTEDIFF_NATIVE").is_some_and(|value| value == "1")
-}
-
 fn launch_in_place(request: &[u8]) -> Result<Channel, Failure> {
     if !may_run_in_place() {
         return Err(Failure::usage(
             "programs are not run on this machine itself: neither `ptediff.vm=1` is on the kernel's command line nor PTEDIFF_NATIVE=1 in the environment",
             "use --platform bochs or qemu, or run inside a machine that is meant for it",
+        ));
+    }
+    if let Err(error) = fs::File::open(KERNEL_MEMORY)
+        && error.kind() == io::ErrorKind::PermissionDenied
+    {
+        return Err(Failure::usage(
+            format!("programs cannot be observed in place: {KERNEL_MEMORY} cannot be opened: {error}"),
+            "call it as root",
         ));
     }
     let failed = |source| Failure::Rig { message: format!("the session cannot be started: {source}"), help: None };

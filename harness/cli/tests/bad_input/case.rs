@@ -36,6 +36,8 @@ pub(crate) struct Case {
     pub(crate) program: Option<PathBuf>,
     /// Standard error is kept as a snapshot.
     pub(crate) snapshot: bool,
+    /// It is wrong only where programs may not run in place; elsewhere it would start a campaign.
+    pub(crate) needs_no_leave: bool,
 }
 
 impl Case {
@@ -50,6 +52,7 @@ impl Case {
             cache: None,
             program: None,
             snapshot: false,
+            needs_no_leave: false,
         }
     }
 

@@ -84,12 +84,15 @@ pub(crate) fn cases() -> Vec<Case> {
             |folder| words([&"run", &"--emulator", &folder.join("bochs")]),
             &["there is no emulator at DIR/bochs"],
         ),
-        Case::new(
-            "native-without-leave",
-            |_| words([&"run", &"--platform", &"native"]),
-            &["ptediff.vm=1", "PTEDIFF_NATIVE=1"],
-        )
-        .kept(),
+        Case {
+            needs_no_leave: true,
+            ..Case::new(
+                "native-without-leave",
+                |_| words([&"run", &"--platform", &"native"]),
+                &["ptediff.vm=1", "PTEDIFF_NATIVE=1"],
+            )
+            .kept()
+        },
         Case::new("explain-nonsense", |_| words([&"explain", &"0xnonsense"]), &["`n` is no hexadecimal digit"]).kept(),
         Case::new("explain-nothing", |_| words([&"explain", &""]), &["is not a page-table entry"]),
         Case::new("explain-sign", |_| words([&"explain", &"+865"]), &["`+` is no hexadecimal digit"]),

@@ -2,7 +2,8 @@
 //! the place where there is one, no panic, and nothing half-written.
 //!
 //! Disks that are full or read-only are made in a mount namespace, which needs root. Without it those cases are
-//! inconclusive: they are named, counted as ignored, and never pass.
+//! inconclusive: they are named, counted as ignored, and never pass. Where programs may run in place, the case that
+//! has them refused is ignored.
 
 mod case;
 #[path = "../support/command.rs"]
@@ -17,6 +18,7 @@ mod traces;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
+use ptediff_vm::in_place::may_run_in_place;
 
 use case::Case;
 
@@ -28,15 +30,17 @@ fn main() -> ExitCode {
         return disks::stage(root.as_ref());
     }
     let may_mount = case::may_mount();
+    let in_place = may_run_in_place();
     let mut trials = Vec::new();
     let mut inconclusive = Vec::new();
     let cases: Vec<Case> =
         [entries::cases(), traces::cases(), commands::cases(), disks::cases()].into_iter().flatten().collect();
     for case in cases {
-        let cannot = case.mount.is_some() && !may_mount;
-        if cannot {
+        let lacks_mount = case.mount.is_some() && !may_mount;
+        if lacks_mount {
             inconclusive.push(case.name);
         }
+        let cannot = lacks_mount || (case.needs_no_leave && in_place);
         trials.push(Trial::test(case.name, move || case::check(&case)).with_ignored_flag(cannot));
     }
     let conclusion = libtest_mimic::run(&Arguments::from_args(), trials);

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use libtest_mimic::{Completion, Failed, Trial};
 use ptediff_corpus::Corpus;
 
-use crate::command::{PTEDIFF, run, tidy};
-use crate::machine::{Live, file, live, require, word};
+use crate::command::run;
+use crate::machine::{Live, command, file, live, require, word};
 
 /// The corpus of this repository.
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus");
@@ -38,9 +38,7 @@ fn replay(kernel: &str, platform: &str) -> Result<Live, String> {
 }
 
 fn replay_in_place() -> Result<Live, String> {
-    let mut command = std::process::Command::new(PTEDIFF);
-    command.args(["replay", "--all", "--corpus", CORPUS, "--platform", "native", "--format", "json"]);
-    tidy(&mut command);
+    let mut command = command(&["replay", "--all", "--corpus", CORPUS, "--platform", "native", "--format", "json"]);
     command.env("PTEDIFF_NATIVE", "1");
     Live::of(&run(command)).map_err(said)
 }

@@ -17,7 +17,7 @@ mod rig;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
-use ptediff::host::launch::may_run_in_place;
+use ptediff_vm::in_place::may_run_in_place;
 
 /// Machines that run at once: more make each other's watchdogs bark.
 const MACHINES: usize = 2;

@@ -10,7 +10,7 @@ use crate::case::{Case, Needs, options};
 use crate::{cases, figures};
 
 /// Whether kernel and CPU have user shadow stacks (arch/x86/kernel/cpu/proc.c lists it by this name).
-fn has_shadow_stacks() -> bool {
+pub(crate) fn has_shadow_stacks() -> bool {
     std::fs::read_to_string("/proc/cpuinfo")
         .is_ok_and(|text| text.split_ascii_whitespace().any(|word| word == "user_shstk"))
 }
@@ -23,7 +23,8 @@ pub(crate) fn run() {
     eprintln!("live_execute: the machine does not power off: {error}");
 }
 
-fn report(out: &mut E9Port) -> std::io::Result<()> {
+/// Runs the cases and writes a line for each.
+pub(crate) fn report(out: &mut impl Write) -> std::io::Result<()> {
     let shadow_stacks = has_shadow_stacks();
     writeln!(out, "shadow-stacks {shadow_stacks}")?;
     for case in cases::all() {

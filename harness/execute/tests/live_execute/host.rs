@@ -1,4 +1,5 @@
-//! The host: boots each machine once, with this binary inside, and reports the guest's results.
+//! The host: boots each machine once, with this binary inside, and reports the guest's results. Where programs may
+//! run in place, the cases run here, and the tests that boot machines are ignored, by name.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -6,18 +7,27 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use ptediff_vm::in_place::{may_run_in_place, pin_to_one_cpu};
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
 
 use crate::case::Needs;
-use crate::cases;
+use crate::{cases, guest};
 
 /// A machine and what it gave. Booted by the first test that asks.
 struct Machine {
     name: &'static str,
-    backend: BackendKind,
-    kernel: &'static str,
+    place: Place,
     report: OnceLock<Result<Report, String>>,
+}
+
+/// Where the cases run.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In a machine with this kernel.
+    Emulator(BackendKind, &'static str),
+    /// On this machine itself.
+    Here,
 }
 
 /// What the guest wrote.
@@ -33,8 +43,10 @@ struct Report {
 }
 
 const fn machine(name: &'static str, backend: BackendKind, kernel: &'static str) -> Machine {
-    Machine { name, backend, kernel, report: OnceLock::new() }
+    Machine { name, place: Place::Emulator(backend, kernel), report: OnceLock::new() }
 }
+
+static THIS_MACHINE: Machine = Machine { name: "native", place: Place::Here, report: OnceLock::new() };
 
 static MACHINES: [Machine; 4] = [
     machine("bochs-6.12", BackendKind::Bochs, "6.12"),
@@ -44,30 +56,39 @@ static MACHINES: [Machine; 4] = [
 ];
 
 pub(crate) fn run() -> ExitCode {
-    let trials = MACHINES.iter().flat_map(|machine| {
-        let for_cases = cases::all()
-            .filter(|case| is_for(case.needs, machine.backend))
-            .map(|case| Trial::test(format!("{}::{}", machine.name, case.name), || machine.check_case(case.name)));
-        for_cases.chain([Trial::test(format!("{}::end", machine.name), || machine.check_end())])
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    let in_place = may_run_in_place();
+    let trials = MACHINES.iter().flat_map(|machine| machine.trials(in_place));
+    let here = in_place.then(|| THIS_MACHINE.trials(false)).into_iter().flatten();
+    libtest_mimic::run(&Arguments::from_args(), trials.chain(here).collect()).exit_code()
 }
 
-fn has_shadow_stacks(backend: BackendKind) -> bool {
-    backend == BackendKind::Bochs
-}
-
-fn is_for(needs: Needs, backend: BackendKind) -> bool {
+fn is_for(needs: Needs, shadow_stacks: bool) -> bool {
     match needs {
         Needs::Nothing => true,
-        Needs::ShadowStack => has_shadow_stacks(backend),
-        Needs::NoShadowStack => !has_shadow_stacks(backend),
+        Needs::ShadowStack => shadow_stacks,
+        Needs::NoShadowStack => !shadow_stacks,
     }
 }
 
 impl Machine {
+    fn trials(&'static self, ignored: bool) -> impl Iterator<Item = Trial> {
+        let shadow_stacks = self.has_shadow_stacks();
+        let for_cases = cases::all()
+            .filter(move |case| is_for(case.needs, shadow_stacks))
+            .map(|case| Trial::test(format!("{}::{}", self.name, case.name), || self.check_case(case.name)));
+        let trials = for_cases.chain([Trial::test(format!("{}::end", self.name), || self.check_end())]);
+        trials.map(move |trial| trial.with_ignored_flag(ignored))
+    }
+
+    fn has_shadow_stacks(&self) -> bool {
+        match self.place {
+            Place::Emulator(backend, _) => backend == BackendKind::Bochs,
+            Place::Here => guest::has_shadow_stacks(),
+        }
+    }
+
     fn report(&self) -> Result<&Report, Failed> {
-        let report = self.report.get_or_init(|| self.boot().map_err(|error| error.to_string()));
+        let report = self.report.get_or_init(|| self.run().map_err(|error| error.to_string()));
         report.as_ref().map_err(|error| Failed::from(format!("the machine cannot be run: {error}")))
     }
 
@@ -83,20 +104,29 @@ impl Machine {
     /// The machine is what it claims to be, went through everything and ended as it was told to.
     fn check_end(&self) -> Result<(), Failed> {
         let report = self.report()?;
-        if report.shadow_stacks != has_shadow_stacks(self.backend) {
+        if report.shadow_stacks != self.has_shadow_stacks() {
             return Err(Failed::from(format!("the guest says shadow stacks: {}", report.shadow_stacks)));
         }
         match (report.end.as_deref(), &report.ending) {
             (Some(""), Some(Ending::PoweredOff)) => Ok(()),
+            // This machine goes on.
+            (Some(""), None) if matches!(self.place, Place::Here) => Ok(()),
             (Some(error), _) if !error.is_empty() => Err(Failed::from(error)),
             _ => Err(Failed::from(report.how_it_ended())),
         }
     }
 
-    fn boot(&self) -> Result<Report, Box<dyn std::error::Error>> {
-        let kernel = Store::open()?.kernel(self.kernel)?;
+    fn run(&self) -> Result<Report, Box<dyn std::error::Error>> {
+        match self.place {
+            Place::Emulator(backend, kernel) => self.boot(backend, kernel),
+            Place::Here => run_here(),
+        }
+    }
+
+    fn boot(&self, backend: BackendKind, kernel: &str) -> Result<Report, Box<dyn std::error::Error>> {
+        let kernel = Store::open()?.kernel(kernel)?;
         let init = without_sections(&std::fs::read(std::env::current_exe()?)?);
-        let mut spec = VmSpec::new(self.backend, kernel.vmlinuz, Initramfs::with_init(init));
+        let mut spec = VmSpec::new(backend, kernel.vmlinuz, Initramfs::with_init(init));
         spec.limit = Some(Duration::from_secs(300));
         let mut machine = boot(&spec)?;
         let mut report = Report::default();
@@ -107,7 +137,7 @@ impl Machine {
             while let Some(length) = bytes.iter().position(|&byte| byte == b'\n') {
                 let line = String::from_utf8_lossy(&bytes[..length]).into_owned();
                 bytes.drain(..=length);
-                report.take(&line, &mut clock);
+                report.take(&line, Some(&mut clock));
             }
             if let Activity::Ended(ending) = activity {
                 report.ending = Some(ending);
@@ -118,8 +148,20 @@ impl Machine {
     }
 }
 
+/// The guest's part on this machine. Its lines come all at once, so that they say nothing about time.
+fn run_here() -> Result<Report, Box<dyn std::error::Error>> {
+    pin_to_one_cpu()?;
+    let mut lines = Vec::new();
+    guest::report(&mut lines)?;
+    let mut report = Report::default();
+    for line in String::from_utf8(lines)?.lines() {
+        report.take(line, None);
+    }
+    Ok(report)
+}
+
 impl Report {
-    fn take(&mut self, line: &str, clock: &mut Clock) {
+    fn take(&mut self, line: &str, clock: Option<&mut Clock>) {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         match word {
             "shadow-stacks" => self.shadow_stacks = rest == "true",
@@ -127,8 +169,8 @@ impl Report {
                 let (name, verdict) = rest.split_once(' ').unwrap_or((rest, ""));
                 self.cases.insert(name.to_owned(), verdict.to_owned());
             }
-            "start" => clock.start(rest),
-            "stop" => clock.stop(rest),
+            "start" => drop(clock.map(|clock| clock.start(rest))),
+            "stop" => drop(clock.map(|clock| clock.stop(rest))),
             "end" => self.end = Some(rest.to_owned()),
             _ => self.end = Some(format!("the guest wrote a line that is not understood: {line}")),
         }

@@ -13,6 +13,7 @@ use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::observation::{RawState, RawTransition};
 use ptediff_vm::guest::{E9Port, mount_file_systems, power_off};
+use ptediff_vm::in_place::pin_to_one_cpu;
 
 use crate::actor::{Channels, Order};
 
@@ -23,15 +24,27 @@ pub(crate) const TIMED_REPORTS: u32 = 500;
 
 pub(crate) fn run() {
     let mut port = E9Port::open().expect("the data channel");
-    if let Err(error) = scenario(&mut port) {
-        let _ = writeln!(port, "check scenario FAILED {error}");
+    match mount_file_systems() {
+        Ok(_) => report(&mut port),
+        Err(error) => drop(writeln!(port, "check mounts FAILED {error}")),
     }
-    let _ = writeln!(port, "end");
     let _ = power_off();
 }
 
-fn scenario(port: &mut E9Port) -> Result<(), Box<dyn Error>> {
-    mount_file_systems()?;
+/// The same on this machine itself, to standard output.
+pub(crate) fn run_here() {
+    pin_to_one_cpu().expect("one CPU");
+    report(&mut std::io::stdout().lock());
+}
+
+fn report(port: &mut impl Write) {
+    if let Err(error) = scenario(port) {
+        let _ = writeln!(port, "check scenario FAILED {error}");
+    }
+    let _ = writeln!(port, "end");
+}
+
+fn scenario(port: &mut impl Write) -> Result<(), Box<dyn Error>> {
     for (name, verdict) in [("missing hook", missing_hook()), ("no BTF", no_btf()?), ("aya", aya())] {
         check(port, name, verdict)?;
     }
@@ -68,7 +81,7 @@ fn scenario(port: &mut E9Port) -> Result<(), Box<dyn Error>> {
     check(port, "loss", verdict)
 }
 
-fn check(port: &mut E9Port, name: &str, verdict: Result<String, String>) -> Result<(), Box<dyn Error>> {
+fn check(port: &mut impl Write, name: &str, verdict: Result<String, String>) -> Result<(), Box<dyn Error>> {
     match verdict {
         Ok(remark) => writeln!(port, "check {name} ok {remark}")?,
         Err(why) => writeln!(port, "check {name} FAILED {why}")?,
@@ -134,7 +147,7 @@ impl Rig {
     }
 
     /// Looks at what a step left, and has the witnesses look too.
-    fn look(&mut self, port: &mut E9Port, step: &str) -> Result<(), Box<dyn Error>> {
+    fn look(&mut self, port: &mut impl Write, step: &str) -> Result<(), Box<dyn Error>> {
         let mut after = RawState::default();
         let mut transitions = Vec::new();
         self.observer.snapshot(&mut after)?;
@@ -184,7 +197,7 @@ impl Rig {
 
     fn tell(
         &mut self,
-        port: &mut E9Port,
+        port: &mut impl Write,
         step: &str,
         actor: usize,
         order: (Order, u8, u8),
@@ -197,7 +210,7 @@ impl Rig {
     }
 }
 
-fn steps(port: &mut E9Port, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
+fn steps(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
     rig.look(port, "birth")?;
     rig.tell(port, "map", 0, (Order::Map, 0, 8))?;
     rig.tell(port, "write", 0, (Order::Write, 0, 1))?;
@@ -236,7 +249,7 @@ fn steps(port: &mut E9Port, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
 
 /// Tells every lie once and asks who noticed. Pages 2 to 7 are written, so that a change of protection has
 /// six events.
-fn lies(port: &mut E9Port, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
+fn lies(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
     let mut only_by_ledger = Vec::new();
     let (mut by_witness, mut read_only) = (0, false);
     for lie in Lie::all() {

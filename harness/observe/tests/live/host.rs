@@ -2,17 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
 
 use crate::expected;
 use crate::guest::{TIMED_REPORTS, TIMED_SNAPSHOTS};
 
+/// Has this binary play the guest's part on this machine.
+pub(crate) const GUEST_ARGUMENT: &str = "__guest";
+
 pub(crate) fn run() {
     let arguments = Arguments::from_args();
+    let in_place = may_run_in_place();
     let machines = [
         ("qemu", BackendKind::Qemu, "6.12"),
         ("qemu", BackendKind::Qemu, "7.2"),
@@ -20,9 +26,10 @@ pub(crate) fn run() {
         ("bochs", BackendKind::Bochs, "7.2"),
     ];
     let trials = machines.into_iter().map(|(name, backend, kernel)| {
-        Trial::test(format!("observe::{name}::{kernel}"), move || observe(backend, kernel))
+        Trial::test(format!("observe::{name}::{kernel}"), move || observe(backend, kernel)).with_ignored_flag(in_place)
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    let here = in_place.then(|| Trial::ignorable_test("observe::native", observe_here));
+    libtest_mimic::run(&arguments, trials.chain(here).collect()).exit();
 }
 
 /// What the guest printed.
@@ -39,7 +46,25 @@ impl Lines {
 }
 
 fn observe(backend: BackendKind, kernel: &str) -> Result<(), Failed> {
-    let lines = run_machine(backend, kernel)?;
+    judge(&run_machine(backend, kernel)?, backend == BackendKind::Bochs, kernel)
+}
+
+/// The same on this machine itself, where its kernel is one that the expected lines are from.
+fn observe_here() -> Result<Completion, Failed> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let Some(kernel) = ["6.12", "7.2"].into_iter().find(|kernel| release.starts_with(&format!("{kernel}."))) else {
+        return Ok(Completion::ignored_with(format!("there are no expected lines for Linux {release}")));
+    };
+    let output = Command::new(std::env::current_exe()?).arg(GUEST_ARGUMENT).stderr(Stdio::inherit()).output()?;
+    let all: Vec<String> = String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect();
+    if !output.status.success() || all.last().is_none_or(|line| line != "end") {
+        return Err(format!("the guest's part ended with {}:\n{}", output.status, all.join("\n")).into());
+    }
+    let shadow_stacks = all.iter().any(|line| line.starts_with("entry map-shadow-stack 0 16 "));
+    judge(&Lines { all, marks: BTreeMap::new() }, shadow_stacks, kernel).map(|()| Completion::Completed)
+}
+
+fn judge(lines: &Lines, shadow_stacks: bool, kernel: &str) -> Result<(), Failed> {
     let whole = lines.all.join("\n");
     let mut failures: Vec<String> = Vec::new();
     for failed in lines.starting("check ").iter().filter(|line| line.contains(" FAILED")) {
@@ -50,7 +75,6 @@ fn observe(backend: BackendKind, kernel: &str) -> Result<(), Failed> {
             failures.push(format!("the guest did not report `{name}`"));
         }
     }
-    let shadow_stacks = backend == BackendKind::Bochs;
     compare(
         "entry",
         &lines.starting("entry "),
@@ -63,7 +87,7 @@ fn observe(backend: BackendKind, kernel: &str) -> Result<(), Failed> {
         &expected::lines(expected::EVENTS, shadow_stacks, kernel),
         &mut failures,
     );
-    report_times(&lines);
+    report_times(lines);
     if failures.is_empty() {
         return Ok(());
     }
