@@ -141,7 +141,7 @@ pub struct Run {
     #[arg(long, default_value_t = 0)]
     pub first: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
     /// Stop after so many seconds
     #[arg(long)]
@@ -319,7 +319,7 @@ pub struct Pairs {
     #[arg(long, default_value_t = 5000)]
     pub cases: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
 }
 
@@ -336,7 +336,7 @@ pub struct Distill {
     #[arg(long, default_value_t = 5000)]
     pub cases: u32,
     /// Most steps of a program
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
     pub steps: u16,
     /// Make at most so many entries
     #[arg(long, default_value_t = 20)]

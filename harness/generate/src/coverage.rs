@@ -40,6 +40,7 @@ pub fn reached(machine: &Machine, program: &Program) -> Option<Reached> {
     let mut reached = Reached::default();
     let mut last: [Option<usize>; ARENA_PAGES] = [None; ARENA_PAGES];
     let mut rules: [Vec<Rule>; ARENA_PAGES] = Default::default();
+    let mut elsewhere = Vec::new();
     for (index, step) in program.steps.iter().enumerate() {
         if !model.is_possible(step) {
             return None;
@@ -49,27 +50,37 @@ pub fn reached(machine: &Machine, program: &Program) -> Option<Reached> {
         let kind = step.operation.kind();
         let refused =
             matches!(expectation.outcome, Some(Outcome::Failed(_) | Outcome::Faulted(_) | Outcome::Elsewhere(_)));
+        if touched.is_empty() {
+            // Of no page at all: what was done so before it is what it meets.
+            follow(&mut reached.contexts, &mut elsewhere, &expectation.fired);
+        }
         for slot in touched {
             if let Some(earlier) = last[slot] {
                 reached.pairs.insert((earlier, kind));
             }
-            for rule in &expectation.fired {
-                match rules[slot].as_slice() {
-                    [] => _ = reached.contexts.insert((None, *rule)),
-                    before => reached.contexts.extend(before.iter().map(|before| (Some(*before), *rule))),
-                }
-            }
-            rules[slot].clone_from(&expectation.fired);
+            follow(&mut reached.contexts, &mut rules[slot], &expectation.fired);
             last[slot] = if refused { None } else { Some(kind) };
         }
     }
     Some(reached)
 }
 
+/// Notes the rules that fired with those that fired before them, and takes their place.
+fn follow(contexts: &mut BTreeSet<(Option<Rule>, Rule)>, before: &mut Vec<Rule>, fired: &[Rule]) {
+    for rule in fired {
+        match before.as_slice() {
+            [] => _ = contexts.insert((None, *rule)),
+            before => contexts.extend(before.iter().map(|before| (Some(*before), *rule))),
+        }
+    }
+    fired.clone_into(before);
+}
+
 /// Slots that the step touches.
 fn touched(model: &Model, step: &Step) -> Vec<usize> {
     if let Some(range) = step.operation.range() {
-        return range.slots().map(PageIndex::index).collect();
+        let both = range.slots().chain(step.operation.destination().into_iter().flat_map(|range| range.slots()));
+        return both.map(PageIndex::index).collect::<BTreeSet<_>>().into_iter().collect();
     }
     if let Some(page) = step.operation.page() {
         return vec![page.index()];

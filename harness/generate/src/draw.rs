@@ -211,6 +211,7 @@ impl<R: Rng> Draft<'_, R> {
     fn step(&mut self) -> Step {
         if self.hoards
             && let Some(step) = self.hoarding_step()
+            && self.model.is_possible(&step)
         {
             return step;
         }
@@ -228,7 +229,7 @@ impl<R: Rng> Draft<'_, R> {
         }
         for _ in 0..ATTEMPTS {
             let actor = self.actor();
-            if let Some(step) = self.about_waiting(actor) {
+            if let Some(step) = self.about_waiting(actor).filter(|step| self.model.is_possible(step)) {
                 return step;
             }
             let operation = if self.dice.percent(SENSELESS) { self.senseless() } else { self.sensible(actor) };

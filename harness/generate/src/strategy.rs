@@ -23,7 +23,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { steps: 8..=40, profile: None }
+        Self { steps: 8..=50, profile: None }
     }
 }
 

@@ -69,7 +69,7 @@ proptest! {
         program in ProgramStrategy { machine: machine(Dialect::Linux7_2, true), options: Options::default() },
     ) {
         check(&program, &machine(Dialect::Linux7_2, true));
-        prop_assert!((8..=40).contains(&program.steps.len()));
+        prop_assert!((8..=50).contains(&program.steps.len()));
     }
 }
 
