@@ -10,7 +10,15 @@ pub struct Narrowing {
 }
 
 /// Everything that is left out within the operations that are generated.
-pub const NARROWINGS: [Narrowing; 6] = [
+pub const NARROWINGS: [Narrowing; 8] = [
+    Narrowing {
+        left_out: "userfaultfd with shared memory, mremap, copies by the kernel, or a live shadow stack; system calls that wait",
+        reason: "not modelled together: such programs are not run",
+    },
+    Narrowing {
+        left_out: "protection keys on the shadow stacks of an actor that runs on one",
+        reason: "a signal handler begins with every key closed: its return would be refused, again and again",
+    },
     Narrowing {
         left_out: "pkey_free of key 0, and other rights for key 0 in PKRU",
         reason: "the actors' own pages have key 0: pkey_alloc would give it out again and could close it",
