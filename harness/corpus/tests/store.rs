@@ -157,7 +157,8 @@ fn the_projects_own_corpus_reaches_the_rules() {
     let mut fired: BTreeMap<Rule, u32> = BTreeMap::new();
     for stored in Corpus::open(&folder).expect("opened").entries() {
         let entry = stored.unwrap_or_else(|error| panic!("{error}")).entry;
-        let machine = machine(entry.needs.shadow_stack);
+        let dialect = entry.needs.kernels.first().copied().unwrap_or(Dialect::Linux6_12);
+        let machine = Machine::imagined(dialect, entry.needs.shadow_stack, true);
         assert_eq!(entry.missing(&machine), Vec::<String>::new(), "{}", entry.name);
         println!("{}: {}", entry.name, entry.description);
         let mut model = Model::new(&machine);

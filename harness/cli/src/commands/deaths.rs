@@ -56,7 +56,8 @@ pub(super) fn examine_death(arguments: &MachineArguments, boots: u32, results: &
 
 /// Whether the kernel dies during this program.
 fn is_deadly(arguments: &MachineArguments, program: &Program) -> Result<bool, Failure> {
-    let needs = vec![Needs::to_behave_alike(program)];
+    // It has run on this machine before: what succeeded or failed then does so again.
+    let needs = vec![Needs::of(program)];
     let request = request(arguments, Task::Replay { programs: vec![program.clone()], needs, repeat: 1 })?;
     let mut channel = launch(&request, &arguments.launch_options(None))?;
     let results = follow(&mut channel, &mut Keep::default(), &mut Progress::silent())?;

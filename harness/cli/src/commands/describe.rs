@@ -8,7 +8,7 @@ use ptediff_reference_model::verdict::Verdict;
 use crate::error::Failure;
 use crate::host::results::{Found, Results};
 use crate::report::mail::{self, Attached};
-use crate::report::reproducer::{Subject, reproducer};
+use crate::report::reproducer::{NoReproducer, Subject, reproducer};
 
 /// Writes both. Returns the files.
 pub(super) fn describe(
@@ -26,8 +26,14 @@ pub(super) fn describe(
     let (name, description, program) = (&entry.name, &entry.description, &entry.program);
     let subject = Subject { name, description, machine, program, finding: &finding };
     // A program that was judged is possible on its machine, up to the step that diverged at the least.
-    let source = reproducer(&subject).map_err(|error| Failure::rig(&error))?;
-    let mut files = vec![write(entry_path, "c", &source)?];
+    let mut files = match reproducer(&subject) {
+        Ok(source) => vec![write(entry_path, "c", &source)?],
+        Err(error @ NoReproducer::Impossible(_)) => return Err(Failure::rig(&error)),
+        Err(error) => {
+            eprintln!("no reproducer of {name}: {error}");
+            Vec::new()
+        }
+    };
     let entry_path_text = entry_path.display().to_string();
     let attached = Attached { entry: Some(&entry_path_text), reproducer: files.first().map(String::as_str) };
     if let Some(text) = mail::mail(results, found, attached) {

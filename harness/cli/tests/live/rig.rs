@@ -63,6 +63,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
     trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
     trials.push(Trial::test("rig::a_changed_kernel_is_found_shrunk_and_stored", a_changed_kernel_is_found));
+    trials.push(Trial::test("rig::a_known_divergence_is_no_agreement", a_known_divergence));
     trials.push(Trial::test("rig::a_deadly_program_is_made_smaller", a_deadly_program_is_made_smaller));
     trials.push(Trial::test("rig::an_unstable_divergence_is_a_class_of_its_own", an_unstable_divergence));
     trials.push(Trial::test("rig::a_wrong_cpu_is_blamed_by_the_other_emulator", a_wrong_cpu_is_blamed));
@@ -198,6 +199,26 @@ fn a_changed_kernel_is_found() -> Result<(), Failed> {
     again.must_exit(Exit::Diverge)?;
     let honest = live(&["replay", "--platform", "qemu", &entry])?;
     honest.must_exit(Exit::Agree)
+}
+
+/// Debian's 6.12.95 diverges as is known, which decides the exit code only where it is asked to; 7.2 agrees.
+fn a_known_divergence() -> Result<(), Failed> {
+    let entry = concat!(env!("CARGO_MANIFEST_DIR"), "/known-divergences/cve-2026-68166.json");
+    for (kernel, options, exit, known) in [
+        ("6.12", &[][..], Exit::Agree, true),
+        ("6.12", &["--count-known"][..], Exit::Diverge, true),
+        ("7.2", &["--count-known"][..], Exit::Agree, false),
+    ] {
+        require(kernel, Some("bochs-3.0"))?;
+        let ran = live(&[&["replay", "--kernel", kernel, entry][..], options].concat())?;
+        ran.must_exit(exit)?;
+        if known {
+            ran.must_be("/divergences/0/known", "CVE-2026-68166")?;
+        } else {
+            ran.must_be("/agree", "1")?;
+        }
+    }
+    Ok(())
 }
 
 /// The kernel panics at every exit: the program that was running is made smaller by the host, boot by boot.

@@ -371,7 +371,8 @@ static void step(int number, int actor, const char *text)
 "#;
 
 /// In place of what [`super::pieces::MAIN`] does with semaphores.
-pub(super) const SEMAPHORES: &str = r#"	sem_init(&shared->done, 1, 0);
-	for (int i = 0; i < ACTORS; i++)
+pub(super) const SEMAPHORES: &str = r#"	for (int i = 0; i < ACTORS; i++) {
 		sem_init(&shared->go[i], 1, 0);
+		sem_init(&shared->done[i], 1, 0);
+	}
 "#;

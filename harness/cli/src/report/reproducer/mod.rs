@@ -43,12 +43,33 @@ pub struct ImpossibleStep {
     pub machine: String,
 }
 
+/// Why there is no C source of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NoReproducer {
+    /// Nothing can be expected of it.
+    #[error(transparent)]
+    Impossible(#[from] ImpossibleStep),
+    /// An actor may run on a shadow stack of the program, and can call no C function then: operations of other families
+    /// are not written without calls.
+    #[error("step {index} ({step}) is not written as C where an actor may run on a shadow stack of the program")]
+    BesideLiveStack {
+        /// Index of the step.
+        index: usize,
+        /// The step in words.
+        step: String,
+    },
+}
+
 /// The C source.
 ///
 /// # Errors
-/// [`ImpossibleStep`]: the machine cannot perform the program.
-pub fn reproducer(subject: &Subject<'_>) -> Result<String, ImpossibleStep> {
+/// [`NoReproducer`].
+pub fn reproducer(subject: &Subject<'_>) -> Result<String, NoReproducer> {
     let steps = expected_steps(subject.machine, subject.program)?;
+    if let Some(index) = source::beside_live_stack(subject.program) {
+        let step = subject.program.steps[index].to_string();
+        return Err(NoReproducer::BesideLiveStack { index, step });
+    }
     Ok(source::source(subject, &steps))
 }
 

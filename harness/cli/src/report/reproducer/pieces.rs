@@ -36,10 +36,10 @@ pub(super) const GAVE: &str = r#"
 static void gave(long value)
 {
 	if (value == -1)
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "errno %d", errno);
 	else
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "gave 0x%lx", value);
 }
 "#;
@@ -72,7 +72,7 @@ static void load_by_system_call(unsigned long address)
 	else if (read(event, &value, 8) != 8 && errno != EAGAIN)
 		called(-1, 0);
 	else
-		snprintf(shared->result, sizeof(shared->result),
+		snprintf(shared->result[me], sizeof(shared->result[me]),
 			 "loaded 0x%lx", value);
 	close(event);
 }
@@ -88,7 +88,8 @@ static void store_by_system_call(unsigned long address, unsigned long value)
 	    read(event, (void *)address, 8) != 8)
 		called(-1, 0);
 	else
-		snprintf(shared->result, sizeof(shared->result), "stored");
+		snprintf(shared->result[me], sizeof(shared->result[me]),
+			 "stored");
 	close(event);
 }
 "#;
@@ -136,7 +137,8 @@ static void accessed(const char *text, unsigned long value)
 			 fault.signal, fault.code, fault.address,
 			 fault.error_code, key);
 	else
-		snprintf(shared->result[me], sizeof(shared->result[me]), text, value);
+		snprintf(shared->result[me], sizeof(shared->result[me]),
+			 text, value);
 	fault.signal = 0;
 }
 "#;
@@ -391,6 +393,7 @@ pub(super) const STEP_WITH_EVENTS: &str = r#"
 static void step(int number, int actor, const char *text)
 {
 	const struct timespec pause = { .tv_nsec = 1000000 };
+	const struct timespec settling = { .tv_nsec = 20000000 };
 	int left = 60000;
 
 	shared->step = number;
@@ -406,6 +409,8 @@ static void step(int number, int actor, const char *text)
 	}
 	printf("step %d, actor %d: %s\n  -> %s\n", number, actor, text,
 	       shared->result[actor]);
+	/* An access that was woken goes on in the meantime. */
+	nanosleep(&settling, NULL);
 	show(number + 1);
 }
 "#;

@@ -218,6 +218,32 @@ fn put_calling_nothing(text: &mut String, subject: &Subject<'_>, uses: &Uses, st
 /// Exit where no function may be called. The break is never reached.
 const LEAVE_AT_ONCE: &str = "raw(SYS_exit_group, 0, 0, 0, 0, 0, 0);\n\t\tbreak;";
 
+/// The first step that has no form without function calls, in a program whose actors may call none.
+pub(super) fn beside_live_stack(program: &Program) -> Option<usize> {
+    if !Uses::of(program).calls_nothing {
+        return None;
+    }
+    program.steps.iter().position(|step| {
+        matches!(
+            step.operation,
+            Operation::PkeyAlloc { .. }
+                | Operation::PkeyFree { .. }
+                | Operation::PkeyMprotect { .. }
+                | Operation::WritePkru { .. }
+                | Operation::ReadBySystemCall { .. }
+                | Operation::WriteBySystemCall { .. }
+                | Operation::UffdOpen { .. }
+                | Operation::UffdClose { .. }
+                | Operation::UffdRegister { .. }
+                | Operation::UffdUnregister { .. }
+                | Operation::UffdWriteProtect { .. }
+                | Operation::UffdCopy { .. }
+                | Operation::UffdZeropage { .. }
+                | Operation::UffdWake { .. }
+        )
+    })
+}
+
 fn any_copy(program: &Program) -> bool {
     program.steps.iter().any(|step| matches!(step.operation, Operation::UffdCopy { .. }))
 }
@@ -406,7 +432,8 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::PkeyAlloc { rights } => line(format!("gave(syscall(SYS_pkey_alloc, 0, {}));", rights.bits())),
         Operation::PkeyFree { key } => line(format!("called(syscall(SYS_pkey_free, {}), 0);", key.number())),
         Operation::PkeyMprotect { range, protection, key } => vec![
-            format!("called(syscall(SYS_pkey_mprotect, {},", place(range)),
+            "called(syscall(SYS_pkey_mprotect,".to_owned(),
+            format!("\t{},", place(range)),
             format!("\t{}, {}), 0);", protection_text(*protection), key.number()),
         ],
         Operation::WritePkru { key, rights } => line(format!("write_pkru({}, {});", key.number(), rights.bits())),
