@@ -1,6 +1,9 @@
 //! Draws a program along the model's state.
 
+mod live_stack;
 mod remap;
+mod scene;
+mod userfault;
 
 use proptest::prelude::Rng;
 use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, ActorId, PAGE_SIZE, PageIndex, PageRange};
@@ -13,6 +16,8 @@ use ptediff_reference_model::program::{
     Step,
 };
 use ptediff_reference_model::uffd::{UffdFeatures, UffdId, UffdMode};
+
+pub(crate) use scene::Scene;
 
 use crate::dice::Dice;
 use crate::keys;
@@ -110,44 +115,6 @@ pub(crate) struct Draft<'a, R> {
     pub(crate) program: Program,
 }
 
-/// What one actor's window looks like.
-pub(crate) struct Scene {
-    pub(crate) actor: ActorId,
-    holes: Vec<PageIndex>,
-    mapped: Vec<PageIndex>,
-    writable: Vec<PageIndex>,
-    executable: Vec<PageIndex>,
-    shadow_stack: Vec<PageIndex>,
-    locked: Vec<PageIndex>,
-    populated: Vec<PageIndex>,
-    /// Pages with another protection key than 0.
-    pub(crate) keyed: Vec<PageIndex>,
-    /// Ordinary pages that no userfaultfd has.
-    unregistered: Vec<PageIndex>,
-    /// Pages that one has.
-    registered: Vec<PageIndex>,
-    /// Those of them that can be write-protected.
-    uffd_wp: Vec<PageIndex>,
-    /// Those that are.
-    uffd_protected: Vec<PageIndex>,
-    /// Those of them whose entry is a marker.
-    markers: Vec<PageIndex>,
-    /// Registered pages whose entry is empty or a marker.
-    fillable: Vec<PageIndex>,
-    /// Ordinary pages whose frame another entry maps too.
-    shared: Vec<PageIndex>,
-    /// The same of shadow stacks.
-    shared_shadow_stack: Vec<PageIndex>,
-    /// Pages with a restore token at their end.
-    tokens: Vec<PageIndex>,
-    /// Pages of a shared mapping that are there, but not in this actor's page table.
-    unfaulted: Vec<PageIndex>,
-    /// Populated pages of a shared mapping whose soft-dirty bits are tracked.
-    notified: Vec<PageIndex>,
-    /// Pages of a shared mapping that mremap made longer than its object.
-    beyond: Vec<PageIndex>,
-}
-
 impl<R: Rng> Draft<'_, R> {
     fn perform(&mut self, step: Step) {
         self.suspect = self.suspected_by(&step);
@@ -241,47 +208,6 @@ impl<R: Rng> Draft<'_, R> {
         let actor = self.actor();
         let operation = if self.model.is_waiting(actor) { Operation::UffdFinish } else { self.mmap(self.window) };
         Step { actor, operation }
-    }
-
-    /// What is done about an access that waits: its actor finishes, or the actor at hand answers.
-    fn about_waiting(&mut self, actor: ActorId) -> Option<Step> {
-        if self.model.is_waiting(actor) {
-            let percent = if self.model.has_finished(actor) { 90 } else { 10 };
-            return self.dice.percent(percent).then_some(Step { actor, operation: Operation::UffdFinish });
-        }
-        let waits =
-            UffdId::all().any(|uffd| self.model.uffd_owner(uffd) == Some(actor) && self.model.is_waited_for(uffd));
-        if waits && !self.would_wait_alone() && self.dice.percent(45) {
-            let scene = self.look_at(actor);
-            let empty = if self.dice.percent(50) { &scene.fillable } else { &scene.uffd_protected };
-            if let Some(page) = self.dice.pick(empty) {
-                let store = self.dice.percent(75);
-                let operation = if store { Operation::Write { page } } else { Operation::Read { page } };
-                return Some(Step { actor, operation });
-            }
-        }
-        let waiting: Vec<ActorId> = ActorId::all().filter(|&other| self.model.is_waiting(other)).collect();
-        let other = self.dice.pick(&waiting).filter(|_| self.dice.percent(75))?;
-        if self.model.has_finished(other) {
-            return Some(Step { actor: other, operation: Operation::UffdFinish });
-        }
-        let (uffd, page) = self.model.waits_for(other)?;
-        let range = if self.dice.percent(75) { PageRange::single(page) } else { self.range_from(&[page]) };
-        let operation = match self.dice.weighted(&[6, 4, 6, 2, 2, 2]) {
-            0 => Operation::UffdCopy { uffd, range, protect: self.dice.percent(25) },
-            1 => Operation::UffdZeropage { uffd, range },
-            2 => Operation::UffdWriteProtect { uffd, range, protect: false },
-            3 => Operation::UffdWake { uffd, range },
-            4 => Operation::UffdUnregister { uffd, range },
-            _ => Operation::UffdClose { uffd },
-        };
-        Some(Step { actor, operation })
-    }
-
-    /// Whether an access might wait and nobody be there to answer.
-    fn would_wait_alone(&self) -> bool {
-        ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() == 1
-            && UffdId::all().any(|uffd| self.model.is_waited_for(uffd))
     }
 
     /// Now and then one who was killed is asked to do something all the same; always where nobody is alive.
@@ -594,249 +520,6 @@ impl<R: Rng> Draft<'_, R> {
         }
     }
 
-    /// An operation on a descriptor that is open, mostly, or the opening of one. The scene is the actor's.
-    fn userfault(&mut self, scene: &Scene) -> Operation {
-        let open: Vec<UffdId> = UffdId::all().filter(|&uffd| self.model.uffd_owner(uffd).is_some()).collect();
-        let own: Vec<UffdId> =
-            open.iter().copied().filter(|&uffd| self.model.uffd_owner(uffd) == Some(scene.actor)).collect();
-        let orphans: Vec<UffdId> = UffdId::all()
-            .filter(|&uffd| self.model.is_uffd_open(uffd) && self.model.uffd_owner(uffd).is_none())
-            .collect();
-        if let Some(orphan) = self.dice.pick(&orphans).filter(|_| self.dice.percent(75)) {
-            return match self.dice.weighted(&[3, 2, 2, 2, 1]) {
-                0 => Operation::UffdRegister { uffd: orphan, range: self.window, mode: UffdMode::Both },
-                1 => Operation::UffdUnregister { uffd: orphan, range: self.window },
-                2 => Operation::UffdWriteProtect { uffd: orphan, range: self.window, protect: true },
-                3 => Operation::UffdCopy { uffd: orphan, range: self.fill_range(scene), protect: false },
-                _ => Operation::UffdZeropage { uffd: orphan, range: self.fill_range(scene) },
-            };
-        }
-        if own.len() == 1 && !scene.registered.is_empty() && self.dice.percent(12) {
-            let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
-            if let Some(uffd) = self.dice.pick(&closed) {
-                return self.uffd_open(uffd);
-            }
-        }
-        if own.len() > 1 && !scene.registered.is_empty() && self.dice.percent(35) {
-            let uffd = self.dice.pick(&own).expect("there are two");
-            let range = self.range_of(&scene.registered);
-            let range = self.spare_shadow_stacks(range, scene);
-            return if self.dice.percent(50) {
-                Operation::UffdRegister { uffd, range, mode: UffdMode::Both }
-            } else {
-                Operation::UffdUnregister { uffd, range }
-            };
-        }
-        let preferred = if own.is_empty() || self.dice.percent(12) { &open } else { &own };
-        let uffd = self.dice.pick(preferred).filter(|_| !self.dice.percent(2));
-        let Some(uffd) = uffd else {
-            let closed: Vec<UffdId> = UffdId::all().filter(|&uffd| !self.model.is_uffd_open(uffd)).collect();
-            return match self.dice.pick(&closed) {
-                Some(uffd) if self.dice.percent(6) => self.on_uffd(uffd, scene),
-                Some(uffd) => self.uffd_open(uffd),
-                None => self.uffd_open(UffdId::FIRST),
-            };
-        };
-        let owner = self.model.uffd_owner(uffd).expect("picked among those that have one");
-        let theirs = self.look_at(owner);
-        self.on_uffd(uffd, &theirs)
-    }
-
-    fn uffd_open(&mut self, uffd: UffdId) -> Operation {
-        let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 42 };
-        // Without SIGBUS faults wait, and somebody else must be there to answer.
-        let others = ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() > 1;
-        let waits = self.dice.percent(if others { 75 } else { 35 });
-        let mut features = if waits { UffdFeatures::NONE } else { UffdFeatures::SIGBUS };
-        for (feature, percent) in [
-            (UffdFeatures::WP_UNPOPULATED, newer),
-            (UffdFeatures::WP_ASYNC, newer),
-            (UffdFeatures::EVENT_FORK, 50),
-            (UffdFeatures::PAGEFAULT_FLAG_WP, 15),
-        ] {
-            if self.dice.percent(percent) {
-                features = features.with(feature);
-            }
-        }
-        Operation::UffdOpen { uffd, features }
-    }
-
-    /// An operation on the descriptor, which acts on the memory of the scene.
-    fn on_uffd(&mut self, uffd: UffdId, scene: &Scene) -> Operation {
-        let any = |pages: &Vec<PageIndex>, weight: u32| if pages.is_empty() { 1 } else { weight };
-        let has_empty = scene.uffd_wp.iter().any(|page| !scene.populated.contains(page));
-        let weights = [
-            any(&scene.unregistered, 24)
-                + if scene.uffd_protected.is_empty() { 0 } else { 14 }
-                + if scene.markers.is_empty() { 0 } else { 200 },
-            any(&scene.registered, 13),
-            any(&scene.uffd_wp, 100) + if has_empty { 120 } else { 0 },
-            any(&scene.uffd_protected, 40),
-            any(&scene.fillable, 175),
-            any(&scene.fillable, 175),
-            if scene.registered.is_empty() { 2 } else { 9 },
-            3,
-            any(&scene.registered, 16),
-        ];
-        match self.dice.weighted(&weights) {
-            0 => {
-                let pages = match self.dice.weighted(&[7, 2, 2]) {
-                    0 => &scene.unregistered,
-                    1 => &scene.registered,
-                    _ => &scene.mapped,
-                };
-                let mut range = self.range_of(pages);
-                let mut mode = UffdMode::ALL[self.dice.weighted(&[4, 7, 4])];
-                if !scene.uffd_protected.is_empty() && self.dice.percent(if scene.markers.is_empty() { 40 } else { 90 })
-                {
-                    // Another mode leaves the protection in the entries.
-                    let left = if scene.markers.is_empty() { &scene.uffd_protected } else { &scene.markers };
-                    (range, mode) = (self.range_of(left), UffdMode::Missing);
-                }
-                Operation::UffdRegister { uffd, range: self.spare_shadow_stacks(range, scene), mode }
-            }
-            1 => {
-                let range = self.range_of(&scene.registered);
-                Operation::UffdUnregister { uffd, range: self.spare_shadow_stacks(range, scene) }
-            }
-            choice @ (2 | 3) => {
-                let protect = choice == 2;
-                let populated = scene.uffd_wp.iter().copied().filter(|page| scene.populated.contains(page)).collect();
-                let empty = scene.uffd_wp.iter().copied().filter(|page| !scene.populated.contains(page)).collect();
-                let pages = match (protect, self.dice.weighted(&[4, 7, 1])) {
-                    (true, 0) => &populated,
-                    (true, 1) => &empty,
-                    (false, 0..=1) | (true, _) => &scene.uffd_protected,
-                    (false, _) => &scene.uffd_wp,
-                };
-                let pages = if pages.is_empty() { &scene.uffd_wp } else { pages };
-                Operation::UffdWriteProtect { uffd, range: self.range_of(pages), protect }
-            }
-            4 => {
-                let range = self.fill_range(scene);
-                let protectable = range.slots().all(|page| scene.uffd_wp.contains(&page));
-                let protect = self.dice.percent(if protectable { 50 } else { 12 });
-                Operation::UffdCopy { uffd, range, protect }
-            }
-            5 => Operation::UffdZeropage { uffd, range: self.fill_range(scene) },
-            6 => Operation::UffdClose { uffd },
-            7 => self.uffd_open(uffd),
-            _ => Operation::UffdWake { uffd, range: self.range_of(&scene.registered) },
-        }
-    }
-
-    /// A range to be filled: of empty entries, one page as often as not, for one VMA must hold it.
-    fn fill_range(&mut self, scene: &Scene) -> PageRange {
-        match (self.dice.pick(&scene.fillable), self.dice.weighted(&[6, 3, 2])) {
-            (Some(page), 0) => PageRange::single(page),
-            // Beyond what is empty, perhaps.
-            (Some(page), 1) => PageRange::new(page.index(), 2 + self.dice.below(2)).unwrap_or(PageRange::single(page)),
-            _ => self.range_of(&scene.fillable),
-        }
-    }
-
-    /// The range, mostly without a shadow stack in it: 6.12.95 registers it (CVE-2026-68166), so that the program
-    /// would end there.
-    fn spare_shadow_stacks(&mut self, range: PageRange, scene: &Scene) -> PageRange {
-        if self.dice.percent(7) {
-            return range;
-        }
-        let run = range.slots().take_while(|page| !scene.shadow_stack.contains(page)).count();
-        match (PageRange::new(range.first(), run), self.dice.pick(&scene.holes)) {
-            (Ok(range), _) => range,
-            (Err(_), Some(hole)) => PageRange::single(hole),
-            // A window of nothing but shadow stacks; the first page of the arena is seldom in it.
-            (Err(_), None) => PageRange::FIRST_PAGE,
-        }
-    }
-
-    fn look_at(&self, actor: ActorId) -> Scene {
-        let mut scene = Scene {
-            actor,
-            holes: Vec::new(),
-            mapped: Vec::new(),
-            writable: Vec::new(),
-            executable: Vec::new(),
-            shadow_stack: Vec::new(),
-            locked: Vec::new(),
-            populated: Vec::new(),
-            keyed: Vec::new(),
-            unregistered: Vec::new(),
-            registered: Vec::new(),
-            uffd_wp: Vec::new(),
-            uffd_protected: Vec::new(),
-            markers: Vec::new(),
-            fillable: Vec::new(),
-            shared: Vec::new(),
-            shared_shadow_stack: Vec::new(),
-            tokens: Vec::new(),
-            unfaulted: Vec::new(),
-            notified: Vec::new(),
-            beyond: Vec::new(),
-        };
-        for page in self.window.slots() {
-            let Some(mapping) = self.model.mapping(actor, page) else {
-                scene.holes.push(page);
-                continue;
-            };
-            let Mapping { protection, shadow_stack, soft_dirty, locked, key, shared, uffd_missing, uffd_wp } = mapping;
-            scene.mapped.push(page);
-            if key != 0 {
-                scene.keyed.push(page);
-            }
-            let entry = self.model.entry(actor, page).bits;
-            if uffd_missing || uffd_wp {
-                scene.registered.push(page);
-                if !entry.is_present() {
-                    scene.fillable.push(page);
-                }
-            } else if !shadow_stack {
-                scene.unregistered.push(page);
-            }
-            if uffd_wp {
-                scene.uffd_wp.push(page);
-                if entry.marker().is_some() {
-                    scene.markers.push(page);
-                }
-                if entry.has(UFFD_WP) {
-                    scene.uffd_protected.push(page);
-                }
-            }
-            if locked {
-                scene.locked.push(page);
-            }
-            if shadow_stack {
-                scene.shadow_stack.push(page);
-                if self.model.has_restore_token(actor, page) {
-                    scene.tokens.push(page);
-                }
-            } else if protection.contains(Protection::WRITE) {
-                scene.writable.push(page);
-            }
-            if protection.contains(Protection::EXECUTE) {
-                scene.executable.push(page);
-            }
-            if self.model.is_beyond_object(actor, page) {
-                scene.beyond.push(page);
-            }
-            if self.model.waits_in_object(actor, page) {
-                scene.unfaulted.push(page);
-            }
-            if is_populated(&self.model, actor, page) {
-                scene.populated.push(page);
-                if shared && !soft_dirty {
-                    scene.notified.push(page);
-                }
-                if let ExpectedFrame::Frame(frame) = self.model.entry(actor, page).frame
-                    && self.model.mapcount(frame) > 1
-                {
-                    if shadow_stack { &mut scene.shared_shadow_stack } else { &mut scene.shared }.push(page);
-                }
-            }
-        }
-        scene
-    }
-
     /// A page from the group whose lot, in percent, is drawn, or from the first after it that has any; a
     /// page anywhere in the window for what is left of the lots.
     fn page(&mut self, groups: &[(&Vec<PageIndex>, usize)]) -> PageIndex {
@@ -929,76 +612,10 @@ impl<R: Rng> Draft<'_, R> {
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 
-    /// Frames to push: a few, or as many as lead onto the page below, where that is a shadow stack (and now and
-    /// then anyway).
-    fn frames_to_call(&mut self, actor: ActorId) -> FrameCount {
-        let few = [1, 2, 3, 5, 8][self.dice.below(5)];
-        let Some(ssp) = self.model.live_shadow_stack(actor) else { return frames(few) };
-        let left = match ((ssp - ARENA_BASE) % PAGE_SIZE / FRAME) as usize {
-            0 => FRAMES_OF_PAGE,
-            left => left,
-        };
-        let below = PageIndex::of_address((ssp - 1) / PAGE_SIZE * PAGE_SIZE - 1);
-        let is_stack = below
-            .and_then(|page| self.model.mapping(actor, page))
-            .is_some_and(|mapping| mapping.shadow_stack && mapping.protection.contains(Protection::WRITE));
-        if self.dice.percent(if is_stack { 55 } else { 4 }) {
-            let past = [0, 1, 2, 7][self.dice.below(4)];
-            frames(left + past)
-        } else {
-            frames(if self.dice.percent(10) { left } else { few.min(left) })
-        }
-    }
-
-    /// Frames to pop: those that are there, or, now and then, one more.
-    fn frames_to_return(&mut self, actor: ActorId) -> FrameCount {
-        let mut there = 0;
-        if let Some(ssp) = self.model.live_shadow_stack(actor) {
-            while there < FRAMES_OF_PAGE + 8 && self.model.is_return_at(actor, ssp + there as u64 * FRAME) {
-                there += 1;
-            }
-        }
-        let wanted = match self.dice.below(10) {
-            0..5 => there,
-            5..9 => 1 + self.dice.below(there.max(1)),
-            _ => there + 1,
-        };
-        frames(wanted)
-    }
-
-    fn control(&mut self, actor: ActorId) -> Operation {
-        let (on, locked) = self.model.shadow_stack_features(actor);
-        if locked == 0 && on < 3 && self.dice.percent(60) {
-            let features = if on == 0 { ShadowStackFeatures::SHADOW_STACK } else { ShadowStackFeatures::WRSS };
-            let features = if self.dice.percent(50) { ShadowStackFeatures::WRSS } else { features };
-            return Operation::ControlShadowStack { control: ShadowStackControl::Enable, features };
-        }
-        self.any_control()
-    }
-
-    fn any_control(&mut self) -> Operation {
-        let control = ShadowStackControl::ALL[self.dice.weighted(&[23, 30, 20, 27])];
-        let features = [1, 2, 0, 3, 4][self.dice.weighted(&[32, 46, 6, 8, 8])];
-        let features = ShadowStackFeatures::try_from(features).expect("features that programs may name");
-        Operation::ControlShadowStack { control, features }
-    }
-
     fn protection(&mut self, choices: &[(&str, u32); 8]) -> Protection {
         let weights = choices.map(|(_, weight)| weight);
         protection(choices[self.dice.weighted(&weights)].0)
     }
-}
-
-/// Bytes of a frame on a shadow stack.
-const FRAME: u64 = 8;
-
-/// Frames that fill a page.
-const FRAMES_OF_PAGE: usize = (PAGE_SIZE / FRAME) as usize;
-
-/// As many frames, or as an operation takes.
-fn frames(count: usize) -> FrameCount {
-    let count = u16::try_from(count).unwrap_or(MAX_FRAMES).clamp(1, MAX_FRAMES);
-    FrameCount::try_from(count).expect("within the bounds")
 }
 
 /// The protection that the text stands for.
