@@ -733,6 +733,22 @@ impl Operation {
         matches!(self, Self::WriteShadowStack { .. }) || self.is_on_live_shadow_stack()
     }
 
+    /// Whether the operation is a call on a userfaultfd, opening and closing included.
+    #[must_use]
+    pub fn is_on_uffd(&self) -> bool {
+        matches!(
+            self,
+            Self::UffdOpen { .. }
+                | Self::UffdClose { .. }
+                | Self::UffdRegister { .. }
+                | Self::UffdUnregister { .. }
+                | Self::UffdWriteProtect { .. }
+                | Self::UffdCopy { .. }
+                | Self::UffdZeropage { .. }
+                | Self::UffdWake { .. }
+        )
+    }
+
     /// Whether an operation with this outcome did what it is for. On a live shadow stack SSP is loaded in the
     /// end, which is 0 where there was none to work on.
     #[must_use]

@@ -26,19 +26,30 @@ impl Model {
         protection: Protection,
         placement: Placement,
     ) -> (Rule, Outcome) {
-        // 6.1 looks whether the range is free before it takes an execute-only key; later kernels after it.
-        let early = self.dialect != Dialect::Linux6_1;
-        let key = if early { self.mmap_key(actor, protection) } else { 0 };
-        let ended = self.make_room(actor, range, placement);
+        let (ended, key) = self.make_room(actor, range, protection, placement);
         if ended.1 == Outcome::Succeeded {
-            let key = if early { key } else { self.mmap_key(actor, protection) };
             self.insert_vma(actor, range, protection, false, key);
         }
         ended
     }
 
-    /// What `do_mmap` does about what is mapped in the range.
-    pub(super) fn make_room(&mut self, actor: ActorId, range: PageRange, placement: Placement) -> (Rule, Outcome) {
+    /// What `do_mmap` does about what is mapped in the range, and the key that the new mapping gets. 6.1 looks whether
+    /// the range is free before it takes an execute-only key; later kernels after it.
+    pub(super) fn make_room(
+        &mut self,
+        actor: ActorId,
+        range: PageRange,
+        protection: Protection,
+        placement: Placement,
+    ) -> ((Rule, Outcome), u8) {
+        let early = self.dialect != Dialect::Linux6_1;
+        let key = if early { self.mmap_key(actor, protection) } else { 0 };
+        let ended = self.clear_range(actor, range, placement);
+        let is_late = !early && ended.1 == Outcome::Succeeded;
+        (ended, if is_late { self.mmap_key(actor, protection) } else { key })
+    }
+
+    fn clear_range(&mut self, actor: ActorId, range: PageRange, placement: Placement) -> (Rule, Outcome) {
         match placement {
             Placement::FixedNoReplace if self.memory(actor).vmas.overlaps(range) => {
                 (Rule::MmapOccupied, Outcome::Failed(EEXIST))

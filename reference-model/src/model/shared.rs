@@ -53,13 +53,10 @@ impl Model {
         protection: Protection,
         placement: Placement,
     ) -> (Rule, Outcome) {
-        let early = self.dialect != Dialect::Linux6_1;
-        let key = if early { self.mmap_key(actor, protection) } else { 0 };
-        let ended = self.make_room(actor, range, placement);
+        let (ended, key) = self.make_room(actor, range, protection, placement);
         if ended.1 != Outcome::Succeeded {
             return ended;
         }
-        let key = if early { key } else { self.mmap_key(actor, protection) };
         self.objects.push(Object { pages: vec![None; range.pages()] });
         let vma = Vma {
             first: range.first() as u8,

@@ -41,8 +41,8 @@ struct Uses {
     uffds: bool,
     /// Forks or accesses wait until messages are read.
     fork_events: bool,
-    /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     shares: bool,
+    /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
 
@@ -54,6 +54,7 @@ impl Uses {
         let fetches = any(|operation| matches!(operation, Operation::Execute { .. }));
         let shadow_stack_stores = any(|operation| matches!(operation, Operation::WriteShadowStack { .. }));
         let live_stacks = any(Operation::is_on_live_shadow_stack);
+        let uffds = any(Operation::is_on_uffd);
         let controls = any(|operation| matches!(operation, Operation::ControlShadowStack { .. }));
         let asks_for_status = any(|operation| matches!(operation, Operation::ShadowStackStatus));
         Self {
@@ -66,33 +67,27 @@ impl Uses {
             stores,
             fetches,
             shadow_stack_stores,
-            calls: any(|operation| {
-                matches!(
-                    operation,
-                    Operation::Mmap { .. }
-                        | Operation::MmapShared { .. }
-                        | Operation::Munmap { .. }
-                        | Operation::Mprotect { .. }
-                        | Operation::MadviseDontneed { .. }
-                        | Operation::Madvise { .. }
-                        | Operation::Mlock { .. }
-                        | Operation::Munlock { .. }
-                        | Operation::Mremap { .. }
-                        | Operation::MremapResize { .. }
-                        | Operation::MapShadowStack { .. }
-                        | Operation::PkeyFree { .. }
-                        | Operation::PkeyMprotect { .. }
-                        | Operation::ReadBySystemCall { .. }
-                        | Operation::WriteBySystemCall { .. }
-                        | Operation::UffdOpen { .. }
-                        | Operation::UffdClose { .. }
-                        | Operation::UffdRegister { .. }
-                        | Operation::UffdUnregister { .. }
-                        | Operation::UffdWriteProtect { .. }
-                        | Operation::UffdCopy { .. }
-                        | Operation::UffdZeropage { .. }
-                )
-            }),
+            calls: uffds
+                || any(|operation| {
+                    matches!(
+                        operation,
+                        Operation::Mmap { .. }
+                            | Operation::MmapShared { .. }
+                            | Operation::Munmap { .. }
+                            | Operation::Mprotect { .. }
+                            | Operation::MadviseDontneed { .. }
+                            | Operation::Madvise { .. }
+                            | Operation::Mlock { .. }
+                            | Operation::Munlock { .. }
+                            | Operation::Mremap { .. }
+                            | Operation::MremapResize { .. }
+                            | Operation::MapShadowStack { .. }
+                            | Operation::PkeyFree { .. }
+                            | Operation::PkeyMprotect { .. }
+                            | Operation::ReadBySystemCall { .. }
+                            | Operation::WriteBySystemCall { .. }
+                    )
+                }),
             gives: any(|operation| matches!(operation, Operation::PkeyAlloc { .. } | Operation::WritePkru { .. })),
             writes_pkru: any(|operation| matches!(operation, Operation::WritePkru { .. })),
             loads_by_system_call: any(|operation| matches!(operation, Operation::ReadBySystemCall { .. })),
@@ -103,18 +98,7 @@ impl Uses {
             shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
             batches: live_stacks
                 || any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
-            uffds: any(|operation| {
-                matches!(
-                    operation,
-                    Operation::UffdOpen { .. }
-                        | Operation::UffdClose { .. }
-                        | Operation::UffdRegister { .. }
-                        | Operation::UffdUnregister { .. }
-                        | Operation::UffdWriteProtect { .. }
-                        | Operation::UffdCopy { .. }
-                        | Operation::UffdZeropage { .. }
-                )
-            }),
+            uffds,
             fork_events: any(
                 |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK) || !features.contains(UffdFeatures::SIGBUS)),
             ),
@@ -224,23 +208,16 @@ pub(super) fn beside_live_stack(program: &Program) -> Option<usize> {
         return None;
     }
     program.steps.iter().position(|step| {
-        matches!(
-            step.operation,
-            Operation::PkeyAlloc { .. }
-                | Operation::PkeyFree { .. }
-                | Operation::PkeyMprotect { .. }
-                | Operation::WritePkru { .. }
-                | Operation::ReadBySystemCall { .. }
-                | Operation::WriteBySystemCall { .. }
-                | Operation::UffdOpen { .. }
-                | Operation::UffdClose { .. }
-                | Operation::UffdRegister { .. }
-                | Operation::UffdUnregister { .. }
-                | Operation::UffdWriteProtect { .. }
-                | Operation::UffdCopy { .. }
-                | Operation::UffdZeropage { .. }
-                | Operation::UffdWake { .. }
-        )
+        step.operation.is_on_uffd()
+            || matches!(
+                step.operation,
+                Operation::PkeyAlloc { .. }
+                    | Operation::PkeyFree { .. }
+                    | Operation::PkeyMprotect { .. }
+                    | Operation::WritePkru { .. }
+                    | Operation::ReadBySystemCall { .. }
+                    | Operation::WriteBySystemCall { .. }
+            )
     })
 }
 
