@@ -306,7 +306,7 @@ pub struct Diff {
     pub snapshots: PathBuf,
 }
 
-/// Arguments of `pairs`.
+/// A campaign's programs beside a corpus: what needs no machine.
 #[derive(Debug, Args)]
 pub struct Pairs {
     /// The corpus
@@ -326,18 +326,9 @@ pub struct Pairs {
 /// Arguments of `distill`.
 #[derive(Debug, Args)]
 pub struct Distill {
-    /// The corpus that is to grow
-    #[arg(long, default_value = "corpus")]
-    pub corpus: PathBuf,
-    /// Seed of the campaign whose programs are taken
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Number of programs of the campaign
-    #[arg(long, default_value_t = 5000)]
-    pub cases: u32,
-    /// Most steps of a program
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
-    pub steps: u16,
+    /// The corpus that is to grow, and the campaign whose programs are taken.
+    #[command(flatten)]
+    pub source: Pairs,
     /// Make at most so many entries
     #[arg(long, default_value_t = 20)]
     pub entries: u32,

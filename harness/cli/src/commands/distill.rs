@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use ptediff_corpus::{Corpus, Entry, FoundBy, Needs, Origin};
-use ptediff_generate::{Options, Reached, program, reached, shrink};
+use ptediff_generate::{Reached, reached, shrink};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::{OPERATION_NAMES, Program};
 
@@ -13,7 +13,7 @@ use crate::arguments::Distill;
 use crate::error::Failure;
 use crate::exit_code::Exit;
 
-use super::pairs::{machines, of_corpus};
+use super::pairs::{machines, of_campaign, of_corpus};
 
 /// Candidates that making one program smaller may cost. The model alone is asked: each takes microseconds.
 const SHRINK_BUDGET: u32 = 5000;
@@ -23,18 +23,11 @@ const NAMED: usize = 3;
 
 pub(super) fn run(arguments: &Distill) -> Result<Exit, Failure> {
     let machines = machines();
-    let mut corpus = Corpus::open(&arguments.corpus)?;
+    let mut corpus = Corpus::open(&arguments.source.corpus)?;
     let mut covered = of_corpus(&corpus, &machines)?;
-    let options = Options { steps: 8.min(usize::from(arguments.steps))..=usize::from(arguments.steps), profile: None };
     // The newest kernel that has everything: an entry that needs no more runs on the others too.
     let [.., machine] = &machines;
-    let programs: Vec<(u32, Program, Reached)> = (0..arguments.cases)
-        .filter_map(|index| {
-            let program = program(arguments.seed, index, machine, &options);
-            let reached = reached(machine, &program)?;
-            Some((index, program, reached))
-        })
-        .collect();
+    let programs: Vec<(u32, Program, Reached)> = of_campaign(&arguments.source, machine).collect();
     for _ in 0..arguments.entries {
         let gain = |(_, _, reached): &&(u32, Program, Reached)| reached.pairs.difference(&covered.pairs).count();
         // The first of the best: a campaign's order is part of what makes the same corpus again.
@@ -70,11 +63,11 @@ fn entry(arguments: &Distill, index: u32, program: Program, new: &BTreeSet<(usiz
     let rest = new.len().saturating_sub(NAMED);
     let more = if rest > 0 { format!(" and {rest} more pairs of operations on one page") } else { String::new() };
     Entry {
-        name: format!("pairs-seed{}-program{index}", arguments.seed),
+        name: format!("pairs-seed{}-program{index}", arguments.source.seed),
         description: format!("{}{more}.", named.join(", ")),
         origin: Origin {
             found_by: FoundBy::Campaign,
-            campaign_seed: Some(arguments.seed),
+            campaign_seed: Some(arguments.source.seed),
             program_index: Some(index),
             ..Origin::hand()
         },

@@ -6,12 +6,14 @@ use std::collections::BTreeSet;
 use ptediff_corpus::Corpus;
 use ptediff_generate::{Options, Reached, program, reached};
 use ptediff_reference_model::machine::{Dialect, Machine};
-use ptediff_reference_model::program::OPERATION_NAMES;
+use ptediff_reference_model::program::{OPERATION_NAMES, Program};
 
 use crate::arguments::{Format, Pairs};
 use crate::error::Failure;
 use crate::exit_code::Exit;
 use crate::report::pair_table::pair_table;
+
+use super::run::MIN_STEPS;
 
 /// Machines that the corpus is made for: every dialect, with all that its kernels can have.
 pub(super) fn machines() -> [Machine; 3] {
@@ -21,13 +23,10 @@ pub(super) fn machines() -> [Machine; 3] {
 pub(super) fn run(arguments: &Pairs, format: Format) -> Result<Exit, Failure> {
     let machines = machines();
     let corpus = of_corpus(&Corpus::open(&arguments.corpus)?, &machines)?;
-    let options = Options { steps: 8.min(usize::from(arguments.steps))..=usize::from(arguments.steps), profile: None };
     let mut campaign = Reached::default();
     for machine in &machines {
-        for index in 0..arguments.cases {
-            if let Some(more) = reached(machine, &program(arguments.seed, index, machine, &options)) {
-                campaign.add(&more);
-            }
+        for (_, _, more) in of_campaign(arguments, machine) {
+            campaign.add(&more);
         }
     }
     match format {
@@ -40,6 +39,17 @@ pub(super) fn run(arguments: &Pairs, format: Format) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Agree)
+}
+
+/// The campaign's programs on a machine, with what each reaches and its index.
+pub(super) fn of_campaign(arguments: &Pairs, machine: &Machine) -> impl Iterator<Item = (u32, Program, Reached)> {
+    let most = usize::from(arguments.steps);
+    let options = Options { steps: usize::from(MIN_STEPS).min(most)..=most, profile: None };
+    (0..arguments.cases).filter_map(move |index| {
+        let program = program(arguments.seed, index, machine, &options);
+        let reached = reached(machine, &program)?;
+        Some((index, program, reached))
+    })
 }
 
 /// What the corpus reaches, each entry on every machine that has what it needs.

@@ -17,7 +17,7 @@ use super::request::request;
 use super::save::{check_folder, save};
 
 /// Fewest steps of a generated program.
-const MIN_STEPS: u16 = 8;
+pub(super) const MIN_STEPS: u16 = 8;
 
 pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     if let Some(profile) = &arguments.profile {
