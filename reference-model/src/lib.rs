@@ -8,6 +8,7 @@
 //! the name of the kernel function that it describes; see [`rule`].
 #![forbid(unsafe_code)]
 
+pub mod algebra;
 pub mod arena;
 pub mod entry;
 pub mod expectation;
