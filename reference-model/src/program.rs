@@ -529,11 +529,17 @@ pub enum Operation {
     /// The actor, whose access waits for a userfaultfd or did so, says what has become of it. Until then it does
     /// nothing else.
     UffdFinish,
+    /// `pwrite` of the 8 bytes of [`store_value`] to the first byte of the page, through `/proc/self/mem`: the
+    /// kernel writes, by get_user_pages with FOLL_FORCE where it forces such writes, whatever the VMA's rights.
+    WriteProcMem {
+        /// Page that the kernel writes to.
+        page: PageIndex,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 53] = [
+pub const OPERATION_NAMES: [&str; 54] = [
     "mmap",
     "munmap",
     "read",
@@ -587,6 +593,7 @@ pub const OPERATION_NAMES: [&str; 53] = [
     "uffd-zeropage",
     "uffd-wake",
     "uffd-finish",
+    "write-proc-mem",
 ];
 
 impl Operation {
@@ -637,6 +644,7 @@ impl Operation {
             Self::UffdZeropage { .. } => 50,
             Self::UffdWake { .. } => 51,
             Self::UffdFinish => 52,
+            Self::WriteProcMem { .. } => 53,
         }
     }
 
@@ -700,6 +708,7 @@ impl Operation {
             | Self::WriteShadowStack { page }
             | Self::ReadBySystemCall { page }
             | Self::WriteBySystemCall { page }
+            | Self::WriteProcMem { page }
             | Self::EnterShadowStack { page } => Some(page),
             _ => None,
         }
@@ -904,6 +913,7 @@ impl fmt::Display for Operation {
             }
             Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
             Self::UffdFinish => write!(formatter, "finish the access that waited"),
+            Self::WriteProcMem { page } => write!(formatter, "write page {} through /proc/self/mem", page.index()),
         }
     }
 }

@@ -274,6 +274,7 @@ impl<R: Rng> Draft<'_, R> {
             11 => self.pkey_free_anything(),
             12 => self.pkey_mprotect_anything(range),
             13 => Operation::ReadBySystemCall { page },
+            14 if self.dice.percent(50) => Operation::WriteProcMem { page },
             14 => Operation::WriteBySystemCall { page },
             15 => self.senseless_remap(range),
             16 => self.any_control(),
@@ -495,10 +496,10 @@ impl<R: Rng> Draft<'_, R> {
             19 => self.write_pkru(&scene),
             20 => {
                 let page = self.page(&[(&scene.keyed, 30), (&scene.populated, 30), (&scene.mapped, 35)]);
-                if self.dice.percent(45) {
-                    Operation::ReadBySystemCall { page }
-                } else {
-                    Operation::WriteBySystemCall { page }
+                match self.dice.below(100) {
+                    0..30 => Operation::ReadBySystemCall { page },
+                    30..56 => Operation::WriteBySystemCall { page },
+                    _ => Operation::WriteProcMem { page },
                 }
             }
             21 => Operation::EnterShadowStack { page: self.page(&[(&scene.tokens, 88), (&scene.shadow_stack, 9)]) },

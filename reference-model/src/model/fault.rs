@@ -278,8 +278,9 @@ impl Model {
                 self.install_protected(actor, page, access);
                 return Ok(());
             }
+            // A forced write faults in a VMA that is not accessible; do_numa_page is for those that are.
+            EntryKind::ProtNone if vma.protection == Protection::NONE => {}
             EntryKind::ProtNone => {
-                // do_numa_page: the VMA is accessible, or there would be no fault.
                 let bits = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).make_young();
                 self.write(Rule::NumaHint, actor, page, bits, slot.frame);
                 self.transition(Cause::Fault, Rule::NumaHint, actor, page, before, access.is_store());
@@ -299,6 +300,10 @@ impl Model {
             let bits = if access.is_store() { self.design.make_dirty(slot.bits).make_young() } else { slot.bits };
             self.write(Rule::FaultSpurious, actor, page, bits, slot.frame);
             self.transition(Cause::Fault, Rule::FaultSpurious, actor, page, before, access.is_store());
+            return Ok(());
+        }
+        if access.is_store() && !vma.protection.contains(Protection::WRITE) {
+            self.fault_forced(actor, page, &vma);
             return Ok(());
         }
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
@@ -387,15 +392,7 @@ impl Model {
             }
             _ => {
                 self.prepare_anon_vma(actor, page);
-                let content = match slot.frame {
-                    ExpectedFrame::Frame(number) => self.frames[number as usize].content,
-                    ExpectedFrame::None | ExpectedFrame::Zero => 0,
-                };
-                self.release(slot.frame);
-                let number = self.new_frame(content);
-                if let ExpectedFrame::Frame(copied) = slot.frame {
-                    self.words.copy(copied, number);
-                }
+                let number = self.copy_of(slot.frame);
                 self.write(rule, actor, page, writable(fresh), ExpectedFrame::Frame(number));
             }
         }

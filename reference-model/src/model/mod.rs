@@ -5,6 +5,7 @@
 
 mod advise;
 mod fault;
+mod forced;
 mod fork;
 mod lock;
 mod map;
@@ -213,6 +214,7 @@ impl Model {
             Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
             Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
             Operation::UffdFinish => self.uffd_finish(actor),
+            Operation::WriteProcMem { page } => self.write_proc_mem(index, actor, page),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));

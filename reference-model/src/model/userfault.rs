@@ -505,9 +505,9 @@ impl Model {
                 };
                 registered(range) || range.slots().any(is_left)
             }
-            Operation::ReadBySystemCall { page } | Operation::WriteBySystemCall { page } => {
-                registered(PageRange::single(page))
-            }
+            Operation::ReadBySystemCall { page }
+            | Operation::WriteBySystemCall { page }
+            | Operation::WriteProcMem { page } => registered(PageRange::single(page)),
             Operation::EnterShadowStack { .. } => self.uffds.iter().any(Option::is_some),
             Operation::UffdOpen { .. } => ActorId::all().any(|actor| self.live_shadow_stack(actor).is_some()),
             _ => false,
