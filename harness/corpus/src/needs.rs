@@ -114,6 +114,7 @@ mod tests {
             dialect_forced: false,
             shadow_stack,
             protection_keys: false,
+            swap: true,
             exact_accessed: true,
             platform: "test".to_owned(),
             cpu_model: "test".to_owned(),

@@ -103,6 +103,7 @@ fn machine() -> Machine {
         dialect_forced: false,
         shadow_stack: true,
         protection_keys: true,
+        swap: true,
         exact_accessed: true,
         platform: "bochs".to_owned(),
         cpu_model: "test".to_owned(),
