@@ -733,6 +733,12 @@ impl Operation {
         )
     }
 
+    /// Whether the operation puts pages out to swap.
+    #[must_use]
+    pub fn swaps(&self) -> bool {
+        matches!(self, Self::Madvise { advice: Advice::PageOut, .. })
+    }
+
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
     /// (`map_shadow_stack` can be *called* anywhere; WRSS is an undefined instruction without them.)
     #[must_use]

@@ -22,6 +22,8 @@ pub enum Profile {
     Keys,
     /// userfaultfd: registered ranges, and accesses to them.
     Userfault,
+    /// Swap: pages that are put out, and everything that meets their entries.
+    Swap,
 }
 
 /// A name that is no profile's.
@@ -44,7 +46,7 @@ pub(crate) type Weights = [u32; 31];
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Balanced,
         Self::ForkHeavy,
         Self::ShadowStack,
@@ -53,10 +55,11 @@ impl Profile {
         Self::Layout,
         Self::Keys,
         Self::Userfault,
+        Self::Swap,
     ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 8] = [28, 18, 24, 12, 8, 12, 18, 60];
+    pub(crate) const FREQUENCIES: [u32; 9] = [28, 18, 24, 12, 8, 12, 18, 60, 24];
 
     /// The profile's name.
     #[must_use]
@@ -70,6 +73,7 @@ impl Profile {
             Self::Layout => "layout",
             Self::Keys => "keys",
             Self::Userfault => "userfault",
+            Self::Swap => "swap",
         }
     }
 
@@ -102,6 +106,9 @@ impl Profile {
             }
             Self::Userfault => {
                 [12, 4, 14, 26, 4, 12, 4, 8, 8, 4, 1, 1, 28, 10, 3, 3, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 0, 1, 90]
+            }
+            Self::Swap => {
+                [10, 3, 18, 30, 4, 10, 8, 10, 6, 5, 4, 10, 60, 3, 3, 8, 0, 1, 1, 1, 4, 4, 2, 3, 3, 2, 2, 1, 0, 1, 14]
             }
         }
     }
