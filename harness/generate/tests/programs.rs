@@ -22,6 +22,7 @@ fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
         dialect_forced: true,
         shadow_stack,
         protection_keys: true,
+        swap: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "test".to_owned(),
