@@ -28,6 +28,8 @@ pub struct ProbedStep<'a> {
     pub fills_unseen: bool,
     /// Whether pages may be swapped out or in where no hook sees it: see [`swaps_unseen`].
     pub swaps_unseen: bool,
+    /// Whether ksmd merged pages, which no hook sees.
+    pub merges_unseen: bool,
     /// Whether VMA flags change after the events about their entries: see [`changes_flags_last`].
     pub changes_flags_last: bool,
 }
@@ -230,7 +232,8 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
         };
         for (slot, (&known, &held)) in known[actor.index()].iter().zip(arena).enumerate() {
             let may_fill = step.fills_unseen && !Entry(known).is_present() && Entry(held).is_present();
-            let may_swap = step.swaps_unseen && is_swapped(known, held);
+            let may_swap = step.swaps_unseen && is_swapped(known, held)
+                || step.merges_unseen && Entry(known).is_present() && Entry(held).is_present() && held & RW == 0;
             if !may_fill && !may_swap && !may_follow(known, held, step.cleared_unseen) {
                 let page = PageIndex::new(slot).expect("a slot of the arena");
                 let field = WitnessField::TransitionAfter;
@@ -329,6 +332,7 @@ mod tests {
             moved_unseen: None,
             fills_unseen: false,
             swaps_unseen: false,
+            merges_unseen: false,
             changes_flags_last: false,
         };
         let fields: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.field).collect();
@@ -367,6 +371,7 @@ mod tests {
                 moved_unseen: None,
                 fills_unseen: false,
                 swaps_unseen,
+                merges_unseen: false,
                 changes_flags_last: false,
             };
             assert_eq!(check_chains(step).len(), breaks, "{before:x?} to {after:x?}");
@@ -410,6 +415,7 @@ mod tests {
                 moved_unseen,
                 fills_unseen: false,
                 swaps_unseen: false,
+                merges_unseen: false,
                 changes_flags_last: false,
             };
             let pages: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.page.index()).collect();

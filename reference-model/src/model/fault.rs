@@ -325,7 +325,7 @@ impl Model {
                     let frame = self.frames[number as usize];
                     if frame.exclusive {
                         choose(Rule::WpReuseExclusive, Rule::WpReuseExclusiveShadowStack)
-                    } else if frame.mapcount == 1 && frame.swap_cache.is_none() {
+                    } else if frame.mapcount == 1 && frame.swap_cache.is_none() && !frame.is_merged {
                         choose(Rule::WpReuseLast, Rule::WpReuseLastShadowStack)
                     } else {
                         choose(Rule::WpCopy, Rule::WpCopyShadowStack)
