@@ -337,10 +337,12 @@ pub enum Rule {
     KsmUnmergedWritten,
     KsmUnshared,
     KsmUnmergeRefused,
+    MovedUffdWp,
+    MovedMarkerDropped,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 243] = [
+pub const RULES: [RuleInfo; 245] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -2284,6 +2286,22 @@ pub const RULES: [RuleInfo; 243] = [
         source: "mm/ksm.c: break_ksm; fs/userfaultfd.c: handle_userfault",
         dialects: OLD,
         statement: "The write fault of MADV_UNMERGEABLE on a write-protected KSM page cannot wait for a userfaultfd, and nobody is told: the page stays merged.",
+    },
+    RuleInfo {
+        rule: Rule::MovedUffdWp,
+        identifier: "mremap.uffd-wp",
+        kind: Kind::EntryByMove,
+        source: "mm/mremap.c: move_ptes",
+        dialects: SHADOW_STACK,
+        statement: "mremap of a registered range without EVENT_REMAP: the range is not registered where it arrives, and the entry moves without UFFD_WP. 6.1.176 leaves it.",
+    },
+    RuleInfo {
+        rule: Rule::MovedMarkerDropped,
+        identifier: "mremap.marker",
+        kind: Kind::EntryZap,
+        source: "mm/mremap.c: move_ptes",
+        dialects: SHADOW_STACK,
+        statement: "A marker is not moved there.",
     },
 ];
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,10 +21,9 @@ pub(crate) fn scan(timeout: Duration) -> io::Result<()> {
     set("sleep_millisecs", "0")?;
     set("pages_to_scan", "100000")?;
     for knob in ["smart_scan", "use_zero_pages"] {
-        match set(knob, "0") {
-            // Older kernels have no smart scan.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => other?,
+        // Older kernels have no smart scan.
+        if Path::new(KSM).join(knob).exists() {
+            set(knob, "0")?;
         }
     }
     let end = full_scans()? + SCANS;

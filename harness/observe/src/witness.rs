@@ -1,7 +1,9 @@
 //! The witnesses together: what they say about a step's snapshot and about its events.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY};
+use ptediff_reference_model::entry::{
+    A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP,
+};
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
 use ptediff_reference_model::program::{Advice, Operation, Step};
 
@@ -257,8 +259,10 @@ fn follow_move(step: ProbedStep<'_>, known: &mut [[u64; ARENA_PAGES]]) {
             Entry(raw) if Entry(raw).is_swapped() => raw | SWP_SOFT_DIRTY,
             Entry(raw) => raw,
         };
-        if moved != 0 && after[to] == moved && after[from] == 0 {
-            known[to] = moved;
+        // mremap takes userfaultfd's mark away.
+        let unmarked = moved & !if Entry(moved).is_swapped() { SWP_UFFD_WP } else { UFFD_WP };
+        if moved != 0 && (after[to] == moved || after[to] == unmarked) && after[from] == 0 {
+            known[to] = after[to];
             known[from] = 0;
         }
     }
