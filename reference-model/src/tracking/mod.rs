@@ -16,9 +16,11 @@
 //!
 //! [`inference`] is the other design of the thread, which does without a mark in the entry.
 
+pub mod imagined;
 pub mod inference;
 mod observed;
 mod page;
+pub mod search;
 mod tracker;
 
 pub use observed::{Circumstance, Observed};
