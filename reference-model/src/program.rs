@@ -544,13 +544,19 @@ pub enum Operation {
     /// The actor, whose access waits for a userfaultfd or did so, says what has become of it. Until then it does
     /// nothing else.
     UffdFinish,
+    /// `pwrite` of the 8 bytes of [`store_value`] to the first byte of the page, through `/proc/self/mem`: the
+    /// kernel writes, by get_user_pages with FOLL_FORCE where it forces such writes, whatever the VMA's rights.
+    WriteProcMem {
+        /// Page that the kernel writes to.
+        page: PageIndex,
+    },
     /// ksmd scans all mergeable pages three times, after which it has merged what it can. Not the actor's own doing.
     MergePages,
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 57] = [
+pub const OPERATION_NAMES: [&str; 58] = [
     "mmap",
     "munmap",
     "read",
@@ -604,6 +610,7 @@ pub const OPERATION_NAMES: [&str; 57] = [
     "uffd-zeropage",
     "uffd-wake",
     "uffd-finish",
+    "write-proc-mem",
     "madvise-page-out",
     "madvise-mergeable",
     "madvise-unmergeable",
@@ -628,7 +635,7 @@ impl Operation {
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
             Self::Madvise { advice: advice @ (Advice::PageOut | Advice::Mergeable | Advice::Unmergeable), .. } => {
-                53 + *advice as usize - Advice::PageOut as usize
+                54 + *advice as usize - Advice::PageOut as usize
             }
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 20,
@@ -661,7 +668,8 @@ impl Operation {
             Self::UffdZeropage { .. } => 50,
             Self::UffdWake { .. } => 51,
             Self::UffdFinish => 52,
-            Self::MergePages => 56,
+            Self::WriteProcMem { .. } => 53,
+            Self::MergePages => 57,
         }
     }
 
@@ -725,6 +733,7 @@ impl Operation {
             | Self::WriteShadowStack { page }
             | Self::ReadBySystemCall { page }
             | Self::WriteBySystemCall { page }
+            | Self::WriteProcMem { page }
             | Self::EnterShadowStack { page } => Some(page),
             _ => None,
         }
@@ -941,6 +950,7 @@ impl fmt::Display for Operation {
             }
             Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
             Self::UffdFinish => write!(formatter, "finish the access that waited"),
+            Self::WriteProcMem { page } => write!(formatter, "write page {} through /proc/self/mem", page.index()),
             Self::MergePages => write!(formatter, "ksmd merges pages"),
         }
     }

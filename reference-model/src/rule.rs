@@ -85,6 +85,8 @@ const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7
 const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
 /// The newest alone.
 const NEWEST: &[Dialect] = &[Dialect::Linux7_2];
+/// Before 7.2.
+const BEFORE_7_2: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12];
 
 /// 6.1 alone.
 const OLD: &[Dialect] = &[Dialect::Linux6_1];
@@ -310,6 +312,11 @@ pub enum Rule {
     UffdStillWaits,
     UffdWoken,
     FaultSpurious,
+    ForcedStore,
+    ForcedStoreRefused,
+    ForcedNewPage,
+    ForcedReuse,
+    ForcedCopy,
     PageOut,
     PageOutUffdWp,
     PageOutKept,
@@ -342,7 +349,7 @@ pub enum Rule {
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 245] = [
+pub const RULES: [RuleInfo; 250] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -2072,6 +2079,51 @@ pub const RULES: [RuleInfo; 245] = [
         statement: "A fault that waited finds the entry as the access needs it: for a store it becomes young and dirty, which it is, for a load nothing is written.",
     },
     RuleInfo {
+        rule: Rule::ForcedStore,
+        identifier: "forced.store",
+        kind: Kind::Stored,
+        source: "fs/proc/base.c: mem_rw; mm/memory.c: __access_remote_vm; mm/gup.c: can_follow_write_pte",
+        dialects: ALL,
+        statement: "A write through /proc/self/mem lands in the page without using the entry, which is writable, or \
+                    belongs to an exclusive page of a VMA without write permission; PKRU is not asked.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedStoreRefused,
+        identifier: "forced.store.refused",
+        kind: Kind::Errno,
+        source: "mm/gup.c: check_vma_flags; fs/proc/base.c: proc_mem_foll_force, mem_rw",
+        dialects: ALL,
+        statement: "Where nothing is mapped, in shared memory that may not be written, and on 7.2 (which forces a \
+                    tracer's writes only) in read-only VMAs and shadow stacks, the write gives EIO.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedNewPage,
+        identifier: "forced.page.new",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_anonymous_page",
+        dialects: BEFORE_7_2,
+        statement: "A forced write to an empty page of a VMA without write permission installs a new page whose \
+                    entry is neither dirty nor soft-dirty.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedReuse,
+        identifier: "forced.page.reused",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: wp_page_reuse, maybe_mkwrite",
+        dialects: BEFORE_7_2,
+        statement: "A forced write to the actor's own page in a VMA without write permission makes the entry dirty \
+                    and young and leaves it read-only.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedCopy,
+        identifier: "forced.page.copied",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: wp_page_copy, maybe_mkwrite",
+        dialects: BEFORE_7_2,
+        statement: "A forced write to a shared page or the zero page in a VMA without write permission copies it; \
+                    the copy's entry is dirty and read-only: state (b) of the _PAGE_COW patch.",
+    },
+    RuleInfo {
         rule: Rule::PageOut,
         identifier: "swap.out",
         kind: Kind::EntryByAdvice,
@@ -2333,7 +2385,11 @@ impl fmt::Display for Rule {
 
 impl Serialize for Rule {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_u8(*self as u8) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serializer.serialize_u16(*self as u16)
+        }
     }
 }
 
@@ -2344,7 +2400,7 @@ impl<'de> Deserialize<'de> for Rule {
             let identifier = String::deserialize(deserializer)?;
             return Self::of_identifier(&identifier).ok_or_else(|| D::Error::custom(format!("no rule `{identifier}`")));
         }
-        let index = u8::deserialize(deserializer)?;
+        let index = u16::deserialize(deserializer)?;
         RULES.get(usize::from(index)).map(|info| info.rule).ok_or_else(|| D::Error::custom(format!("no rule {index}")))
     }
 }

@@ -277,6 +277,7 @@ impl Judge {
                 step.operation,
                 Operation::Write { .. }
                     | Operation::WriteBySystemCall { .. }
+                    | Operation::WriteProcMem { .. }
                     | Operation::WriteShadowStack { .. }
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }

@@ -307,6 +307,7 @@ impl<R: Rng> Draft<'_, R> {
             11 => self.pkey_free_anything(),
             12 => self.pkey_mprotect_anything(range),
             13 => Operation::ReadBySystemCall { page },
+            14 if self.dice.percent(50) => Operation::WriteProcMem { page },
             14 => Operation::WriteBySystemCall { page },
             15 => self.senseless_remap(range),
             16 => self.any_control(),
@@ -354,6 +355,7 @@ impl<R: Rng> Draft<'_, R> {
             status,
             map_shared,
             userfault,
+            by_force,
         ] = &mut weights;
         let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
@@ -363,7 +365,7 @@ impl<R: Rng> Draft<'_, R> {
             {
                 *weight = weight.div_ceil(12);
             }
-            for weight in [&mut *pkey_mprotect, by_system_call] {
+            for weight in [&mut *pkey_mprotect, by_system_call, by_force] {
                 *weight = weight.div_ceil(12);
             }
             *userfault = userfault.div_ceil(8);
@@ -557,6 +559,14 @@ impl<R: Rng> Draft<'_, R> {
             27 => self.control(actor),
             28 => Operation::ShadowStackStatus,
             30 => self.userfault(&scene),
+            31 => Operation::WriteProcMem {
+                page: self.page(&[
+                    (&scene.read_only, 45),
+                    (&scene.shadow_stack, 10),
+                    (&scene.populated, 20),
+                    (&scene.mapped, 20),
+                ]),
+            },
             29 => {
                 let range = self.range_to_map(&scene);
                 self.mmap_shared(range)

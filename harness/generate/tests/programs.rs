@@ -127,7 +127,8 @@ fn a_lost_permission_is_often_tried_at_once() {
                     | Operation::Execute { page }
                     | Operation::WriteShadowStack { page }
                     | Operation::ReadBySystemCall { page }
-                    | Operation::WriteBySystemCall { page } => Some(page),
+                    | Operation::WriteBySystemCall { page }
+                    | Operation::WriteProcMem { page } => Some(page),
                     _ => None,
                 };
                 let is_there =

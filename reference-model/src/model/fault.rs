@@ -293,8 +293,9 @@ impl Model {
                 self.install_protected(actor, page, access);
                 return Ok(());
             }
+            // A forced write faults in a VMA that is not accessible; do_numa_page is for those that are.
+            EntryKind::ProtNone if vma.protection == Protection::NONE => {}
             EntryKind::ProtNone => {
-                // do_numa_page: the VMA is accessible, or there would be no fault.
                 let bits = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).make_young();
                 self.write(Rule::NumaHint, actor, page, bits, slot.frame);
                 self.transition(Cause::Fault, Rule::NumaHint, actor, page, before, access.is_store());
@@ -316,6 +317,10 @@ impl Model {
             self.transition(Cause::Fault, Rule::FaultSpurious, actor, page, before, access.is_store());
             return Ok(());
         }
+        if access.is_store() && !vma.protection.contains(Protection::WRITE) {
+            self.fault_forced(actor, page, &vma, before);
+            return Ok(());
+        }
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
         let rule = if slot.bits.0 & !(A | D) == 0 {
             if access.is_store() { choose(Rule::NewPage, Rule::NewShadowStackPage) } else { Rule::ZeroPage }
@@ -325,7 +330,7 @@ impl Model {
                     let frame = self.frames[number as usize];
                     if frame.exclusive {
                         choose(Rule::WpReuseExclusive, Rule::WpReuseExclusiveShadowStack)
-                    } else if frame.mapcount == 1 && frame.swap_cache.is_none() && !frame.is_merged {
+                    } else if self.is_last_reference(number) {
                         choose(Rule::WpReuseLast, Rule::WpReuseLastShadowStack)
                     } else {
                         choose(Rule::WpCopy, Rule::WpCopyShadowStack)
@@ -339,6 +344,12 @@ impl Model {
         self.install(rule, actor, page, shadow_stack);
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
         Ok(())
+    }
+
+    /// `wp_can_reuse_anon_folio`: nobody else has the page, not the swap cache either, and it is no KSM page.
+    pub(super) fn is_last_reference(&self, number: u32) -> bool {
+        let frame = self.frames[number as usize];
+        frame.mapcount == 1 && frame.swap_cache.is_none() && !frame.is_merged
     }
 
     /// `handle_userfault`: the entry stays. With UFFD_FEATURE_SIGBUS the fault is seen.
@@ -408,15 +419,7 @@ impl Model {
             }
             _ => {
                 self.prepare_anon_vma(actor, page);
-                let content = match slot.frame {
-                    ExpectedFrame::Frame(number) => self.frames[number as usize].content,
-                    ExpectedFrame::None | ExpectedFrame::Zero => 0,
-                };
-                self.release(slot.frame);
-                let number = self.new_frame(content);
-                if let ExpectedFrame::Frame(copied) = slot.frame {
-                    self.words.copy(copied, number);
-                }
+                let number = self.copy_of(slot.frame);
                 self.write(rule, actor, page, writable(fresh), ExpectedFrame::Frame(number));
             }
         }

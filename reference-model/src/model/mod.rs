@@ -5,6 +5,7 @@
 
 mod advise;
 mod fault;
+mod forced;
 mod fork;
 mod lock;
 mod map;
@@ -248,6 +249,7 @@ impl Model {
             Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
             Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
             Operation::UffdFinish => self.uffd_finish(actor),
+            Operation::WriteProcMem { page } => self.write_proc_mem(index, actor, page),
             Operation::MergePages => self.merge_pages(),
         };
         self.fire(rule);

@@ -506,9 +506,9 @@ impl Model {
             Operation::MremapResize { range, .. } => {
                 registered(range) && range.slots().any(|page| vma_at(actor, page).is_some_and(Vma::is_locked))
             }
-            Operation::ReadBySystemCall { page } | Operation::WriteBySystemCall { page } => {
-                registered(PageRange::single(page))
-            }
+            Operation::ReadBySystemCall { page }
+            | Operation::WriteBySystemCall { page }
+            | Operation::WriteProcMem { page } => registered(PageRange::single(page)),
             Operation::EnterShadowStack { .. } => self.uffds.iter().any(Option::is_some),
             Operation::UffdOpen { .. } => ActorId::all().any(|actor| self.live_shadow_stack(actor).is_some()),
             _ => false,

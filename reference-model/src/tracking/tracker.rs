@@ -209,8 +209,10 @@ impl Tracker {
             Operation::Read { page } | Operation::Execute { page } | Operation::Write { page } => {
                 self.access(actor, page, matches!(step.operation, Operation::Write { .. }), outcome);
             }
-            Operation::ReadBySystemCall { page } | Operation::WriteBySystemCall { page } => {
-                let stores = matches!(step.operation, Operation::WriteBySystemCall { .. });
+            Operation::ReadBySystemCall { page }
+            | Operation::WriteBySystemCall { page }
+            | Operation::WriteProcMem { page } => {
+                let stores = !matches!(step.operation, Operation::ReadBySystemCall { .. });
                 self.access(actor, page, stores, outcome);
             }
             Operation::UffdFinish => self.finish(actor, outcome),
