@@ -23,7 +23,7 @@ pub use bits::{DEVMAP_BIT_57, DEVMAP_BIT_58, FREE_FOR_SOFTWARE, SAVED_DIRTY_OR_C
 pub use helper::{Helper, Kind, Level};
 pub use planted::PlantedFault;
 pub use question::{Domain, Entries, Question, Reach};
-pub use states::{Page, State};
+pub use states::{Page, Place, State};
 
 use crate::entry::Entry;
 use crate::machine::Dialect;

@@ -43,6 +43,22 @@ impl Page {
     }
 }
 
+impl Page {
+    /// What such a page is, in the words of people.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::ModifiedThenShared => "a modified page that became copy-on-write",
+            Self::ReadOnlyCopiedForGup => "a page of a read-only VMA that get_user_pages had copied for writing",
+            Self::ShadowStack => "a shadow stack",
+            Self::SharedShadowStack => "a shadow stack that processes share: the next shadow-stack access copies it",
+            Self::DirtySetLate => {
+                "Dirty that a CPU without shadow stacks set late; on one with them no kernel may leave this"
+            }
+        }
+    }
+}
+
 /// The three bits by which the text tells states apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct State {
@@ -124,5 +140,54 @@ impl Algebra {
             }
         };
         entry.map(|entry| State::of_entry(entry.0))
+    }
+}
+
+/// Where an entry is mapped, as far as its state's name depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In a shadow stack.
+    ShadowStack,
+    /// In another VMA that may be written.
+    Writable,
+    /// In another VMA that may not.
+    ReadOnly,
+}
+
+impl Place {
+    /// By the VMA's flags (`include/linux/mm.h`, 64-bit x86): VM_SHADOW_STACK is bit 37, VM_WRITE bit 1.
+    #[must_use]
+    pub fn of_vma(flags: u64) -> Self {
+        match (flags & 1 << 37 != 0, flags & 1 << 1 != 0) {
+            (true, _) => Self::ShadowStack,
+            (false, true) => Self::Writable,
+            (false, false) => Self::ReadOnly,
+        }
+    }
+
+    /// The pages of the text that an entry here may belong to, on a kernel of the merged design; none where it is
+    /// writable, clean or not present. In a read-only VMA a dirty page may have been copied for GUP, or may have
+    /// been written and shared before mprotect: nothing in the entry tells (a) from (b).
+    #[must_use]
+    pub fn pages(self, entry: Entry) -> &'static [Page] {
+        let State { write, dirty, saved } = State::of_entry(entry.0);
+        if write || !entry.is_present() {
+            return &[];
+        }
+        match (self, dirty, saved) {
+            (_, false, false) => &[],
+            (Self::ShadowStack, true, _) => &[Page::ShadowStack],
+            (Self::ShadowStack, false, true) => &[Page::SharedShadowStack],
+            (_, true, _) => &[Page::DirtySetLate],
+            (Self::Writable, false, true) => &[Page::ModifiedThenShared],
+            (Self::ReadOnly, false, true) => &[Page::ModifiedThenShared, Page::ReadOnlyCopiedForGup],
+        }
+    }
+
+    /// The letters of [`Place::pages`]: `(a) or (b)`. Empty where there is none.
+    #[must_use]
+    pub fn letters(self, entry: Entry) -> String {
+        let letters: Vec<String> = self.pages(entry).iter().map(|page| format!("({})", page.letter())).collect();
+        letters.join(" or ")
     }
 }

@@ -130,3 +130,23 @@ fn live_values_come_about_by_the_helpers() {
     assert_eq!(BEFORE.write_protect(BEFORE.make_writable(BEFORE.make_dirty(page))).0, 0x8000_0000_0000_0865);
     assert_eq!(MERGED.make_clean(written).0 & (D | SAVED_DIRTY | SOFT_DIRTY), SOFT_DIRTY);
 }
+
+#[track_caller]
+fn check_letters(entry: u64, vma_flags: u64, letters: &str) {
+    assert_eq!(Place::of_vma(vma_flags).letters(Entry(entry)), letters, "{entry:#x} with {vma_flags:#x}");
+}
+
+/// Entries as they were seen on 6.12, in VMAs with and without VM_WRITE (bit 1) and VM_SHADOW_STACK (bit 37).
+#[test]
+fn live_entries_have_the_letters_of_the_text() {
+    const SHADOW_STACK_VMA: u64 = 1 << 37 | 0x3;
+    check_letters(0x8400_0000_0000_0825, 0x3, "(a)");
+    check_letters(0x8400_0000_0000_0825, 0x1, "(a) or (b)");
+    check_letters(0x8400_0000_0000_0865, SHADOW_STACK_VMA, "(c)");
+    check_letters(0x8000_0000_0000_0865, SHADOW_STACK_VMA, "(c)");
+    check_letters(0x8400_0000_0000_0825, SHADOW_STACK_VMA, "(d)");
+    check_letters(0x8000_0000_0000_0865, 0x3, "(e)");
+    check_letters(0x8000_0000_0000_0867, 0x3, "");
+    check_letters(0x8000_0000_0000_0225, 0x1, "");
+    check_letters(0x8400_0000_0000_0024, 0x3, "");
+}
