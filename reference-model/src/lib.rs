@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod program;
 pub mod protection_key;
 pub mod rule;
+pub mod tracking;
 pub mod uffd;
 pub mod validity;
 pub mod verdict;
