@@ -128,9 +128,14 @@ impl Algebra {
             & !PKEY
     }
 
-    /// `cpu_feature_enabled(X86_FEATURE_SHSTK)`.
+    /// `cpu_feature_enabled(X86_FEATURE_SHSTK)`. The merged kernels' configuration switches X86_FEATURE_USER_SHSTK
+    /// off and not this one (`asm/disabled-features.h`; 7.2: `Kconfig.cpufeatures`): for them only the CPU counts.
     #[must_use]
     pub fn shadow_stacks_enabled(&self) -> bool {
-        self.design != Design::BeforeShadowStacks && self.configuration.shadow_stack && self.shadow_stack_cpu
+        match self.design {
+            Design::BeforeShadowStacks => false,
+            Design::Cow2021 | Design::Cow2022 => self.configuration.shadow_stack && self.shadow_stack_cpu,
+            Design::SavedDirty6_12 | Design::SavedDirty7_2 => self.shadow_stack_cpu,
+        }
     }
 }

@@ -77,6 +77,8 @@ pub struct Configuration {
 impl Configuration {
     /// As the distribution builds it.
     pub const ALL_ON: Self = Self { shadow_stack: true, soft_dirty: true, userfaultfd_write_protect: true };
+    /// Without any of it.
+    pub const ALL_OFF: Self = Self { shadow_stack: false, soft_dirty: false, userfaultfd_write_protect: false };
 }
 
 /// The helpers of one kernel on one CPU.

@@ -13,8 +13,14 @@ impl Algebra {
             Helper::Mkold => entry & !A,
             Helper::Mkyoung => entry | A,
             Helper::Wrprotect => self.write_protect_at(level, entry),
-            Helper::Mkwrite if argument == Question::SHADOW_STACK_VMA && self.design.is_saved_dirty() => {
-                if level == Level::Pud { self.make_writable_at(level, entry) } else { entry & !RW | D }
+            // pud_mkwrite takes no VMA; a kernel without shadow stacks has no such VMAs (VM_SHADOW_STACK is 0).
+            Helper::Mkwrite
+                if argument == Question::SHADOW_STACK_VMA
+                    && self.design.is_saved_dirty()
+                    && self.configuration.shadow_stack
+                    && level != Level::Pud =>
+            {
+                entry & !RW | D
             }
             Helper::Mkwrite => self.make_writable_at(level, entry),
             Helper::MkwriteNovma => entry | RW,

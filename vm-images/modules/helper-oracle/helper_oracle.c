@@ -18,7 +18,11 @@
 
 #include "helper_oracle.h"
 
+#ifdef BARE
+#define FILE_NAME "ptediff-helper-oracle-bare"
+#else
 #define FILE_NAME "ptediff-helper-oracle"
+#endif
 
 /* Answers that are made before they are copied to user space. */
 #define BATCH 2048

@@ -182,7 +182,14 @@ static int check_unencrypted(void)
 	return cc_platform_has(CC_ATTR_MEM_ENCRYPT) ? -EOPNOTSUPP : 0;
 }
 
-#if SINCE(6, 6)
+/* A kernel's own functions are as it was configured: the bare oracle does not ask them. */
+#if SINCE(6, 6) && !defined(BARE)
+#define CALLS_KERNEL 1
+#else
+#define CALLS_KERNEL 0
+#endif
+
+#if CALLS_KERNEL
 /*
  * pte_mkwrite and pmd_mkwrite take a VMA and are not exported. They are found
  * by address and called by "ret": an indirect call would need an ENDBR there,
@@ -255,8 +262,10 @@ void helpers_exit(void)
 	kfree(areas[1]);
 }
 #else
+#if !SINCE(6, 6)
 TRANSFORMER(pte, mkwrite)
 TRANSFORMER(pmd, mkwrite)
+#endif
 
 int helpers_init(void)
 {
@@ -300,8 +309,10 @@ static const struct {
 #if SINCE(6, 12)
 	ROW(pud_modify)
 #endif
+#if CALLS_KERNEL || !SINCE(6, 6)
 	ROW(pte_mkwrite)
 	ROW(pmd_mkwrite)
+#endif
 	ROW(page_chg_mask)
 	ROW(hpage_chg_mask)
 	ROW(pte_pfn_mask)

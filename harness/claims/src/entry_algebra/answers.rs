@@ -57,3 +57,22 @@ pub fn answers_of_model(algebra: &Algebra, level: Level, helper: Helper, reach: 
     digest.add(&batch);
     Some(digest)
 }
+
+/// One digest over all helpers: SHA-256 over a line for each, its name and its digest or `-`.
+#[must_use]
+pub fn digest_of_all(helpers: impl IntoIterator<Item = (String, Option<String>)>) -> String {
+    let mut digest = AnswerDigest::default();
+    for (name, sha256) in helpers {
+        digest.add(format!("{name} {}\n", sha256.as_deref().unwrap_or("-")).as_bytes());
+    }
+    digest.finish()
+}
+
+/// The same of the model.
+#[must_use]
+pub(super) fn digest_of_model(algebra: &Algebra, reach: Reach) -> String {
+    digest_of_all(helpers().map(|(level, helper)| {
+        let answers = answers_of_model(algebra, level, helper, reach);
+        (helper.name(level), answers.map(AnswerDigest::finish))
+    }))
+}

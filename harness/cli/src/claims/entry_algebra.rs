@@ -3,23 +3,94 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use ptediff_claims::entry_algebra::{KERNEL_HELPERS, answers_of_model, helpers};
+use ptediff_claims::entry_algebra::{KERNEL_HELPERS, KERNEL_HELPERS_BARE, answers_of_model, digest_of_all, helpers};
 use ptediff_claims::{Effort, Evidence};
-use ptediff_reference_model::algebra::{Algebra, Helper, Level, Reach};
+use ptediff_reference_model::algebra::{Algebra, Configuration, Helper, Level, Reach};
+use ptediff_reference_model::machine::Dialect;
 use ptediff_vm::store::Store;
 
 use super::{Answers, ClaimFailure, LiveCheck, Machines, Wanted};
 use crate::error::Failure;
 use crate::host::launch::Platform;
 
-pub(super) const LIVE: &[LiveCheck] = &[LiveCheck { claim: KERNEL_HELPERS, run: kernel_helpers }];
+pub(super) const LIVE: &[LiveCheck] = &[
+    LiveCheck { claim: KERNEL_HELPERS, run: |machines, effort| ask_all(Oracle::AsConfigured, machines, effort) },
+    LiveCheck { claim: KERNEL_HELPERS_BARE, run: |machines, effort| ask_all(Oracle::Bare, machines, effort) },
+];
 
 /// Parameter of the guest's half: whether every entry is wanted.
 pub(crate) const FULL: &str = "full";
-/// The module's name, in the cache and under `vm-images/modules`.
-const MODULE: &str = "helper-oracle";
-/// Where the module lies in the guest.
-pub(crate) const MODULE_PATH: &str = "modules/helper-oracle.ko";
+
+/// Which of the two modules of `vm-images/modules/helper-oracle` is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Oracle {
+    /// The headers as the kernel was configured.
+    AsConfigured,
+    /// The headers without shadow stacks, soft-dirty and userfaultfd's write-protection.
+    Bare,
+}
+
+impl Oracle {
+    fn claim(self) -> &'static str {
+        match self {
+            Self::AsConfigured => KERNEL_HELPERS,
+            Self::Bare => KERNEL_HELPERS_BARE,
+        }
+    }
+
+    /// The module's name in the cache.
+    fn module(self) -> &'static str {
+        match self {
+            Self::AsConfigured => "helper-oracle",
+            Self::Bare => "helper-oracle-bare",
+        }
+    }
+
+    /// Where the module lies in the guest.
+    pub(crate) fn path_in_guest(self) -> String {
+        format!("oracle/{}.ko", self.module())
+    }
+
+    /// Where the module answers.
+    pub(crate) fn file(self) -> &'static str {
+        match self {
+            Self::AsConfigured => "/proc/ptediff-helper-oracle",
+            Self::Bare => "/proc/ptediff-helper-oracle-bare",
+        }
+    }
+
+    /// The model of what it answers for.
+    pub(crate) fn algebra(self, dialect: Dialect, shadow_stack_cpu: bool) -> Algebra {
+        let algebra = Algebra::of_dialect(dialect, shadow_stack_cpu);
+        match self {
+            Self::AsConfigured => algebra,
+            Self::Bare => algebra.built_with(Configuration::ALL_OFF),
+        }
+    }
+
+    /// Whether it can be asked about a helper. The merged kernels' `pte_mkwrite` and `pmd_mkwrite` are functions of the
+    /// kernel itself, as it was configured.
+    fn knows(self, algebra: &Algebra, level: Level, helper: Helper) -> bool {
+        self == Self::AsConfigured
+            || !algebra.design.is_saved_dirty()
+            || helper != Helper::Mkwrite
+            || level == Level::Pud
+    }
+
+    /// Where kernels are asked. Only Bochs has shadow stacks; 6.1 knows of none.
+    fn machines(self) -> &'static [(Platform, &'static str)] {
+        match self {
+            Self::AsConfigured => &[
+                (Platform::Bochs, "6.12"),
+                (Platform::Bochs, "7.2"),
+                (Platform::Qemu, "6.1"),
+                (Platform::Qemu, "6.12"),
+                (Platform::Qemu, "7.2"),
+            ],
+            Self::Bare => &[(Platform::Bochs, "6.12"), (Platform::Bochs, "7.2"), (Platform::Qemu, "6.1")],
+        }
+    }
+}
 
 /// Constants of the kernel's headers that the guest asks for, by the module's names.
 pub(crate) const CONSTANTS: &[&str] = &[
@@ -33,15 +104,6 @@ pub(crate) const CONSTANTS: &[&str] = &[
     "page_soft_dirty",
     "page_uffd_wp",
     "page_devmap",
-];
-
-/// Where kernels are asked. Only Bochs has shadow stacks; 6.1 knows of none.
-const MACHINES: [(Platform, &str); 5] = [
-    (Platform::Bochs, "6.12"),
-    (Platform::Bochs, "7.2"),
-    (Platform::Qemu, "6.1"),
-    (Platform::Qemu, "6.12"),
-    (Platform::Qemu, "7.2"),
 ];
 
 /// A constant of the kernel's headers; `None` where they do not have it.
@@ -81,26 +143,27 @@ pub(crate) struct Mismatch {
     pub(crate) model: u64,
 }
 
-fn kernel_helpers(machines: &Machines, effort: Effort) -> Result<Vec<Evidence>, ClaimFailure> {
-    MACHINES.iter().map(|&(platform, kernel)| ask(machines, platform, kernel, effort)).collect()
+fn ask_all(oracle: Oracle, machines: &Machines, effort: Effort) -> Result<Vec<Evidence>, ClaimFailure> {
+    oracle.machines().iter().map(|&(platform, kernel)| ask(oracle, machines, platform, kernel, effort)).collect()
 }
 
 fn ask(
+    oracle: Oracle,
     machines: &Machines,
     platform: Platform,
     kernel: &'static str,
     effort: Effort,
 ) -> Result<Evidence, ClaimFailure> {
-    let path = Store::open().and_then(|store| store.module(kernel, MODULE)).map_err(Failure::from)?;
+    let path = Store::open().and_then(|store| store.module(kernel, oracle.module())).map_err(Failure::from)?;
     let module = std::fs::read(&path).map_err(|source| Failure::File { path, source })?;
     let mut wanted = Wanted::new(platform, kernel);
-    wanted.files.push((MODULE_PATH.to_owned(), module));
-    let answers = machines.ask(&wanted, KERNEL_HELPERS, json!({ FULL: effort == Effort::Full }))?;
-    judge(&answers, effort)
+    wanted.files.push((oracle.path_in_guest(), module));
+    let answers = machines.ask(&wanted, oracle.claim(), json!({ FULL: effort == Effort::Full }))?;
+    judge(oracle, &answers, effort)
 }
 
 /// The host's own comparison: the guest's counts of differences are not trusted, only shown.
-fn judge(answers: &Answers, effort: Effort) -> Result<Evidence, ClaimFailure> {
+fn judge(oracle: Oracle, answers: &Answers, effort: Effort) -> Result<Evidence, ClaimFailure> {
     let constants: Vec<Constant> = answers.one("constants")?;
     let constant = |name: &str| constants.iter().find(|known| known.name == name).and_then(|known| known.value);
     let shadow_stack_cpu = constant("cpu_has_shstk") == Some(1);
@@ -113,12 +176,12 @@ fn judge(answers: &Answers, effort: Effort) -> Result<Evidence, ClaimFailure> {
         let what = format!("{place}: the helpers see X86_FEATURE_SHSTK={shadow_stack_cpu}, /proc/cpuinfo the contrary");
         return Err(ClaimFailure::Inconclusive(what));
     }
-    let algebra = Algebra::of_dialect(answers.machine.dialect, shadow_stack_cpu);
+    let algebra = oracle.algebra(answers.machine.dialect, shadow_stack_cpu);
     check_constants(&algebra, &constant).map_err(|what| ClaimFailure::Refuted(format!("{place}: {what}")))?;
 
     let reach = if effort == Effort::Full { Reach::Full } else { Reach::Representative };
     let findings: Vec<HelperFinding> = answers.of("helper")?;
-    let (mut cases, mut asked, mut wrong) = (0, 0, Vec::new());
+    let (mut cases, mut asked, mut wrong, mut digests) = (0, 0, Vec::new(), Vec::new());
     for (level, helper) in helpers() {
         let name = helper.name(level);
         let Some(finding) = findings.iter().find(|finding| finding.name == name) else {
@@ -127,13 +190,17 @@ fn judge(answers: &Answers, effort: Effort) -> Result<Evidence, ClaimFailure> {
         };
         cases += finding.answers;
         asked += u32::from(finding.exists);
-        wrong.extend(difference(&algebra, level, helper, reach, finding));
+        digests.push((name, finding.exists.then(|| finding.sha256.clone())));
+        if oracle.knows(&algebra, level, helper) {
+            wrong.extend(difference(&algebra, level, helper, reach, finding));
+        }
     }
     if !wrong.is_empty() {
         return Err(ClaimFailure::Refuted(format!("{place}: {}", wrong.join("\n"))));
     }
     let shadow_stacks = if shadow_stack_cpu { "on" } else { "off" };
-    let note = format!("{asked} helpers, X86_FEATURE_SHSTK {shadow_stacks}");
+    let digest = digest_of_all(digests);
+    let note = format!("{asked} helpers, X86_FEATURE_SHSTK {shadow_stacks}, answers {digest}");
     Ok(answers.evidence(cases, "entries x helpers", note))
 }
 

@@ -4,34 +4,46 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use ptediff_claims::entry_algebra::{AnswerDigest, KERNEL_HELPERS, helpers};
+use ptediff_claims::entry_algebra::{AnswerDigest, KERNEL_HELPERS, KERNEL_HELPERS_BARE, helpers};
 use ptediff_reference_model::algebra::{Algebra, Domain, Helper, Level, Question, Reach};
 use ptediff_reference_model::machine::Machine;
 use ptediff_vm::load_kernel_module;
 
 use super::{GuestCheck, Report};
-use crate::claims::entry_algebra::{CONSTANTS, Constant, FULL, HelperFinding, MODULE_PATH, Mismatch};
+use crate::claims::entry_algebra::{CONSTANTS, Constant, FULL, HelperFinding, Mismatch, Oracle};
 use crate::guest::program::RigError;
 
-pub(super) const CHECKS: &[GuestCheck] = &[GuestCheck { claim: KERNEL_HELPERS, run: ask_the_kernel }];
+pub(super) const CHECKS: &[GuestCheck] = &[
+    GuestCheck {
+        claim: KERNEL_HELPERS,
+        run: |parameters, machine, report| ask_the_kernel(Oracle::AsConfigured, parameters, machine, report),
+    },
+    GuestCheck {
+        claim: KERNEL_HELPERS_BARE,
+        run: |parameters, machine, report| ask_the_kernel(Oracle::Bare, parameters, machine, report),
+    },
+];
 
-/// Where the module answers.
-const ORACLE: &str = "/proc/ptediff-helper-oracle";
 /// Bytes of a helper's name in a question, zeros included (`helper_oracle.h`).
 const NAME_BYTES: usize = 32;
 /// Bytes of answers that are read at once.
 const BATCH: usize = 1 << 18;
-/// Answers about one helper can take a minute: the host's watchdog hears of it sooner.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
+/// Answers after which the host's watchdog hears of it: seconds, where the machine is not starved.
+const SIGN_OF_LIFE: u64 = 1 << 21;
 
-fn ask_the_kernel(parameters: &Value, machine: &Machine, report: &mut dyn Report) -> Result<(), RigError> {
-    load_kernel_module(Path::new("/").join(MODULE_PATH).as_path(), c"")
+fn ask_the_kernel(
+    oracle: Oracle,
+    parameters: &Value,
+    machine: &Machine,
+    report: &mut dyn Report,
+) -> Result<(), RigError> {
+    load_kernel_module(&Path::new("/").join(oracle.path_in_guest()), c"")
         .map_err(|error| RigError::of("the helper oracle cannot be loaded", &error))?;
-    let mut oracle = Oracle::open().map_err(|error| RigError::of(ORACLE, &error))?;
+    let which = oracle;
+    let mut oracle = OracleFile::open(oracle.file()).map_err(|error| RigError::of(oracle.file(), &error))?;
     let failed = |error: io::Error| RigError::of("the helper oracle", &error);
 
     let mut constants = Vec::new();
@@ -44,15 +56,16 @@ fn ask_the_kernel(parameters: &Value, machine: &Machine, report: &mut dyn Report
         constants.iter().any(|constant| constant.name == "cpu_has_shstk" && constant.value == Some(1));
 
     let reach = if parameters[FULL] == true { Reach::Full } else { Reach::Representative };
-    let algebra = Algebra::of_dialect(machine.dialect, shadow_stack_cpu);
-    let mut last_sign = Instant::now();
+    let algebra = which.algebra(machine.dialect, shadow_stack_cpu);
+    let mut since_sign = 0;
     for (level, helper) in helpers() {
-        let finding = about(&mut oracle, &algebra, level, helper, reach, &mut |name| {
-            if last_sign.elapsed() >= SIGN_OF_LIFE {
-                last_sign = Instant::now();
-                report.log(format!("helpers: at {name}"))?;
+        let finding = about(&mut oracle, &algebra, level, helper, reach, &mut |name, answers| {
+            since_sign += answers;
+            if since_sign < SIGN_OF_LIFE {
+                return Ok(());
             }
-            Ok(())
+            since_sign = 0;
+            report.log(format!("helpers: at {name}"))
         })?;
         report.find("helper", &finding)?;
     }
@@ -60,12 +73,12 @@ fn ask_the_kernel(parameters: &Value, machine: &Machine, report: &mut dyn Report
 }
 
 fn about(
-    oracle: &mut Oracle,
+    oracle: &mut OracleFile,
     algebra: &Algebra,
     level: Level,
     helper: Helper,
     reach: Reach,
-    still_here: &mut dyn FnMut(&str) -> Result<(), RigError>,
+    still_here: &mut dyn FnMut(&str, u64) -> Result<(), RigError>,
 ) -> Result<HelperFinding, RigError> {
     let name = helper.name(level);
     let in_model = algebra.has(level, helper);
@@ -85,7 +98,8 @@ fn about(
                 let answers =
                     oracle.answers(done, domain.count()).map_err(|error| RigError::of(&finding.name, &error))?;
                 digest.add(answers);
-                done += (answers.len() / size_of::<u64>()) as u64;
+                let count = (answers.len() / size_of::<u64>()) as u64;
+                done += count;
                 for (bytes, entry) in answers.chunks_exact(size_of::<u64>()).zip(entries.by_ref()) {
                     let kernel = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
                     if !in_model {
@@ -97,7 +111,7 @@ fn about(
                         finding.first.get_or_insert(Mismatch { argument: question.argument, entry, kernel, model });
                     }
                 }
-                still_here(&finding.name)?;
+                still_here(&finding.name, count)?;
             }
         }
     }
@@ -107,14 +121,14 @@ fn about(
 }
 
 /// The module's file.
-struct Oracle {
+struct OracleFile {
     file: File,
     batch: Vec<u8>,
 }
 
-impl Oracle {
-    fn open() -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).open(ORACLE)?;
+impl OracleFile {
+    fn open(path: &str) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(Self { file, batch: vec![0; BATCH] })
     }
 
