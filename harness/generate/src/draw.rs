@@ -79,12 +79,14 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         swap: machine.swap,
         swap_weight: match profile {
             Profile::Swap => 12,
+            Profile::Tracking => 6,
             Profile::Userfault => 3,
             _ => 1,
         },
         merging: machine.merging,
         merge_weight: match profile {
             Profile::Merging => 12,
+            Profile::Tracking => 4,
             Profile::Userfault => 2,
             _ => 1,
         },
@@ -501,7 +503,10 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
-            12 if self.merging && self.merge_weight > 2 && self.dice.percent(75) => {
+            12 if self.merging
+                && self.merge_weight > 2
+                && self.dice.percent(if self.swap_weight > 1 { 45 } else { 75 }) =>
+            {
                 // Pages of zeroes are equal, before they are written.
                 let range = self.range_of(&scene.mapped);
                 let advice = match self.dice.weighted(&[45, 40, 8]) {

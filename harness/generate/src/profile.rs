@@ -26,6 +26,8 @@ pub enum Profile {
     Swap,
     /// KSM: equal pages that are merged and parted.
     Merging,
+    /// Pages write-protected by userfaultfd, and everything else that takes RW away: fork, swap, KSM.
+    Tracking,
 }
 
 /// A name that is no profile's.
@@ -48,7 +50,7 @@ pub(crate) type Weights = [u32; 32];
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Balanced,
         Self::ForkHeavy,
         Self::ShadowStack,
@@ -59,10 +61,11 @@ impl Profile {
         Self::Userfault,
         Self::Swap,
         Self::Merging,
+        Self::Tracking,
     ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 10] = [28, 18, 24, 12, 8, 12, 18, 60, 24, 12];
+    pub(crate) const FREQUENCIES: [u32; 11] = [28, 18, 24, 12, 8, 12, 18, 60, 24, 12, 12];
 
     /// The profile's name.
     #[must_use]
@@ -78,6 +81,7 @@ impl Profile {
             Self::Userfault => "userfault",
             Self::Swap => "swap",
             Self::Merging => "merging",
+            Self::Tracking => "tracking",
         }
     }
 
@@ -114,6 +118,9 @@ impl Profile {
             }
             Self::Swap => {
                 [10, 3, 18, 30, 4, 10, 8, 10, 6, 5, 4, 10, 60, 3, 3, 8, 0, 1, 1, 1, 4, 4, 2, 3, 3, 2, 2, 1, 0, 1, 14, 4]
+            }
+            Self::Tracking => {
+                [10, 2, 14, 44, 2, 6, 9, 10, 5, 3, 0, 0, 34, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60, 1]
             }
             Self::Merging => {
                 [14, 3, 12, 16, 4, 8, 8, 6, 5, 4, 1, 2, 90, 1, 3, 4, 0, 1, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1, 14, 2]
