@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::backend::{Backend, Folder, Start};
+use crate::bare::BareSpec;
 use crate::bzimage::BzImage;
+use crate::direct_boot::STUB_ADDRESS;
 use crate::ending::restart_on_console;
+use crate::entry_stub::{self, CHANNEL_OPENING};
 use crate::{Ending, VmError, VmSpec};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const DEFAULT_CPU: &str = "max";
+const FLOPPY_SIZE: usize = 1_474_560;
 
 #[derive(Debug)]
 pub(crate) struct Qemu;
@@ -26,21 +30,27 @@ impl Backend for Qemu {
         BzImage::parse(&file).map_err(|reason| VmError::Kernel { path: spec.kernel.clone(), reason })?;
         let initramfs = folder.write("initramfs.cpio", &spec.initramfs.build())?;
 
-        let mut command = Command::new(program);
-        command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"]);
-        command.args(["-accel", "tcg,thread=single"]);
-        command.args(["-cpu", spec.cpu_model.as_deref().unwrap_or(DEFAULT_CPU)]);
-        command.args(["-m", &format!("{}M", spec.memory_mib), "-smp", &spec.cpus.to_string()]);
+        let mut command = machine(&program, folder, spec.cpu_model.as_deref(), spec.memory_mib, spec.cpus);
         command.arg("-kernel").arg(&spec.kernel).arg("-initrd").arg(initramfs);
         command.args(["-append", &spec.whole_command_line()]);
-        command.arg("-serial").arg(prefixed("file:", &folder.console()));
-        command.args(["-debugcon", "stdio"]);
-        command.args(["-no-reboot", "-action", "panic=exit-failure"]);
-        // The guest's clock starts at the same second each time, and the CPU's random numbers are the same.
-        command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"]);
-        command.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request"]);
-        command.arg("-D").arg(folder.records());
         Ok(Start { command, channel_opening: b"" })
+    }
+
+    /// The firmware boots from a floppy whose sector jumps into memory that QEMU's loader device has filled: the
+    /// same way as in Bochs.
+    fn prepare_bare(&self, spec: &BareSpec, folder: &Folder) -> Result<Start, VmError> {
+        let program = find_program(spec.emulator.as_deref())?;
+        let mut command = machine(&program, folder, spec.cpu_model.as_deref(), spec.memory_mib, 1);
+        let mut floppy = entry_stub::boot_sector(STUB_ADDRESS);
+        floppy.resize(FLOPPY_SIZE, 0);
+        command.arg("-drive").arg(prefixed("if=floppy,format=raw,readonly=on,file=", &folder.write("floppy.img", &floppy)?));
+        command.args(["-boot", "order=a"]);
+        for (number, (bytes, address)) in (1..).zip(spec.pieces()?) {
+            let mut device = prefixed("loader,force-raw=on,file=", &folder.write(&format!("memory-{number}.img"), &bytes)?);
+            device.push(format!(",addr={address:#x}"));
+            command.arg("-device").arg(device);
+        }
+        Ok(Start { command, channel_opening: CHANNEL_OPENING })
     }
 
     fn ending(&self, records: &str, console: &str) -> Option<Ending> {
@@ -56,6 +66,23 @@ impl Backend for Qemu {
             (false, false, _) => Ending::Reset,
         })
     }
+}
+
+/// What every machine has: the processor, memory, the data channel, the console, records, and nothing by default.
+fn machine(program: &Path, folder: &Folder, cpu_model: Option<&str>, memory_mib: u32, cpus: u32) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"]);
+    command.args(["-accel", "tcg,thread=single"]);
+    command.args(["-cpu", cpu_model.unwrap_or(DEFAULT_CPU)]);
+    command.args(["-m", &format!("{memory_mib}M"), "-smp", &cpus.to_string()]);
+    command.arg("-serial").arg(prefixed("file:", &folder.console()));
+    command.args(["-debugcon", "stdio"]);
+    command.args(["-no-reboot", "-action", "panic=exit-failure"]);
+    // The guest's clock starts at the same second each time, and the CPU's random numbers are the same.
+    command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"]);
+    command.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request"]);
+    command.arg("-D").arg(folder.records());
+    command
 }
 
 /// The given program, or the one of `PATH`.
