@@ -16,6 +16,7 @@ pub mod model;
 pub mod mutation;
 pub mod observation;
 pub mod outcome;
+pub mod processor;
 pub mod program;
 pub mod protection_key;
 pub mod rule;

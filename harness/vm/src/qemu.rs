@@ -10,14 +10,15 @@ use std::process::Command;
 use crate::backend::{Backend, Folder, Start};
 use crate::bare::BareSpec;
 use crate::bzimage::BzImage;
-use crate::direct_boot::STUB_ADDRESS;
+use crate::direct_boot;
 use crate::ending::restart_on_console;
-use crate::entry_stub::{self, CHANNEL_OPENING};
+use crate::entry_stub::CHANNEL_OPENING;
 use crate::{Ending, VmError, VmSpec};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const DEFAULT_CPU: &str = "max";
-const FLOPPY_SIZE: usize = 1_474_560;
+/// A disk is so many bytes or a multiple.
+const DISK_MULTIPLE: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Qemu;
@@ -36,20 +37,16 @@ impl Backend for Qemu {
         Ok(Start { command, channel_opening: b"" })
     }
 
-    /// The firmware boots from a floppy whose sector jumps into memory that QEMU's loader device has filled: the
-    /// same way as in Bochs.
+    /// The firmware boots from a disk whose boot sector fills the memory. (Memory that is filled before the firmware
+    /// runs, by QEMU's loader device, would do above 1 MiB; below it the firmware clears it.)
     fn prepare_bare(&self, spec: &BareSpec, folder: &Folder) -> Result<Start, VmError> {
         let program = find_program(spec.emulator.as_deref())?;
+        let pieces = spec.pieces()?;
+        let pieces = pieces.each_ref().map(|(bytes, address)| (bytes.as_slice(), *address));
+        let disk = folder.write("disk.img", &direct_boot::disk_image(&pieces, DISK_MULTIPLE))?;
         let mut command = machine(&program, folder, spec.cpu_model.as_deref(), spec.memory_mib, 1);
-        let mut floppy = entry_stub::boot_sector(STUB_ADDRESS);
-        floppy.resize(FLOPPY_SIZE, 0);
-        command.arg("-drive").arg(prefixed("if=floppy,format=raw,readonly=on,file=", &folder.write("floppy.img", &floppy)?));
-        command.args(["-boot", "order=a"]);
-        for (number, (bytes, address)) in (1..).zip(spec.pieces()?) {
-            let mut device = prefixed("loader,force-raw=on,file=", &folder.write(&format!("memory-{number}.img"), &bytes)?);
-            device.push(format!(",addr={address:#x}"));
-            command.arg("-device").arg(device);
-        }
+        command.arg("-drive").arg(prefixed("if=ide,format=raw,file=", &disk));
+        command.args(["-boot", "order=c"]);
         Ok(Start { command, channel_opening: CHANNEL_OPENING })
     }
 

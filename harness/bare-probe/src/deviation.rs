@@ -1,0 +1,48 @@
+//! What emulators are known to do against the SDM. Nothing is masked: a case that deviates in exactly this way is
+//! counted under the deviation's name in each run, and one that deviates in any other way is a mismatch.
+//!
+//! Compiled into host and guest.
+
+use crate::case::{Case, Expectation, Outcome};
+
+/// The processors that are known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Processor {
+    /// Any other: nothing is known of it.
+    Other = 0,
+    /// Bochs 3.0 with the patches of `vm-images/bochs`.
+    Bochs = 1,
+    /// QEMU's translator, 10.0.
+    Qemu = 2,
+}
+
+impl Processor {
+    /// The one of this number; an unknown number is that of no known processor.
+    #[must_use]
+    pub fn of(number: u64) -> Self {
+        match number {
+            1 => Self::Bochs,
+            2 => Self::Qemu,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A deviation of an emulator from the SDM.
+pub struct Deviation {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// Who deviates.
+    pub processor: Processor,
+    /// What the SDM says and what the emulator does; why it is no mistake of the model.
+    pub reason: &'static str,
+    /// The outcome with the deviation, if the case is one of those that show it.
+    pub outcome: fn(&Case, &Expectation) -> Option<Outcome>,
+}
+
+/// All that are known.
+pub const KNOWN_EMULATOR_DEVIATIONS: &[Deviation] = &[];
+
+/// Room for counts of deviations in a block's record.
+pub const MOST_DEVIATIONS: usize = 8;
