@@ -73,12 +73,16 @@ enter_access:
     push r14
     push r15
     mov [access_stack], rsp
+    mov [access_flags], rcx
     mov dword ptr [access_active], 1
     test r8, r8
     jnz 1f
+    # POPF is slow under emulators, and most accesses want the flags that there are.
+    cmp rcx, 2
+    je 2f
     push rcx
     popfq
-    jmp rdi
+2:  jmp rdi
 1:  push 0x23
     push r8
     push rcx
@@ -92,9 +96,11 @@ access_done:
 access_out:
     mov dword ptr [access_active], 0
     mov rsp, [access_stack]
+    cmp qword ptr [access_flags], 2
+    je 1f
     push 2
     popfq
-    pop r15
+1:  pop r15
     pop r14
     pop r13
     pop r12
@@ -244,6 +250,7 @@ gdt_pointer:
 stack_top:
 .globl access_stack, access_active, access_value, shadow_stack_on
 access_stack: .skip 8
+access_flags: .skip 8
 access_active: .skip 8
 access_value: .skip 8
 shadow_stack_on: .skip 8

@@ -49,14 +49,17 @@ extern "C" fn guest_main(argument: *const [u64; ARGUMENT_WORDS]) -> ! {
     memory::set_up(five_levels);
     let (machine, vendor) = cpu::machine();
     let paging = machine.paging;
-    send(Tag::Hello, &[
-        u64::from(paging.levels),
-        u64::from(paging.physical_address_bits),
-        u64::from(paging.gigabyte_pages),
-        u64::from(machine.features),
-        vendor[0],
-        vendor[1],
-    ]);
+    send(
+        Tag::Hello,
+        &[
+            u64::from(paging.levels),
+            u64::from(paging.physical_address_bits),
+            u64::from(paging.gigabyte_pages),
+            u64::from(machine.features),
+            vendor[0],
+            vendor[1],
+        ],
+    );
     let part = Part { stride: stride as u32, offset: offset as u32 };
     let tested = Tested::new(five_levels);
     for (number, space) in SPACES.iter().enumerate() {

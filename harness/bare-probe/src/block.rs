@@ -5,7 +5,7 @@
 
 use crate::case::{Case, Machine, Outcome, expect};
 use crate::deviation::{KNOWN_EMULATOR_DEVIATIONS, MOST_DEVIATIONS, Processor};
-use crate::processor::{LEVELS, Mutant, Rule};
+use crate::processor::{ErrorCode, LEVELS, Mutant, Rule};
 use crate::space::Space;
 
 /// Which cases of a space are run: of every `stride` legal ones of a block, the one at `offset`.
@@ -32,18 +32,26 @@ pub struct BlockRecord {
     pub whole_digest: u64,
     /// Cases in which the outcome was not the expected one, nor that of a known deviation.
     pub mismatches: u64,
-    /// By level: cases in which Accessed was not specified.
-    pub unspecified: [u64; LEVELS],
-    /// By level: cases among these in which it was set.
-    pub unspecified_set: [u64; LEVELS],
+    /// Cases in which Accessed was not specified, by level; and last those in which PK was not.
+    pub unspecified: [u64; UNSPECIFIED],
+    /// Cases among these in which it was set.
+    pub unspecified_set: [u64; UNSPECIFIED],
     /// Cases by the rule that decided.
     pub rules: [u64; Rule::DECIDING],
     /// Cases by known deviation.
     pub deviations: [u64; MOST_DEVIATIONS],
 }
 
+/// Bits of an outcome that can be unspecified: Accessed at each level, and PK.
+pub const UNSPECIFIED: usize = LEVELS + 1;
+
+/// The bit of that number.
+const fn unspecified_bit(number: usize) -> u64 {
+    if number < LEVELS { 1 << (Outcome::ACCESSED_SHIFT as usize + number) } else { ErrorCode::KEY as u64 }
+}
+
 /// Words of a record.
-pub const RECORD_WORDS: usize = 6 + 2 * LEVELS + Rule::DECIDING + MOST_DEVIATIONS;
+pub const RECORD_WORDS: usize = 6 + 2 * UNSPECIFIED + Rule::DECIDING + MOST_DEVIATIONS;
 
 impl BlockRecord {
     const EMPTY: Self = Self {
@@ -53,8 +61,8 @@ impl BlockRecord {
         digest: 0,
         whole_digest: 0,
         mismatches: 0,
-        unspecified: [0; LEVELS],
-        unspecified_set: [0; LEVELS],
+        unspecified: [0; UNSPECIFIED],
+        unspecified_set: [0; UNSPECIFIED],
         rules: [0; Rule::DECIDING],
         deviations: [0; MOST_DEVIATIONS],
     };
@@ -64,8 +72,7 @@ impl BlockRecord {
     pub fn to_words(&self) -> [u64; RECORD_WORDS] {
         let mut words = [0; RECORD_WORDS];
         let head = [self.legal, self.run, self.faults, self.digest, self.whole_digest, self.mismatches];
-        let parts: [&[u64]; 5] =
-            [&head, &self.unspecified, &self.unspecified_set, &self.rules, &self.deviations];
+        let parts: [&[u64]; 5] = [&head, &self.unspecified, &self.unspecified_set, &self.rules, &self.deviations];
         let mut place = 0;
         for part in parts {
             words[place..place + part.len()].copy_from_slice(part);
@@ -90,12 +97,8 @@ impl BlockRecord {
             *place = *word;
         }
         let mut place = 6;
-        let parts: [&mut [u64]; 4] = [
-            &mut record.unspecified,
-            &mut record.unspecified_set,
-            &mut record.rules,
-            &mut record.deviations,
-        ];
+        let parts: [&mut [u64]; 4] =
+            [&mut record.unspecified, &mut record.unspecified_set, &mut record.rules, &mut record.deviations];
         for part in parts {
             let length = part.len();
             part.copy_from_slice(&words[place..place + length]);
@@ -158,11 +161,11 @@ pub fn run_block(
         record.digest = fold(record.digest, specified);
         record.whole_digest = fold(record.whole_digest, observed.0);
         if expected.mask != !0 {
-            for level in 0..LEVELS {
-                let bit = 1 << (Outcome::ACCESSED_SHIFT as usize + level);
+            for number in 0..UNSPECIFIED {
+                let bit = unspecified_bit(number);
                 if expected.mask & bit == 0 {
-                    record.unspecified[level] += 1;
-                    record.unspecified_set[level] += u64::from(observed.0 & bit != 0);
+                    record.unspecified[number] += 1;
+                    record.unspecified_set[number] += u64::from(observed.0 & bit != 0);
                 }
             }
         }

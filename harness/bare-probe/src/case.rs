@@ -3,8 +3,7 @@
 //! Compiled into host and guest.
 
 use crate::processor::{
-    ACCESSED, Access, Context, DIRTY, Decision, Entries, ErrorCode, Kind, LEVELS, Mode, Mutant, Paging, Rule,
-    decide_as,
+    ACCESSED, Access, Context, DIRTY, Decision, Entries, ErrorCode, Kind, LEVELS, Mode, Mutant, Paging, Rule, decide_as,
 };
 
 /// Bits of [`Case::control`]: the access, and the processor's state.
@@ -115,12 +114,9 @@ impl Case {
             user_keys,
             supervisor_keys,
             shadow_stacks: has(control::CET),
+            supports_shadow_stacks: machine.features & control::CET != 0,
             execute_disable: has(control::NXE),
-            pkru: if user_keys {
-                key_rights(has(control::PKRU_AD), has(control::PKRU_WD))
-            } else {
-                RIGHTS_WHILE_OFF
-            },
+            pkru: if user_keys { key_rights(has(control::PKRU_AD), has(control::PKRU_WD)) } else { RIGHTS_WHILE_OFF },
             pkrs: if supervisor_keys {
                 key_rights(has(control::PKRS_AD), has(control::PKRS_WD))
             } else {
@@ -247,7 +243,7 @@ pub fn expect(mutant: Option<Mutant>, context: &Context, case: &Case) -> Expecta
         },
     }
     word |= Outcome::flags(&decision.after);
-    let mut open = 0;
+    let mut open = u64::from(decision.unspecified_code);
     for level in 0..LEVELS {
         let flag = (unspecified[level] | decision.unspecified[level]) & !decision.after[level] & ACCESSED;
         open |= flag / ACCESSED << (Outcome::ACCESSED_SHIFT as usize + level);

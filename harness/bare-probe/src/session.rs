@@ -87,9 +87,7 @@ pub enum SessionError {
         words: usize,
     },
     /// The guest's code met an exception that it did not ask for.
-    #[error(
-        "the bare probe met exception {vector} at {instruction:#x} (error code {code:#x}, address {address:#x})"
-    )]
+    #[error("the bare probe met exception {vector} at {instruction:#x} (error code {code:#x}, address {address:#x})")]
     Stray {
         /// The vector.
         vector: u64,
@@ -129,14 +127,7 @@ impl Session {
     /// Nothing was heard yet.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            machine: None,
-            open: None,
-            blocks: Vec::new(),
-            facts: Vec::new(),
-            ended: false,
-        }
+        Self { bytes: Vec::new(), machine: None, open: None, blocks: Vec::new(), facts: Vec::new(), ended: false }
     }
 
     /// The buffer to which bytes are appended, before [`Self::advance`].
@@ -251,8 +242,7 @@ impl Answer {
             // What an emulator does with bits that are not specified is not the model's to say.
             expected.whole_digest = answer.record.whole_digest;
             expected.unspecified_set = answer.record.unspecified_set;
-            (expected != answer.record)
-                .then_some(Disagreement { space: answer.space, block: answer.block, expected })
+            (expected != answer.record).then_some(Disagreement { space: answer.space, block: answer.block, expected })
         };
         self.blocks.iter().filter_map(judge).collect()
     }

@@ -36,7 +36,7 @@ pub struct Space {
     pub needs: u32,
     /// The processor's states, one block of cases each.
     pub states: &'static [Axis],
-    /// What is varied within a block, the first axis fastest.
+    /// What is varied within a block, the first axis fastest. The axes whose values decide which others count are last.
     pub axes: &'static [Axis],
     /// Bits of each entry that all cases share.
     pub common: [u64; LEVELS],
@@ -93,14 +93,8 @@ bit_axis!(PML5E_U, 5, USER);
 bit_axis!(PML5E_NX, 5, EXECUTE_DISABLE);
 
 const TWICE: Axis = &[NOTHING, of(c::TWICE)];
-const ACCESS: Axis = &[
-    NOTHING,
-    of(c::WRITE),
-    of(c::FETCH),
-    of(c::USER),
-    of(c::USER | c::WRITE),
-    of(c::USER | c::FETCH),
-];
+const ACCESS: Axis =
+    &[NOTHING, of(c::WRITE), of(c::FETCH), of(c::USER), of(c::USER | c::WRITE), of(c::USER | c::FETCH)];
 /// With shadow stacks: those, and the four shadow-stack accesses that an instruction makes at an address of one's choice.
 const ACCESS_AND_SHADOW: Axis = &[
     NOTHING,
@@ -127,20 +121,10 @@ const STATE_WP: Axis = &[NOTHING, of(c::WP)];
 const STATE_SMEP: Axis = &[NOTHING, of(c::SMEP)];
 const STATE_SMAP: Axis = &[NOTHING, of(c::SMAP)];
 const STATE_SMAP_ALWAYS_WP: Axis = &[of(c::WP | c::CET | c::NXE), of(c::WP | c::CET | c::NXE | c::SMAP)];
-const STATE_USER_KEYS: Axis = &[
-    NOTHING,
-    of(c::PKE),
-    of(c::PKE | c::PKRU_AD),
-    of(c::PKE | c::PKRU_WD),
-    of(c::PKE | c::PKRU_AD | c::PKRU_WD),
-];
-const STATE_SUPERVISOR_KEYS: Axis = &[
-    NOTHING,
-    of(c::PKS),
-    of(c::PKS | c::PKRS_AD),
-    of(c::PKS | c::PKRS_WD),
-    of(c::PKS | c::PKRS_AD | c::PKRS_WD),
-];
+const STATE_USER_KEYS: Axis =
+    &[NOTHING, of(c::PKE), of(c::PKE | c::PKRU_AD), of(c::PKE | c::PKRU_WD), of(c::PKE | c::PKRU_AD | c::PKRU_WD)];
+const STATE_SUPERVISOR_KEYS: Axis =
+    &[NOTHING, of(c::PKS), of(c::PKS | c::PKRS_AD), of(c::PKS | c::PKRS_WD), of(c::PKS | c::PKRS_AD | c::PKRS_WD)];
 /// Rights of both registers at once, for the space of shadow stacks.
 const STATE_KEYS: Axis = &[
     NOTHING,
@@ -187,8 +171,8 @@ pub const SPACES: [Space; 7] = [
         needs: c::WP | c::NXE | c::PKE,
         states: &[STATE_NXE, STATE_WP, STATE_USER_KEYS],
         axes: &[
-            TWICE, ACCESS, KVM_KEY, PTE_W, PTE_U, PTE_A, PTE_D, PTE_NX, PTE_P, PTE_51, PDE_W, PDE_U, PDE_A, PDE_D,
-            PDE_PS, PDE_NX, PDE_P, PDE_51, PDE_13, PDPTE_W,
+            TWICE, ACCESS, KVM_KEY, PTE_W, PTE_U, PTE_A, PTE_D, PTE_P, PDE_W, PDE_U, PDE_A, PDE_D, PDE_P, PDPTE_W,
+            PTE_NX, PTE_51, PDE_NX, PDE_51, PDE_13, PDE_PS,
         ],
         common: [0, 0, PRESENT | USER, OPEN, OPEN],
         filter: Filter::KvmUnitTests,
@@ -200,8 +184,20 @@ pub const SPACES: [Space; 7] = [
         needs: c::WP | c::NXE | c::SMEP | c::SMAP,
         states: &[STATE_SMEP, STATE_SMAP, STATE_NXE, STATE_WP],
         axes: &[
-            ALIGNMENT_CHECK, ACCESS, PTE_W, PTE_U, PTE_A, PTE_D, PTE_NX, PDE_W, PDE_U, PDE_D, PDE_PS, PDE_NX, PDPTE_W,
+            ALIGNMENT_CHECK,
+            ACCESS,
+            PDE_W,
+            PDE_U,
+            PDE_D,
+            PDE_NX,
+            PDPTE_W,
             PDPTE_U,
+            PTE_W,
+            PTE_U,
+            PTE_A,
+            PTE_D,
+            PTE_NX,
+            FOUR_KIB_AND_TWO_MIB,
         ],
         common: [PRESENT, PRESENT, PRESENT, OPEN, OPEN],
         filter: Filter::NothingBehindThePage,
@@ -213,7 +209,17 @@ pub const SPACES: [Space; 7] = [
         needs: c::WP | c::NXE | c::PKE | c::PKS | c::SMAP,
         states: &[STATE_USER_KEYS, STATE_SUPERVISOR_KEYS, STATE_WP, STATE_SMAP],
         axes: &[
-            ALIGNMENT_CHECK, ACCESS, KEY, FOUR_KIB_AND_TWO_MIB, PTE_W, PTE_U, PTE_D, PDE_W, PDE_U, PDPTE_W, PDPTE_U,
+            ALIGNMENT_CHECK,
+            ACCESS,
+            KEY,
+            PDE_W,
+            PDE_U,
+            PDPTE_W,
+            PDPTE_U,
+            PTE_W,
+            PTE_U,
+            PTE_D,
+            FOUR_KIB_AND_TWO_MIB,
         ],
         common: [PRESENT, PRESENT, PRESENT, OPEN, OPEN],
         filter: Filter::NothingBehindThePage,
@@ -225,8 +231,8 @@ pub const SPACES: [Space; 7] = [
         needs: c::WP | c::NXE,
         states: &[STATE_NXE, STATE_WP],
         axes: &[
-            ACCESS, PAGE, PTE_P, PTE_W, PTE_U, PTE_NX, PDE_P, PDE_W, PDE_U, PDE_NX, PDPTE_P, PDPTE_W, PDPTE_U,
-            PDPTE_NX, PML4E_P, PML4E_W, PML4E_U, PML4E_NX,
+            ACCESS, PML4E_W, PML4E_U, PML4E_NX, PML4E_P, PDPTE_W, PDPTE_U, PDPTE_NX, PDPTE_P, PDE_W, PDE_U, PDE_NX,
+            PDE_P, PTE_W, PTE_U, PTE_NX, PTE_P, PAGE,
         ],
         common: [0, 0, 0, 0, OPEN],
         filter: Filter::NothingBehindThePage,
@@ -237,7 +243,7 @@ pub const SPACES: [Space; 7] = [
         purpose: "one reserved bit at each level, before and behind entries that are not present",
         needs: c::WP | c::NXE | c::SMEP,
         states: &[STATE_NXE, STATE_SMEP],
-        axes: &[ACCESS, PAGE, RESERVED, PTE_P, PTE_U, PDE_P, PDE_D, PDPTE_P, PDPTE_D, PML4E_P],
+        axes: &[ACCESS, PML4E_P, PDPTE_P, PDPTE_D, PDE_P, PDE_D, PTE_P, PTE_U, RESERVED, PAGE],
         common: [WRITABLE, WRITABLE | USER, WRITABLE | USER, WRITABLE | USER, OPEN],
         filter: Filter::NothingBehindThePage,
         levels: 4,
@@ -248,8 +254,21 @@ pub const SPACES: [Space; 7] = [
         needs: c::WP | c::NXE | c::CET | c::PKE | c::PKS | c::SMAP,
         states: &[STATE_SMAP_ALWAYS_WP, STATE_KEYS],
         axes: &[
-            ACCESS_AND_SHADOW, PTE_W, PTE_D, PTE_U, PTE_A, PDE_W, PDE_D, PDE_PS, PDE_U, PDPTE_W, KVM_KEY, PTE_P,
-            PTE_NX, ALIGNMENT_CHECK, TWICE,
+            ACCESS_AND_SHADOW,
+            TWICE,
+            ALIGNMENT_CHECK,
+            KVM_KEY,
+            PDE_W,
+            PDE_D,
+            PDE_U,
+            PDPTE_W,
+            PTE_W,
+            PTE_D,
+            PTE_U,
+            PTE_A,
+            PTE_P,
+            PTE_NX,
+            FOUR_KIB_AND_TWO_MIB,
         ],
         common: [0, PRESENT, PRESENT | USER, OPEN, OPEN],
         filter: Filter::NothingBehindThePage,
@@ -261,8 +280,8 @@ pub const SPACES: [Space; 7] = [
         needs: c::WP | c::NXE,
         states: &[STATE_NXE, STATE_WP],
         axes: &[
-            ACCESS, PAGE, PTE_W, PTE_U, PTE_NX, PDE_W, PDE_U, PDPTE_P, PDPTE_U, PDPTE_W, PML4E_W, PML4E_U, PML4E_P,
-            PML5E_P, PML5E_W, PML5E_U, PML5E_NX,
+            ACCESS, PML5E_W, PML5E_U, PML5E_NX, PML5E_P, PML4E_W, PML4E_U, PML4E_P, PDPTE_W, PDPTE_U, PDPTE_P, PDE_W,
+            PDE_U, PTE_W, PTE_U, PTE_NX, PAGE,
         ],
         common: [PRESENT, PRESENT, 0, 0, 0],
         filter: Filter::NothingBehindThePage,
@@ -310,19 +329,24 @@ impl Space {
         let mut legal = 0;
         let mut until_next = offset;
         loop {
-            while changed > 0 {
-                changed -= 1;
-                let value = axes[changed][digits[changed]];
-                let mut case = partial[changed + 1];
-                case.control |= value.control;
-                case.entries[usize::from(value.level) - 1] |= value.entry;
-                partial[changed] = case;
-            }
-            let mut case = partial[0];
-            if self.filter.counts(&mut case, &self.common) {
+            'fill: {
+                while changed > 0 {
+                    changed -= 1;
+                    let value = axes[changed][digits[changed]];
+                    let mut case = partial[changed + 1];
+                    case.control |= value.control;
+                    case.entries[usize::from(value.level) - 1] |= value.entry;
+                    partial[changed] = case;
+                    // Bits are only added, so what does not count now will not count later.
+                    if value.entry != 0 && !self.filter.counts(&case, &self.common) {
+                        break 'fill;
+                    }
+                }
                 legal += 1;
                 if until_next == 0 {
                     until_next = stride;
+                    let mut case = partial[0];
+                    self.filter.place_key(&mut case);
                     run(&case);
                 }
                 until_next -= 1;
@@ -346,26 +370,39 @@ impl Space {
 const KEY_BITS: u64 = 0xf << KEY_SHIFT;
 
 impl Filter {
-    /// Whether the case counts. Puts the key where it belongs: axes set it in the PTE.
+    /// Whether a case counts, or one to which bits are still added can come to count. What decides on other axes'
+    /// bits (PS, say) stands behind them in [`Space::axes`].
     #[inline(always)]
-    fn counts(self, case: &mut Case, common: &[u64; LEVELS]) -> bool {
-        let last = case.last_level();
-        let counts = match self {
+    fn counts(self, case: &Case, common: &[u64; LEVELS]) -> bool {
+        match self {
             Self::KvmUnitTests => {
                 let [pte, pde, ..] = case.entries;
                 let nx = if case.control & c::NXE == 0 { EXECUTE_DISABLE } else { 0 };
-                let bits = (pte & (1 << 51 | nx)).count_ones() + (pde & (1 << 51 | 1 << 13 | nx)).count_ones();
-                bits <= 1 && (pde & PAGE_SIZE != 0 || pde & 1 << 13 == 0)
+                let pte = pte & (1 << 51 | nx);
+                let reserved = pde & (1 << 51 | 1 << 13 | nx);
+                let one_at_most = (reserved & reserved.wrapping_sub(1) | pte & pte.wrapping_sub(1)) == 0
+                    && (reserved == 0 || pte == 0);
+                one_at_most && (pde & PAGE_SIZE != 0 || pde & 1 << 13 == 0)
             }
             Self::NothingBehindThePage => {
                 let [_, pde, pdpte, ..] = case.entries;
                 let large_twice = pde & pdpte & PAGE_SIZE != 0;
+                let last = case.last_level();
                 let same_as_common = |level: usize| case.entries[level - 1] & !KEY_BITS == common[level - 1];
-                !large_twice && (last < 2 || same_as_common(1)) && (last < 3 || same_as_common(2))
+                // The address bits that a large page does not have are the table's address otherwise.
+                let page_bits = |level: usize| case.entries[level - 1] & ((1 << 30) - (1 << 13)) != 0;
+                let misplaced = page_bits(2) && last != 2 || page_bits(3) && last != 3;
+                !misplaced && !large_twice && (last < 2 || same_as_common(1)) && (last < 3 || same_as_common(2))
             }
-        };
+        }
+    }
+
+    /// Axes set the key in the PTE. It belongs to the entry that maps the page; the one above a PTE gets key 2.
+    #[inline(always)]
+    fn place_key(self, case: &mut Case) {
         let key = case.entries[0] & KEY_BITS;
         if key != 0 {
+            let last = case.last_level();
             if last > 1 {
                 case.entries[0] &= !KEY_BITS;
                 case.entries[last - 1] |= key;
@@ -373,6 +410,5 @@ impl Filter {
                 case.entries[1] |= 2 << KEY_SHIFT;
             }
         }
-        counts
     }
 }

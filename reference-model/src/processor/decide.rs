@@ -29,7 +29,8 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
         | flag(is_fetch && fetch_flag, ErrorCode::FETCH)
         | flag(is_shadow, ErrorCode::SHADOW_STACK);
 
-    let mut decision = Decision { fault: None, rule: Rule::Read, after: *entries, unspecified: [0; LEVELS] };
+    let mut decision =
+        Decision { fault: None, rule: Rule::Read, after: *entries, unspecified: [0; LEVELS], unspecified_code: 0 };
     let mut level = usize::from(context.paging.levels);
     let mut all = !0;
     let mut any = 0;
@@ -66,8 +67,7 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
 
     let page = entries[last - 1];
     let is_user_address = all & USER != 0;
-    let is_writable =
-        if is(Mutant::WriteProtectInLastEntryOnly) { page & WRITABLE != 0 } else { all & WRITABLE != 0 };
+    let is_writable = if is(Mutant::WriteProtectInLastEntryOnly) { page & WRITABLE != 0 } else { all & WRITABLE != 0 };
     let key_refuses = key_refusal(mutant, context, access, is_user_address, key_of(mutant, entries, last));
     let refusal = if access.mode == Mode::User && !is_user_address {
         Some(Rule::SupervisorAddress)
@@ -111,7 +111,12 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
             Rule::UserKeyAccess | Rule::UserKeyWrite | Rule::SupervisorKeyAccess | Rule::SupervisorKeyWrite
         ) && (!is_write || is_writable);
         let key_flag = key_refuses.is_some() && (alone || !is(Mutant::KeyFlagOnlyAlone));
-        code |= ErrorCode::PRESENT | flag(key_flag, ErrorCode::KEY);
+        code |= ErrorCode::PRESENT;
+        if access.mode == Mode::User && !is_user_address {
+            decision.unspecified_code = flag(key_flag, ErrorCode::KEY);
+        } else {
+            code |= flag(key_flag, ErrorCode::KEY);
+        }
         for used in last - 1..top {
             decision.unspecified[used] = ACCESSED & !entries[used];
         }
@@ -129,8 +134,9 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
             decision.after[used] |= ACCESSED;
         }
     }
+    let stays_clean = context.supports_shadow_stacks && !is(Mutant::DirtyWithoutWritable) && page & WRITABLE == 0;
     let dirty_is_lost = is(Mutant::LostDirty) || is(Mutant::LostDirtyWithoutWriteProtect) && !is_writable;
-    if is_write && !dirty_is_lost || access.kind == Kind::Read && is(Mutant::DirtyByReads) {
+    if is_write && !dirty_is_lost && !stays_clean || access.kind == Kind::Read && is(Mutant::DirtyByReads) {
         decision.after[last - 1] |= DIRTY;
     }
     decision.rule = match access.kind {

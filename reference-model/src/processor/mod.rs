@@ -75,6 +75,9 @@ pub struct Context {
     pub supervisor_keys: bool,
     /// CR4.CET: there are shadow-stack accesses.
     pub shadow_stacks: bool,
+    /// Whether the processor supports shadow stacks, switched on or not (CPUID.7.0:ECX.CET_SS): see
+    /// [`Rule::CleanWithoutWritable`].
+    pub supports_shadow_stacks: bool,
     /// IA32_EFER.NXE.
     pub execute_disable: bool,
     /// PKRU: for key i, bit 2i disables access, bit 2i+1 writes.
@@ -130,4 +133,7 @@ pub struct Decision {
     /// Accessed flags that may or may not be set after it, in spite of `after`: see
     /// [`Rule::AccessedOnFaultUnspecified`].
     pub unspecified: Entries,
+    /// Bits of the error code that may or may not be set, and are clear in `fault`: see
+    /// [`Rule::SupervisorKeyOfUserAccessUnspecified`].
+    pub unspecified_code: u32,
 }

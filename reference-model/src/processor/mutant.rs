@@ -38,6 +38,8 @@ pub enum Mutant {
     LostDirty,
     /// Writes through R/W clear, without CR0.WP, do not set Dirty.
     LostDirtyWithoutWriteProtect,
+    /// Writes without CR0.WP set Dirty in an entry with R/W clear where shadow stacks are supported, too.
+    DirtyWithoutWritable,
     /// Reads set Dirty.
     DirtyByReads,
     /// Accessed is not set in the entry that maps the page.
@@ -60,7 +62,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::SwappedSupervisorKeyBits,
         Self::SwappedUserKeyBits,
         Self::UserKeysOnSupervisorAddresses,
@@ -78,6 +80,7 @@ impl Mutant {
         Self::WriteProtectInLastEntryOnly,
         Self::LostDirty,
         Self::LostDirtyWithoutWriteProtect,
+        Self::DirtyWithoutWritable,
         Self::DirtyByReads,
         Self::LostAccessed,
         Self::LostAccessedAbove,

@@ -46,8 +46,12 @@ pub enum Rule {
     ShadowStackWrite,
     /// Accessed of the entries that were used, and Dirty of the one that maps the page, are set by an access.
     AccessedAndDirty,
+    /// Where shadow stacks are supported, Dirty is never set in an entry with R/W clear.
+    CleanWithoutWritable,
     /// Whether a refused access sets Accessed in the entries that it used is not said.
     AccessedOnFaultUnspecified,
+    /// Whether PK is set for a user-mode access to a supervisor-mode address whose key is closed is not clear.
+    SupervisorKeyOfUserAccessUnspecified,
     /// The protection key of an entry that maps no page is ignored.
     KeyOfPagesOnly,
     /// The flags of the error code describe the access; PK holds whenever the key refuses, whatever else does.
@@ -56,7 +60,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::NotPresent,
         Self::ReservedBit,
         Self::SupervisorAddress,
@@ -78,7 +82,9 @@ impl Rule {
         Self::ShadowStackRead,
         Self::ShadowStackWrite,
         Self::AccessedAndDirty,
+        Self::CleanWithoutWritable,
         Self::AccessedOnFaultUnspecified,
+        Self::SupervisorKeyOfUserAccessUnspecified,
         Self::KeyOfPagesOnly,
         Self::ErrorCodeFlags,
     ];
@@ -173,6 +179,16 @@ impl Rule {
                 "processor.accessed-on-fault-unspecified",
                 "SDM 3A 4.8 speaks of entries used as part of a translation and not of accesses that are refused; \
                  KVM's own test leaves the flag open, too",
+            ),
+            Self::CleanWithoutWritable => (
+                "processor.clean-without-writable",
+                "SDM 3A 4.8: a processor that supports CET never sets Dirty in an entry whose R/W is clear; the write \
+                 without CR0.WP is made all the same (4.6.1)",
+            ),
+            Self::SupervisorKeyOfUserAccessUnspecified => (
+                "processor.supervisor-key-of-user-access-unspecified",
+                "SDM 3A 4.6.2 closes the address to any data access, 4.7 ties PK to the key's rights; a user-mode access \
+                 is refused by 4.6.1 already, and emulators differ on PK. No hardware was asked",
             ),
             Self::KeyOfPagesOnly => (
                 "processor.key-of-pages-only",
