@@ -56,8 +56,10 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
     };
     let top = usize::from(context.paging.levels);
     if let Some(rule) = walk_ended {
-        // The entries above the one where the walk ended were used, and translated nothing.
-        for used in last..top {
+        // The entries above the one where the walk ended were used, and translated nothing; so was, in the words of
+        // SDM 4.7, one that sets a reserved bit. One that is not present has no Accessed flag to set.
+        let first = if rule == Rule::ReservedBit { last - 1 } else { last };
+        for used in first..top {
             decision.unspecified[used] = ACCESSED & !entries[used];
         }
         decision.fault = Some(ErrorCode(code));
