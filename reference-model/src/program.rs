@@ -119,11 +119,13 @@ pub enum Advice {
     DoFork,
     /// `MADV_FREE`: pages become clean; the kernel may take them instead of swapping them out.
     Free,
+    /// `MADV_PAGEOUT`: pages that nobody else maps are swapped out.
+    PageOut,
 }
 
 impl Advice {
     /// Every advice, in the order of the enumeration.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Cold,
         Self::PopulateRead,
         Self::PopulateWrite,
@@ -132,6 +134,7 @@ impl Advice {
         Self::DontFork,
         Self::DoFork,
         Self::Free,
+        Self::PageOut,
     ];
 
     /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
@@ -146,6 +149,7 @@ impl Advice {
             Self::DontFork => 10,
             Self::DoFork => 11,
             Self::Free => 8,
+            Self::PageOut => 21,
         }
     }
 
@@ -161,6 +165,7 @@ impl Advice {
             Self::DontFork => "DONTFORK",
             Self::DoFork => "DOFORK",
             Self::Free => "FREE",
+            Self::PageOut => "PAGEOUT",
         }
     }
 }
@@ -529,11 +534,17 @@ pub enum Operation {
     /// The actor, whose access waits for a userfaultfd or did so, says what has become of it. Until then it does
     /// nothing else.
     UffdFinish,
+    /// `pwrite` of the 8 bytes of [`store_value`] to the first byte of the page, through `/proc/self/mem`: the
+    /// kernel writes, by get_user_pages with FOLL_FORCE where it forces such writes, whatever the VMA's rights.
+    WriteProcMem {
+        /// Page that the kernel writes to.
+        page: PageIndex,
+    },
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 53] = [
+pub const OPERATION_NAMES: [&str; 55] = [
     "mmap",
     "munmap",
     "read",
@@ -587,6 +598,8 @@ pub const OPERATION_NAMES: [&str; 53] = [
     "uffd-zeropage",
     "uffd-wake",
     "uffd-finish",
+    "write-proc-mem",
+    "madvise-page-out",
 ];
 
 impl Operation {
@@ -606,9 +619,10 @@ impl Operation {
             Self::ClearSoftDirty => 9,
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
+            Self::Madvise { advice: Advice::PageOut, .. } => 54,
             Self::Madvise { advice, .. } => 12 + *advice as usize,
-            Self::Mlock { .. } => 12 + Advice::ALL.len(),
-            Self::Munlock { .. } => 13 + Advice::ALL.len(),
+            Self::Mlock { .. } => 20,
+            Self::Munlock { .. } => 21,
             Self::Mremap { keep: true, .. } => 24,
             Self::Mremap { range, to, .. } if range.pages() == to.pages() => 22,
             Self::Mremap { .. } => 23,
@@ -637,6 +651,7 @@ impl Operation {
             Self::UffdZeropage { .. } => 50,
             Self::UffdWake { .. } => 51,
             Self::UffdFinish => 52,
+            Self::WriteProcMem { .. } => 53,
         }
     }
 
@@ -700,6 +715,7 @@ impl Operation {
             | Self::WriteShadowStack { page }
             | Self::ReadBySystemCall { page }
             | Self::WriteBySystemCall { page }
+            | Self::WriteProcMem { page }
             | Self::EnterShadowStack { page } => Some(page),
             _ => None,
         }
@@ -724,6 +740,12 @@ impl Operation {
                 | Self::MremapResize { .. }
                 | Self::Exit
         )
+    }
+
+    /// Whether the operation puts pages out to swap.
+    #[must_use]
+    pub fn swaps(&self) -> bool {
+        matches!(self, Self::Madvise { advice: Advice::PageOut, .. })
     }
 
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
@@ -904,6 +926,7 @@ impl fmt::Display for Operation {
             }
             Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
             Self::UffdFinish => write!(formatter, "finish the access that waited"),
+            Self::WriteProcMem { page } => write!(formatter, "write page {} through /proc/self/mem", page.index()),
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct KernelCandidate {
     pub image: FileInPackage,
     /// The configuration.
     pub config: FileInPackage,
+    /// Modules that a guest may load, in the order in which they are loaded; `.ko` or `.ko.xz`.
+    pub modules: Vec<FileInPackage>,
 }
 
 /// A file within a binary package; `{release}` stands for the kernel's release.

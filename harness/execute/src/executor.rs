@@ -497,6 +497,7 @@ impl Executor {
         classify::outcome(&step.operation, answer, &self.sites).map_err(|unclassified| match unclassified {
             Unclassified::Stray(_) => self.unhealthy(actor, stray(actor, answer)),
             Unclassified::ClearRefsNotOpened(errno) => ExecuteError::ClearRefs { actor, errno },
+            Unclassified::ProcMemNotOpened(errno) => ExecuteError::ProcMem { actor, errno },
             Unclassified::Senseless => {
                 let Answer { value, stage, .. } = *answer;
                 self.unhealthy(actor, ExecuteError::Senseless { who: name(actor), value, stage })
@@ -526,9 +527,16 @@ impl Drop for Executor {
 /// `mm/mlock.c: munlock_folio`, at every unmapping of a page of a locked VMA). Such a batch holds a reference
 /// that `wp_can_reuse_anon_folio` counts and does not drain, so whether a page is reused or copied would
 /// depend on how full the batch happens to be. On a live shadow stack sigreturn marks pages accessed, and the
-/// second time they wait in a batch to be activated (`mm/swap.c: folio_mark_accessed`).
+/// second time they wait in a batch to be activated (`mm/swap.c: folio_mark_accessed`); get_user_pages does that too
+/// for a write through /proc/self/mem.
 fn leaves_batched_references(operation: &Operation) -> bool {
-    matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. } | Operation::EnterShadowStack { .. })
+    matches!(
+        operation,
+        Operation::Madvise { .. }
+            | Operation::Mlock { .. }
+            | Operation::EnterShadowStack { .. }
+            | Operation::WriteProcMem { .. }
+    )
 }
 
 /// Signal of the kernel where no handler can be called.

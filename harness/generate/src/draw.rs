@@ -49,7 +49,7 @@ const MPROTECT_PROTECTIONS: [(&str, u32); 8] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3), ("--x", 4)];
 
 /// Kinds of advice with their weights.
-const ADVICE: [(Advice, u32); 8] = [
+const ADVICE: [(Advice, u32); 9] = [
     (Advice::Cold, 10),
     (Advice::PopulateRead, 9),
     (Advice::PopulateWrite, 11),
@@ -58,6 +58,7 @@ const ADVICE: [(Advice, u32); 8] = [
     (Advice::DontFork, 8),
     (Advice::DoFork, 8),
     (Advice::Free, 12),
+    (Advice::PageOut, 12),
 ];
 
 /// Draws one program.
@@ -73,6 +74,12 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         model: Model::new(machine),
         shadow_stack: machine.shadow_stack,
         protection_keys: machine.protection_keys,
+        swap: machine.swap,
+        swap_weight: match profile {
+            Profile::Swap => 12,
+            Profile::Userfault => 3,
+            _ => 1,
+        },
         favours_keys: machine.protection_keys && profile == Profile::Keys,
         hoards,
         dialect: machine.dialect,
@@ -102,6 +109,10 @@ pub(crate) struct Draft<'a, R> {
     pub(crate) model: Model,
     shadow_stack: bool,
     protection_keys: bool,
+    /// Whether there is a swap file.
+    swap: bool,
+    /// How much more often than otherwise pages are put out to it.
+    swap_weight: u32,
     /// Whether the program is about keys above all.
     pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
@@ -274,6 +285,7 @@ impl<R: Rng> Draft<'_, R> {
             11 => self.pkey_free_anything(),
             12 => self.pkey_mprotect_anything(range),
             13 => Operation::ReadBySystemCall { page },
+            14 if self.dice.percent(50) => Operation::WriteProcMem { page },
             14 => Operation::WriteBySystemCall { page },
             15 => self.senseless_remap(range),
             16 => self.any_control(),
@@ -321,6 +333,7 @@ impl<R: Rng> Draft<'_, R> {
             status,
             map_shared,
             userfault,
+            by_force,
         ] = &mut weights;
         let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
@@ -330,7 +343,7 @@ impl<R: Rng> Draft<'_, R> {
             {
                 *weight = weight.div_ceil(12);
             }
-            for weight in [&mut *pkey_mprotect, by_system_call] {
+            for weight in [&mut *pkey_mprotect, by_system_call, by_force] {
                 *weight = weight.div_ceil(12);
             }
             *userfault = userfault.div_ceil(8);
@@ -466,6 +479,10 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
+            12 if self.swap && self.swap_weight > 1 && !scene.populated.is_empty() && self.dice.percent(60) => {
+                let range = self.range_of(&scene.populated);
+                self.madvise(range)
+            }
             12 if !scene.beyond.is_empty() && self.dice.percent(65) => {
                 let advice = if self.dice.percent(50) { Advice::PopulateRead } else { Advice::PopulateWrite };
                 let end = self.dice.pick(&scene.beyond).map_or(self.window.end(), |page| page.index() + 1);
@@ -510,6 +527,14 @@ impl<R: Rng> Draft<'_, R> {
             27 => self.control(actor),
             28 => Operation::ShadowStackStatus,
             30 => self.userfault(&scene),
+            31 => Operation::WriteProcMem {
+                page: self.page(&[
+                    (&scene.read_only, 45),
+                    (&scene.shadow_stack, 10),
+                    (&scene.populated, 20),
+                    (&scene.mapped, 20),
+                ]),
+            },
             29 => {
                 let range = self.range_to_map(&scene);
                 self.mmap_shared(range)
@@ -608,7 +633,8 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn madvise(&mut self, range: PageRange) -> Operation {
-        let weights = ADVICE.map(|(_, weight)| weight);
+        let mut weights = ADVICE.map(|(_, weight)| weight);
+        weights[8] = if self.swap { weights[8] * self.swap_weight } else { 0 };
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 

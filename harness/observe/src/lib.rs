@@ -43,7 +43,9 @@ pub use liar::{Lie, LyingObserver, UnknownLie};
 pub use libbpf::{LibbpfObserver, ObserverOptions};
 pub use observer::{Counters, Description, Observer, Registered};
 pub use pagemap::PagemapReader;
-pub use witness::{ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen};
+pub use witness::{
+    ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen, swaps_unseen,
+};
 
 // The probes' constants are the model's.
 const _: () = {

@@ -10,7 +10,7 @@
 //! [`VmError`].
 //!
 //! The [`guest`] module is the other side: what an init process inside the machine needs.
-//! [`in_place`] is for doing without a machine.
+//! [`swap`] gives that machine a swap file. [`in_place`] is for doing without a machine.
 //!
 //! **Must not know**: what the bytes mean. Nothing here knows of page-table entries, programs, traces, or of
 //! any other crate of the workspace.
@@ -31,6 +31,7 @@ mod qemu;
 mod running;
 mod spec;
 pub mod store;
+pub mod swap;
 
 pub use bare::BareSpec;
 pub use bzimage::{BzImage, Compression};

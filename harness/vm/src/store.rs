@@ -78,6 +78,8 @@ pub struct KernelArtifact {
     pub vmlinuz: PathBuf,
     /// The configuration it was built with.
     pub config: PathBuf,
+    /// Modules that a guest may load, in the order in which they are loaded.
+    pub modules: Vec<PathBuf>,
     /// The exact version of the distribution's package, "6.12.95-1~bpo12+1" say.
     pub package_version: String,
     /// What `uname -r` says in this kernel.
@@ -149,11 +151,13 @@ impl Store {
     pub fn kernel(&self, name: &str) -> Result<KernelArtifact, StoreError> {
         let kind = ArtifactKind::Kernel;
         let manifest = self.manifest(kind, name)?;
-        let file = |path| self.listed_file(kind, name, &manifest, path);
+        let file = |path: &str| self.listed_file(kind, name, &manifest, path);
         let release = manifest.release.clone();
+        let modules = manifest.files.iter().filter(|file| file.path.starts_with("modules/"));
         Ok(KernelArtifact {
             vmlinuz: file("vmlinuz")?,
             config: file("config")?,
+            modules: modules.map(|module| file(&module.path)).collect::<Result<_, _>>()?,
             package_version: manifest.package_version().to_owned(),
             release: release.ok_or_else(|| self.bad_manifest(kind, name, "no kernel release"))?,
             suite: manifest.suite.clone(),

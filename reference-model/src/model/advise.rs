@@ -4,7 +4,7 @@ use super::fault::{Access, FAULT_LIMIT};
 use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{D, RW};
+use crate::entry::{D, Entry, RW};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::outcome::Outcome;
@@ -26,6 +26,7 @@ impl Model {
             Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
             Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
             Advice::Free => self.for_each_part(actor, range, true, Self::free),
+            Advice::PageOut => self.for_each_part(actor, range, false, Self::page_out),
         }
     }
 
@@ -108,6 +109,11 @@ impl Model {
     /// maps it, and its entry with it.
     fn free(&mut self, actor: ActorId, page: PageIndex) {
         let Slot { bits, frame, .. } = self.slot(actor, page);
+        if bits.is_swapped() {
+            self.release(frame);
+            self.write(Rule::FreeSwapped, actor, page, Entry::NONE, ExpectedFrame::None);
+            return;
+        }
         if !bits.is_present() {
             return;
         }
@@ -115,12 +121,25 @@ impl Model {
             self.write(Rule::FreeKept, actor, page, bits, frame);
             return;
         };
+        let is_locked = self.is_mlocked(number);
         let folio = &mut self.frames[number as usize];
-        if folio.dirty && folio.mapcount != 1 {
+        // One in the swap cache stays there while another entry names its slot.
+        if folio.swap_cache.is_some() || (folio.dirty && folio.mapcount != 1) {
             return;
         }
         folio.dirty = false;
+        folio.lazy_free |= !is_locked;
         self.write(Rule::FreeClean, actor, page, bits.make_old().make_clean(), frame);
+    }
+
+    /// `folio_test_mlocked`: some VMA that maps the frame is locked.
+    fn is_mlocked(&self, number: u32) -> bool {
+        self.actors.iter().flatten().any(|memory| {
+            memory.slots.iter().enumerate().any(|(index, slot)| {
+                let is_locked = |page| memory.vmas.at(page).is_some_and(Vma::is_locked);
+                slot.frame == ExpectedFrame::Frame(number) && PageIndex::new(index).is_ok_and(is_locked)
+            })
+        })
     }
 
     /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing. 6.1 calls it from

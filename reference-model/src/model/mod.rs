@@ -5,6 +5,7 @@
 
 mod advise;
 mod fault;
+mod forced;
 mod fork;
 mod lock;
 mod map;
@@ -13,6 +14,7 @@ mod protect;
 mod remap;
 mod shadow_stack;
 mod shared;
+mod swap;
 mod userfault;
 mod vma;
 
@@ -83,6 +85,26 @@ struct Frame {
     dirty: bool,
     /// It belongs to a shmem object (`!folio_test_anon`).
     of_object: bool,
+    /// MADV_FREE gave it up (`!folio_test_swapbacked`).
+    lazy_free: bool,
+    /// It is no frame but a slot of the swap file; see [`swap`].
+    is_swap_slot: bool,
+    /// Of a frame the slot in whose place it is in the swap cache, of a slot that frame.
+    swap_cache: Option<u32>,
+}
+
+impl Frame {
+    /// Zeroed, and not mapped.
+    const UNMAPPED: Self = Self {
+        content: 0,
+        mapcount: 0,
+        exclusive: false,
+        dirty: false,
+        of_object: false,
+        lazy_free: false,
+        is_swap_slot: false,
+        swap_cache: None,
+    };
 }
 
 #[derive(Debug, Clone)]
@@ -106,6 +128,7 @@ pub struct Model {
     design: DirtyDesign,
     shadow_stack: bool,
     protection_keys: bool,
+    swap: bool,
     exact_accessed: bool,
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
@@ -134,6 +157,7 @@ impl Model {
             },
             shadow_stack: machine.shadow_stack,
             protection_keys: machine.protection_keys,
+            swap: machine.swap,
             exact_accessed: machine.exact_accessed,
             mutation: None,
             actors: [
@@ -213,6 +237,7 @@ impl Model {
             Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
             Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
             Operation::UffdFinish => self.uffd_finish(actor),
+            Operation::WriteProcMem { page } => self.write_proc_mem(index, actor, page),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -238,6 +263,10 @@ impl Model {
             operation if self.meets_userfaultfd(step.actor, &operation) => false,
             Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             Operation::WritePkru { .. } => self.protection_keys,
+            // Swapped-out pages of shmem objects are not modelled.
+            Operation::Madvise { range, advice: Advice::PageOut } => {
+                self.swap && !range.slots().any(|page| self.mapping(step.actor, page).is_some_and(|vma| vma.shared))
+            }
             // System calls that wait for an answer to a fault are not modelled.
             Operation::Mlock { range } => !self.may_wait(step.actor, range),
             Operation::Madvise { range, advice: Advice::PopulateRead | Advice::PopulateWrite } => {
@@ -428,7 +457,7 @@ impl Model {
     }
 
     fn new_frame(&mut self, content: u64) -> u32 {
-        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false, of_object: false });
+        self.frames.push(Frame { content, mapcount: 1, exclusive: true, ..Frame::UNMAPPED });
         (self.frames.len() - 1) as u32
     }
 
@@ -437,9 +466,13 @@ impl Model {
         AnonVma { id: self.next_anon, singular }
     }
 
-    /// One mapping of the frame goes.
+    /// One mapping of the frame goes, or one entry that names the swap slot.
     fn release(&mut self, frame: ExpectedFrame) {
         if let ExpectedFrame::Frame(number) = frame {
+            if self.frames[number as usize].is_swap_slot {
+                self.put_swap_slot(number);
+                return;
+            }
             let frame = &mut self.frames[number as usize];
             frame.mapcount = frame.mapcount.saturating_sub(1);
         }
@@ -467,11 +500,11 @@ impl Model {
             }
         }
         let (mapcount, anon_exclusive) = match after.frame {
-            ExpectedFrame::Frame(number) => {
+            ExpectedFrame::Frame(number) if !self.frames[number as usize].is_swap_slot => {
                 let frame = self.frames[number as usize];
                 (frame.mapcount, frame.exclusive)
             }
-            ExpectedFrame::None | ExpectedFrame::Zero => (0, false),
+            ExpectedFrame::Frame(_) | ExpectedFrame::None | ExpectedFrame::Zero => (0, false),
         };
         self.expectation.transitions.push(TransitionExpectation {
             cause,

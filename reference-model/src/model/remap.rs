@@ -6,7 +6,7 @@
 use super::vma::{VM_LOCKED, Vma, VmaList, anon_compatible, anon_mergeable};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{Entry, SOFT_DIRTY};
+use crate::entry::{Entry, SOFT_DIRTY, SWP_SOFT_DIRTY};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
@@ -183,8 +183,13 @@ impl Model {
             if bits == Entry::NONE && frame == ExpectedFrame::None {
                 continue;
             }
-            let moved = if bits.is_present() { Entry(bits.0 | SOFT_DIRTY) } else { bits };
+            let moved = match bits {
+                bits if bits.is_present() => Entry(bits.0 | SOFT_DIRTY),
+                bits if bits.is_swapped() => Entry(bits.0 | SWP_SOFT_DIRTY),
+                bits => bits,
+            };
             let rule = match frame {
+                ExpectedFrame::Frame(_) if bits.is_swapped() => Rule::MovedSwapped,
                 ExpectedFrame::Frame(_) => Rule::MovedEntry,
                 ExpectedFrame::None | ExpectedFrame::Zero => Rule::MovedZeroPage,
             };

@@ -6,7 +6,7 @@ use super::fault::Access;
 use super::vma::{VM_DONTCOPY, VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, Vma};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL, UFFD_WP};
+use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL, SWP_UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::observation::Cause;
@@ -355,6 +355,12 @@ impl Model {
         let (rule, entry) = match (slot.bits.kind(), protect) {
             (EntryKind::None, true) if self.uses_markers(&vma) => (Rule::UffdMarkerSet, Entry::UFFD_WP_MARKER),
             (EntryKind::None, _) => return,
+            (EntryKind::NonPresent, true) if slot.bits.is_swapped() => {
+                (Rule::UffdWpSwappedSet, Entry(slot.bits.0 | SWP_UFFD_WP))
+            }
+            (EntryKind::NonPresent, false) if slot.bits.is_swapped() => {
+                (Rule::UffdWpSwappedCleared, Entry(slot.bits.0 & !SWP_UFFD_WP))
+            }
             (EntryKind::NonPresent, true) => (Rule::UffdMarkerKept, slot.bits),
             (EntryKind::NonPresent, false) => (Rule::UffdMarkerDropped, Entry::NONE),
             (_, true) => {
@@ -401,7 +407,7 @@ impl Model {
         };
         for (place, page) in range.slots().enumerate() {
             let slot = self.slot(owner, page);
-            if slot.bits.is_present() {
+            if slot.bits.is_present() || slot.bits.is_swapped() {
                 self.wake_userfault(context, range.first() as u8, page.index() as u8);
                 return filled(place);
             }
@@ -501,13 +507,13 @@ impl Model {
             Operation::Mremap { range, .. } | Operation::MremapResize { range, .. } => {
                 let is_left = |page: PageIndex| {
                     let bits = self.entry(actor, page).bits;
-                    bits.marker().is_some() || bits.has(UFFD_WP)
+                    bits.marker().is_some() || bits.is_uffd_wp()
                 };
                 registered(range) || range.slots().any(is_left)
             }
-            Operation::ReadBySystemCall { page } | Operation::WriteBySystemCall { page } => {
-                registered(PageRange::single(page))
-            }
+            Operation::ReadBySystemCall { page }
+            | Operation::WriteBySystemCall { page }
+            | Operation::WriteProcMem { page } => registered(PageRange::single(page)),
             Operation::EnterShadowStack { .. } => self.uffds.iter().any(Option::is_some),
             Operation::UffdOpen { .. } => ActorId::all().any(|actor| self.live_shadow_stack(actor).is_some()),
             _ => false,

@@ -4,6 +4,8 @@ use std::fs;
 
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 
+use super::swap;
+
 /// What was looked at and what it said.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
@@ -117,6 +119,7 @@ impl Evidence {
             dialect_forced,
             shadow_stack,
             protection_keys: self.has("ospke"),
+            swap: swap::is_possible(),
             exact_accessed: platform != "native",
             platform: platform.to_owned(),
             cpu_model: self.cpu_model.clone(),

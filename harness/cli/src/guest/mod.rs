@@ -1,6 +1,7 @@
 //! The guest half: init, then the campaign loop. The same loop runs natively, behind the flag.
 
 pub mod bench;
+pub mod claims;
 pub mod init;
 pub mod machine;
 pub mod plant;
@@ -8,6 +9,7 @@ pub mod program;
 pub mod quiet;
 pub mod request;
 pub mod session;
+mod swap;
 pub mod trust;
 
 pub use request::{GuestRequest, REQUEST_PATH};

@@ -34,7 +34,11 @@ const KNOBS: &[Knob] = &[
         why: "DAMON clears Accessed of all memory (7.2)",
     },
     Knob { path: "/proc/sys/kernel/numa_balancing", value: "0", why: "NUMA hinting makes entries PROT_NONE" },
-    Knob { path: "/proc/sys/vm/swappiness", value: "0", why: "reclaim swaps pages out" },
+    Knob {
+        path: "/proc/sys/vm/swappiness",
+        value: "0",
+        why: "reclaim swaps pages out, once a program has asked for swap",
+    },
     Knob { path: "/proc/sys/vm/compaction_proactiveness", value: "0", why: "compaction migrates pages" },
     Knob {
         path: "/sys/kernel/debug/fault_around_bytes",

@@ -18,11 +18,13 @@ use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdi
 use ptediff_vm::in_place::pin_to_one_cpu;
 
 use super::bench;
+use super::claims;
 use super::machine::Evidence;
 use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;
 use super::request::{GuestRequest, Task};
+use super::swap::SwapFile;
 use super::trust;
 
 /// How often a diverging program is run again before it counts as stable.
@@ -67,6 +69,15 @@ impl<W: Write> Session<'_, W> {
         let missing = evidence.missing(&self.request.require);
         if !missing.is_empty() {
             return self.refuse(missing, evidence.lines());
+        }
+        if let Task::Claim { name, parameters } = &self.request.task {
+            let machine = evidence
+                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.dialect)
+                .map_err(RigError)?;
+            self.send(&Frame::Machine(machine.clone()))?;
+            let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
+            claims::run(name, parameters, &machine, writer)?;
+            return self.send(&Frame::End(End::default()));
         }
         let pinned = pin_to_one_cpu().map_err(|error| RigError::of("the session cannot be kept on one CPU", &error))?;
         for note in pinned.into_iter().chain(quieten()) {
@@ -141,6 +152,7 @@ impl<W: Write> Session<'_, W> {
             zero_frame,
             steps: 0,
             runs: 0,
+            swap: SwapFile::default(),
         };
         let worked = match self.request.task {
             Task::Trust { seed, programs, .. } => {
@@ -190,7 +202,7 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
     let mut end = End::default();
     match &request.task {
         // The test of trust changes the observer: it has a loop of its own.
-        Task::Doctor | Task::Trust { .. } => {}
+        Task::Doctor | Task::Trust { .. } | Task::Claim { .. } => {}
         Task::Replay { programs, needs, repeat } => {
             for (index, program) in programs.iter().enumerate() {
                 let missing = needs.get(index).map(|needs| missing(needs, program, &runner.machine));
@@ -273,7 +285,7 @@ fn generation(task: &Task) -> Result<Options, RigError> {
             (usize::from(*min_steps)..=usize::from(*max_steps), profile)
         }
         Task::Trust { max_steps, .. } => (8.min(usize::from(*max_steps))..=usize::from(*max_steps), None),
-        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor => return Ok(Options::default()),
+        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor | Task::Claim { .. } => return Ok(Options::default()),
     };
     Ok(Options { steps, profile })
 }
@@ -390,7 +402,7 @@ fn campaign_of(request: &GuestRequest) -> Campaign {
             profile: None,
         },
         Task::Replay { programs, .. } => WorkList::Given(programs.clone()),
-        Task::Doctor => WorkList::Given(Vec::new()),
+        Task::Doctor | Task::Claim { .. } => WorkList::Given(Vec::new()),
     };
     Campaign {
         work,

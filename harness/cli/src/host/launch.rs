@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
+use ptediff_vm::swap::MODULES_DIRECTORY;
 use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
 
 use crate::error::Failure;
@@ -65,6 +66,12 @@ pub struct LaunchOptions {
     pub cpu_model: Option<String>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Words for the kernel's command line, behind the usual ones.
+    pub command_line: Vec<String>,
+    /// Files for the initramfs: path and content.
+    pub files: Vec<(String, Vec<u8>)>,
     /// Silence after which the guest counts as hung.
     pub silence: Duration,
     /// Time after which the machine is stopped.
@@ -108,6 +115,22 @@ pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
     Ok(store.kernel(kernel)?.vmlinuz)
 }
 
+/// The modules that the cache has for the kernel, by the paths that they get in the guest. A kernel that is no name
+/// of the cache has none.
+fn kernel_modules(kernel: &str) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    if kernel.contains('/') || Path::new(kernel).is_file() {
+        return Ok(Vec::new());
+    }
+    let read = |path: PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match fs::read(&path) {
+            Ok(content) => Ok((format!("{MODULES_DIRECTORY}/{name}"), content)),
+            Err(source) => Err(Failure::File { path, source }),
+        }
+    };
+    Store::open()?.kernel(kernel)?.modules.into_iter().map(read).collect()
+}
+
 /// Starts the machine (or the session in place) with this request.
 ///
 /// # Errors
@@ -129,11 +152,19 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
     }
     let mut initramfs = Initramfs::with_init(without_sections(&executable));
     initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text);
+    for (path, content) in kernel_modules(&options.kernel)? {
+        initramfs.add_file(&path, 0o644, content);
+    }
+    for (path, content) in &options.files {
+        initramfs.add_file(path, 0o644, content.clone());
+    }
     let backend = if options.platform == Platform::Bochs { BackendKind::Bochs } else { BackendKind::Qemu };
     let mut spec = VmSpec::new(backend, kernel, initramfs);
     spec.emulator.clone_from(&options.emulator);
     spec.cpu_model.clone_from(&options.cpu_model);
     spec.memory_mib = options.memory_mib;
+    spec.cpus = options.cpus;
+    spec.command_line.clone_from(&options.command_line);
     spec.silence = options.silence;
     spec.limit = options.limit;
     Ok(Channel::Machine(Box::new(ptediff_vm::boot(&spec)?)))

@@ -94,6 +94,22 @@ static void store_by_system_call(unsigned long address, unsigned long value)
 }
 "#;
 
+pub(super) const STORE_BY_FORCE: &str = r#"
+/* The kernel writes the page, whatever the mapping permits: FOLL_FORCE. */
+static void store_by_force(unsigned long address, unsigned long value)
+{
+	int memory = open("/proc/self/mem", O_WRONLY | O_CLOEXEC);
+	long written = pwrite(memory, &value, 8, address);
+
+	if (written == 8)
+		snprintf(shared->result[me], sizeof(shared->result[me]),
+			 "stored");
+	else
+		called(written, 0);
+	close(memory);
+}
+"#;
+
 pub(super) const HANDLER: &str = r#"
 /* The last fault; signal 0: none. */
 static volatile struct {

@@ -31,6 +31,7 @@ struct Uses {
     writes_pkru: bool,
     loads_by_system_call: bool,
     stores_by_system_call: bool,
+    stores_by_force: bool,
     /// An actor may run on a shadow stack of its program.
     live_stacks: bool,
     /// No function may be called in an actor: it may run there, or without the stack it started with.
@@ -86,18 +87,25 @@ impl Uses {
                             | Operation::PkeyMprotect { .. }
                             | Operation::ReadBySystemCall { .. }
                             | Operation::WriteBySystemCall { .. }
+                            | Operation::WriteProcMem { .. }
                     )
                 }),
             gives: any(|operation| matches!(operation, Operation::PkeyAlloc { .. } | Operation::WritePkru { .. })),
             writes_pkru: any(|operation| matches!(operation, Operation::WritePkru { .. })),
             loads_by_system_call: any(|operation| matches!(operation, Operation::ReadBySystemCall { .. })),
             stores_by_system_call: any(|operation| matches!(operation, Operation::WriteBySystemCall { .. })),
+            stores_by_force: any(|operation| matches!(operation, Operation::WriteProcMem { .. })),
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
             shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
             batches: live_stacks
-                || any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
+                || any(|operation| {
+                    matches!(
+                        operation,
+                        Operation::Madvise { .. } | Operation::Mlock { .. } | Operation::WriteProcMem { .. }
+                    )
+                }),
             uffds,
             fork_events: any(
                 |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK) || !features.contains(UffdFeatures::SIGBUS)),
@@ -125,6 +133,7 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.writes_pkru, pieces::WRITE_PKRU),
         (uses.loads_by_system_call, pieces::LOAD_BY_SYSTEM_CALL),
         (uses.stores_by_system_call, pieces::STORE_BY_SYSTEM_CALL),
+        (uses.stores_by_force, pieces::STORE_BY_FORCE),
         (uses.accesses, pieces::HANDLER),
         (uses.accesses, pieces::ACCESSED),
         (uses.loads, pieces::LOAD),
@@ -217,6 +226,7 @@ pub(super) fn beside_live_stack(program: &Program) -> Option<usize> {
                     | Operation::WritePkru { .. }
                     | Operation::ReadBySystemCall { .. }
                     | Operation::WriteBySystemCall { .. }
+                    | Operation::WriteProcMem { .. }
             )
     })
 }
@@ -417,6 +427,9 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::ReadBySystemCall { page } => line(format!("load_by_system_call(PAGE({}));", page.index())),
         Operation::WriteBySystemCall { page } => {
             line(format!("store_by_system_call(PAGE({}), {:#x});", page.index(), store_value(index)))
+        }
+        Operation::WriteProcMem { page } => {
+            line(format!("store_by_force(PAGE({}), {:#x});", page.index(), store_value(index)))
         }
         Operation::MapShadowStack { range, token } => vec![
             "/* 453: map_shadow_stack; flag 1: SHADOW_STACK_SET_TOKEN */".to_owned(),
