@@ -20,6 +20,7 @@ pub mod processor;
 pub mod program;
 pub mod protection_key;
 pub mod rule;
+pub mod supervisor_keys;
 pub mod uffd;
 pub mod validity;
 pub mod verdict;
