@@ -5,8 +5,10 @@ use crate::cpu;
 use crate::memory::{self, CODE, DATA, SUPERVISOR_CODE, Tested, USER_CODE, USER_STACK};
 use crate::processor::{ACCESSED, DIRTY};
 
-const BEFORE: u64 = 0x0123_4567_89ab_cdef;
-const WRITTEN: u64 = 0xfedc_ba98_7654_3210;
+/// What the data word holds before an access.
+pub const BEFORE: u64 = 0x0123_4567_89ab_cdef;
+/// What a write puts there.
+pub const WRITTEN: u64 = 0xfedc_ba98_7654_3210;
 const PAGE_FAULT: u64 = 14;
 const EXCEPTION: u64 = 1 << 63;
 /// Bits 0 to 6 of an error code have a place of their own in an outcome.
@@ -37,9 +39,15 @@ fn user_place(code: unsafe extern "C" fn()) -> u64 {
     USER_CODE + (place(code) - &raw const user_code_begin as u64)
 }
 
+/// Runs a piece of ring 0 with two arguments: 0, or the exception.
+pub fn run(code: unsafe extern "C" fn(), first: u64, second: u64) -> u64 {
+    // SAFETY: as in `make`.
+    unsafe { enter_access(place(code), first, second, 2, 0) }
+}
+
 /// Makes the access of a control word at an address: 0, or the exception.
 #[inline(always)]
-fn make(control: u32, address: u64, flags: u64) -> u64 {
+pub fn make(control: u32, address: u64, flags: u64) -> u64 {
     let has = |bit: u32| control & bit != 0;
     let (code, stack) = match (has(c::USER), has(c::SHADOW), has(c::WRITE), has(c::FETCH)) {
         (false, false, false, false) => (place(supervisor_read), 0),

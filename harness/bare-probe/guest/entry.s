@@ -148,6 +148,19 @@ supervisor_user_shadow_write:
     wrussq [rsi], rdx
     jmp access_done
 
+# RSI is the register, RDX the value.
+.globl supervisor_write_msr
+supervisor_write_msr:
+    mov ecx, esi
+    mov eax, edx
+    shr rdx, 32
+    wrmsr
+    jmp access_done
+.globl supervisor_breakpoint
+supervisor_breakpoint:
+    int3
+    jmp access_done
+
 # One for each exception, 16 bytes apart: pushes an error code if the processor pushes none, and the vector.
 .balign 16
 .globl exceptions

@@ -14,6 +14,8 @@ mod block;
 mod case;
 #[path = "../src/deviation.rs"]
 mod deviation;
+#[path = "../src/fact.rs"]
+mod fact;
 #[path = "../src/message.rs"]
 mod message;
 #[path = "../../../reference-model/src/processor/mod.rs"]
@@ -24,18 +26,19 @@ mod space;
 mod access;
 mod channel;
 mod cpu;
+mod facts;
 mod memory;
 mod runtime;
 
 use core::arch::global_asm;
 
-use block::{Part, run_block};
+use block::run_block;
 use case::control;
 use channel::{power_off, send};
 use deviation::Processor;
 use memory::Tested;
 use message::{ARGUMENT_MAGIC, ARGUMENT_WORDS, Tag};
-use space::SPACES;
+use space::{Part, SPACES};
 
 global_asm!(include_str!("entry.s"));
 
@@ -43,7 +46,7 @@ global_asm!(include_str!("entry.s"));
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(argument: *const [u64; ARGUMENT_WORDS]) -> ! {
     // SAFETY: the boot stub leaves the argument's address in RSI, within the page that it mapped.
-    let [magic, processor, five_levels, spaces, stride, offset, _facts, most_mismatches] = unsafe { argument.read() };
+    let [magic, processor, five_levels, spaces, sample, facts, most_mismatches] = unsafe { argument.read() };
     assert!(magic == ARGUMENT_MAGIC);
     let five_levels = five_levels != 0 && cpu::has_five_levels();
     memory::set_up(five_levels);
@@ -60,7 +63,7 @@ extern "C" fn guest_main(argument: *const [u64; ARGUMENT_WORDS]) -> ! {
             vendor[1],
         ],
     );
-    let part = Part { stride: stride as u32, offset: offset as u32 };
+    let part = if sample == 0 { Part::All } else { Part::Sample(sample as u32) };
     let tested = Tested::new(five_levels);
     for (number, space) in SPACES.iter().enumerate() {
         if spaces >> number & 1 == 0 || !space.runs_on(&machine) {
@@ -93,6 +96,9 @@ extern "C" fn guest_main(argument: *const [u64; ARGUMENT_WORDS]) -> ! {
             );
             send(Tag::BlockEnd, &record.to_words());
         }
+    }
+    if facts != 0 {
+        facts::establish(&machine, &tested);
     }
     send(Tag::End, &[]);
     power_off()

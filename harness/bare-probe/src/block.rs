@@ -6,21 +6,12 @@
 use crate::case::{Case, Machine, Outcome, expect};
 use crate::deviation::{KNOWN_EMULATOR_DEVIATIONS, MOST_DEVIATIONS, Processor};
 use crate::processor::{ErrorCode, LEVELS, Mutant, Rule};
-use crate::space::Space;
-
-/// Which cases of a space are run: of every `stride` legal ones of a block, the one at `offset`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Part {
-    /// 1: all of them.
-    pub stride: u32,
-    /// Below `stride`.
-    pub offset: u32,
-}
+use crate::space::{Part, Space};
 
 /// What is kept of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockRecord {
-    /// Legal cases of the block.
+    /// Cases that the block has; 0 if not all were run.
     pub legal: u64,
     /// Cases that were run.
     pub run: u64,
@@ -139,7 +130,7 @@ pub fn run_block(
 ) -> BlockRecord {
     let mut record = BlockRecord::EMPTY;
     let context = Case { control: space.state(block), entries: space.common }.context(machine);
-    let legal = space.for_each(block, part.stride, part.offset, |case| {
+    let legal = space.for_each(block, part, |case| {
         let mut context = context;
         context.alignment_check = case.control & crate::case::control::AC != 0;
         let expected = expect(mutant, &context, case);

@@ -4,6 +4,7 @@
 //! Compiled into host and guest.
 
 use crate::case::{Case, Expectation, Outcome};
+use crate::fact::MADE;
 use crate::processor::ErrorCode;
 
 /// The processors that are known here.
@@ -49,6 +50,30 @@ pub const KNOWN_EMULATOR_DEVIATIONS: &[Deviation] = &[Deviation {
     reason: "SDM 3A 4.7, RSVD flag: reserved bits are not checked in an entry whose P flag is 0, so RSVD comes with P. \
              QEMU 10.0 sets RSVD alone (0x08 where 0x09 belongs).",
     outcome: reserved_without_present,
+}];
+
+/// A deviation in the answer to a fact.
+pub struct FactDeviation {
+    /// Its name in reports.
+    pub name: &'static str,
+    /// Who deviates.
+    pub processor: Processor,
+    /// The fact.
+    pub fact: &'static str,
+    /// The answer.
+    pub answer: &'static [u64],
+    /// What the SDM says and what the emulator does.
+    pub reason: &'static str,
+}
+
+/// All that are known of facts.
+pub const KNOWN_FACT_DEVIATIONS: &[FactDeviation] = &[FactDeviation {
+    name: "bochs-pkrs-reserved-bits",
+    processor: Processor::Bochs,
+    fact: "pkrs-reserved-bits",
+    answer: &[MADE, MADE, 0xffff_ffff],
+    reason: "SDM 4, IA32_PKRS: bits 63:32 are reserved, and WRMSR that sets one is #GP(0). Bochs 3.0 drops the upper \
+             half (cpu/msr.cc keeps the value in 32 bits).",
 }];
 
 fn reserved_without_present(_: &Case, expected: &Expectation) -> Option<Outcome> {

@@ -5,11 +5,12 @@ use ptediff_reference_model::processor;
 pub mod block;
 pub mod case;
 pub mod deviation;
+pub mod fact;
 pub mod message;
 mod session;
 pub mod space;
 
-pub use session::{Answer, BlockAnswer, Disagreement, Request, Session, SessionError};
+pub use session::{Answer, BlockAnswer, Disagreement, FactVerdict, Request, Session, SessionError};
 
 /// The guest, a static ELF file for `ptediff_vm::boot_bare`.
 pub const IMAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bare-probe.elf"));

@@ -44,7 +44,8 @@ impl Tag {
 }
 
 /// The first word of the argument that the host hands over; the rest: processor, five levels or not, a mask of
-/// spaces, stride, offset, 1 for facts, and the most mismatches to be sent for each block.
+/// spaces, 0 for all of their
+/// cases or the number of those of a block, 1 for facts, and the most mismatches to be sent for each block.
 pub const ARGUMENT_MAGIC: u64 = u64::from_le_bytes(*b"barprobe");
 /// Words of the argument.
-pub const ARGUMENT_WORDS: usize = 8;
+pub const ARGUMENT_WORDS: usize = 7;

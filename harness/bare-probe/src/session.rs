@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use crate::block::{BlockRecord, Mismatch, Part, RECORD_WORDS, run_block};
+use crate::block::{BlockRecord, Mismatch, RECORD_WORDS, run_block};
 use crate::case::{Case, Machine, Outcome};
-use crate::deviation::Processor;
+use crate::deviation::{KNOWN_FACT_DEVIATIONS, Processor};
+use crate::fact::{FACTS, Fact};
 use crate::message::{ARGUMENT_MAGIC, ARGUMENT_WORDS, Tag};
 use crate::processor::{Mutant, Paging};
-use crate::space::SPACES;
+use crate::space::{Part, SPACES};
 
 /// What the guest is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +36,10 @@ impl Request {
             self.processor as u64,
             u64::from(self.five_levels),
             self.spaces,
-            u64::from(self.part.stride),
-            u64::from(self.part.offset),
+            match self.part {
+                Part::All => 0,
+                Part::Sample(count) => u64::from(count),
+            },
             u64::from(self.facts),
             self.most_mismatches,
         ];
@@ -224,7 +227,40 @@ pub struct Disagreement {
     pub expected: BlockRecord,
 }
 
+/// What the guest answered to a fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FactVerdict {
+    /// What the SDM says.
+    Agrees,
+    /// What the emulator is known for: the deviation's name.
+    Deviates(&'static str),
+    /// Neither.
+    Differs,
+}
+
 impl Answer {
+    /// The facts that were answered, and the verdict on each.
+    #[must_use]
+    pub fn judge_facts(&self, processor: Processor) -> Vec<(&'static Fact, &[u64], FactVerdict)> {
+        let judge = |(number, words): &'_ (u64, Vec<u64>)| -> Option<(&'static Fact, FactVerdict)> {
+            let fact = FACTS.get(*number as usize)?;
+            let (count, expected) = (fact.expected)(&self.machine);
+            let known = KNOWN_FACT_DEVIATIONS.iter().find(|deviation| {
+                deviation.processor == processor && deviation.fact == fact.name && deviation.answer == words.as_slice()
+            });
+            let verdict = match known {
+                _ if words.as_slice() == &expected[..count] => FactVerdict::Agrees,
+                Some(deviation) => FactVerdict::Deviates(deviation.name),
+                None => FactVerdict::Differs,
+            };
+            Some((fact, verdict))
+        };
+        self.facts
+            .iter()
+            .filter_map(|answer| judge(answer).map(|(fact, verdict)| (fact, answer.1.as_slice(), verdict)))
+            .collect()
+    }
+
     /// Goes through every block with the model in the processor's place, and returns the blocks whose records are
     /// not the same. The host is the judge of record: the guest's own count of mismatches is one of the fields.
     #[must_use]

@@ -25,6 +25,15 @@ pub enum Filter {
     NothingBehindThePage,
 }
 
+/// Which cases of each block are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All that count.
+    All,
+    /// So many, drawn by the block's number.
+    Sample(u32),
+}
+
 /// A space of cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -318,16 +327,47 @@ impl Space {
         machine.features & self.needs == self.needs && machine.paging.levels == self.levels
     }
 
-    /// Calls `run` for the cases of a block, in order: of every `stride` legal ones the one at `offset`.
-    /// Returns how many legal cases the block has.
-    pub fn for_each(&self, block: u32, stride: u32, offset: u32, mut run: impl FnMut(&Case)) -> u64 {
+    /// Calls `run` for the cases of a block, in order. Returns how many there are, if all of them were run.
+    pub fn for_each(&self, block: u32, part: Part, run: impl FnMut(&Case)) -> u64 {
+        match part {
+            Part::All => self.for_all(block, run),
+            Part::Sample(count) => {
+                self.for_sample(block, count, run);
+                0
+            }
+        }
+    }
+
+    /// Draws cases of a block, the same each time. One may be drawn twice.
+    fn for_sample(&self, block: u32, count: u32, mut run: impl FnMut(&Case)) {
+        let mut state = u64::from(block) << 32 ^ u64::from(count);
+        let mut drawn = 0;
+        while drawn != count {
+            let mut case = Case { control: self.state(block), entries: self.common };
+            for axis in self.axes {
+                // SplitMix64
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+                let value = axis[((mixed >> 32) * axis.len() as u64 >> 32) as usize];
+                case.control |= value.control;
+                case.entries[usize::from(value.level) - 1] |= value.entry;
+            }
+            if self.filter.counts(&case, &self.common) {
+                drawn += 1;
+                self.filter.place_key(&mut case);
+                run(&case);
+            }
+        }
+    }
+
+    fn for_all(&self, block: u32, mut run: impl FnMut(&Case)) -> u64 {
         let axes = self.axes;
         let mut digits = [0_usize; MOST_AXES];
         // For each axis, the case that it and the axes behind it make.
         let mut partial = [Case { control: self.state(block), entries: self.common }; MOST_AXES + 1];
         let mut changed = axes.len();
         let mut legal = 0;
-        let mut until_next = offset;
         loop {
             'fill: {
                 while changed > 0 {
@@ -343,13 +383,9 @@ impl Space {
                     }
                 }
                 legal += 1;
-                if until_next == 0 {
-                    until_next = stride;
-                    let mut case = partial[0];
-                    self.filter.place_key(&mut case);
-                    run(&case);
-                }
-                until_next -= 1;
+                let mut case = partial[0];
+                self.filter.place_key(&mut case);
+                run(&case);
             }
             loop {
                 if changed == axes.len() {

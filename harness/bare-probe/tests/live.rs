@@ -1,5 +1,9 @@
 //! scratch runner
-use ptediff_bare_probe::{IMAGE, Request, Session, block::Part, deviation::Processor, space::SPACES};
+use ptediff_bare_probe::{
+    IMAGE, Request, Session,
+    deviation::Processor,
+    space::{Part, SPACES},
+};
 use ptediff_vm::*;
 #[test]
 fn run() {
@@ -9,7 +13,10 @@ fn run() {
         processor: if bochs { Processor::Bochs } else { Processor::Qemu },
         five_levels: env("LA57", 0) != 0,
         spaces: env("SPACES", 1),
-        part: Part { stride: env("STRIDE", 1000) as u32, offset: 0 },
+        part: match env("SAMPLE", 1000) {
+            0 => Part::All,
+            n => Part::Sample(n as u32),
+        },
         facts: env("FACTS", 0) != 0,
         most_mismatches: env("MOST", 3),
     };
@@ -67,7 +74,10 @@ fn run() {
             );
         }
     }
-    println!("facts {:x?}", answer.facts);
+    println!(
+        "facts {:x?}",
+        answer.judge_facts(request.processor).iter().map(|f| (f.0.name, f.1, f.2)).collect::<Vec<_>>()
+    );
     let j = std::time::Instant::now();
     println!("judge: {:?}", answer.judge(&request, None).iter().map(|d| (d.space, d.block)).collect::<Vec<_>>());
     println!("{:?}", j.elapsed());
