@@ -143,6 +143,8 @@ pub struct Machine {
     pub protection_keys: bool,
     /// There is a swap file that pages can be put out to.
     pub swap: bool,
+    /// ksmd can be told to scan.
+    pub merging: bool,
     /// The CPU is an emulator that sets Accessed only for translations that an access needs. On hardware
     /// a prefetch may set it early, and a clear Accessed bit cannot be demanded (SDM 3A 4.8).
     pub exact_accessed: bool,
@@ -167,6 +169,7 @@ impl Machine {
             shadow_stack: shadow_stack && dialect != Dialect::Linux6_1,
             protection_keys,
             swap: true,
+            merging: true,
             exact_accessed: true,
             platform: "none".to_owned(),
             cpu_model: "none".to_owned(),

@@ -121,11 +121,15 @@ pub enum Advice {
     Free,
     /// `MADV_PAGEOUT`: pages that nobody else maps are swapped out.
     PageOut,
+    /// `MADV_MERGEABLE`: KSM may merge pages with equal ones.
+    Mergeable,
+    /// `MADV_UNMERGEABLE`: the reverse; merged pages get frames of their own.
+    Unmergeable,
 }
 
 impl Advice {
     /// Every advice, in the order of the enumeration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Cold,
         Self::PopulateRead,
         Self::PopulateWrite,
@@ -135,6 +139,8 @@ impl Advice {
         Self::DoFork,
         Self::Free,
         Self::PageOut,
+        Self::Mergeable,
+        Self::Unmergeable,
     ];
 
     /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
@@ -150,6 +156,8 @@ impl Advice {
             Self::DoFork => 11,
             Self::Free => 8,
             Self::PageOut => 21,
+            Self::Mergeable => 12,
+            Self::Unmergeable => 13,
         }
     }
 
@@ -166,6 +174,8 @@ impl Advice {
             Self::DoFork => "DOFORK",
             Self::Free => "FREE",
             Self::PageOut => "PAGEOUT",
+            Self::Mergeable => "MERGEABLE",
+            Self::Unmergeable => "UNMERGEABLE",
         }
     }
 }
@@ -540,11 +550,13 @@ pub enum Operation {
         /// Page that the kernel writes to.
         page: PageIndex,
     },
+    /// ksmd scans all mergeable pages three times, after which it has merged what it can. Not the actor's own doing.
+    MergePages,
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 55] = [
+pub const OPERATION_NAMES: [&str; 58] = [
     "mmap",
     "munmap",
     "read",
@@ -600,6 +612,9 @@ pub const OPERATION_NAMES: [&str; 55] = [
     "uffd-finish",
     "write-proc-mem",
     "madvise-page-out",
+    "madvise-mergeable",
+    "madvise-unmergeable",
+    "merge-pages",
 ];
 
 impl Operation {
@@ -619,7 +634,9 @@ impl Operation {
             Self::ClearSoftDirty => 9,
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
-            Self::Madvise { advice: Advice::PageOut, .. } => 54,
+            Self::Madvise { advice: advice @ (Advice::PageOut | Advice::Mergeable | Advice::Unmergeable), .. } => {
+                54 + *advice as usize - Advice::PageOut as usize
+            }
             Self::Madvise { advice, .. } => 12 + *advice as usize,
             Self::Mlock { .. } => 20,
             Self::Munlock { .. } => 21,
@@ -652,6 +669,7 @@ impl Operation {
             Self::UffdWake { .. } => 51,
             Self::UffdFinish => 52,
             Self::WriteProcMem { .. } => 53,
+            Self::MergePages => 57,
         }
     }
 
@@ -746,6 +764,12 @@ impl Operation {
     #[must_use]
     pub fn swaps(&self) -> bool {
         matches!(self, Self::Madvise { advice: Advice::PageOut, .. })
+    }
+
+    /// Whether the operation has ksmd merge pages.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        matches!(self, Self::MergePages | Self::Madvise { advice: Advice::Mergeable, .. })
     }
 
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
@@ -927,6 +951,7 @@ impl fmt::Display for Operation {
             Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
             Self::UffdFinish => write!(formatter, "finish the access that waited"),
             Self::WriteProcMem { page } => write!(formatter, "write page {} through /proc/self/mem", page.index()),
+            Self::MergePages => write!(formatter, "ksmd merges pages"),
         }
     }
 }

@@ -338,10 +338,18 @@ pub enum Rule {
     MovedSwapped,
     UffdWpSwappedSet,
     UffdWpSwappedCleared,
+    KsmScanned,
+    KsmStable,
+    KsmReplaced,
+    KsmUnmergedWritten,
+    KsmUnshared,
+    KsmUnmergeRefused,
+    MovedUffdWp,
+    MovedMarkerDropped,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 242] = [
+pub const RULES: [RuleInfo; 250] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -2282,6 +2290,70 @@ pub const RULES: [RuleInfo; 242] = [
         source: "mm/mprotect.c: change_pte_range",
         dialects: ALL,
         statement: "Lifting the protection clears it.",
+    },
+    RuleInfo {
+        rule: Rule::KsmScanned,
+        identifier: "ksm.scan",
+        kind: Kind::Success,
+        source: "mm/ksm.c: ksm_do_scan",
+        dialects: ALL,
+        statement: "ksmd scans three times from one end of its list to the other.",
+    },
+    RuleInfo {
+        rule: Rule::KsmStable,
+        identifier: "ksm.stable",
+        kind: Kind::EntryByAdvice,
+        source: "mm/ksm.c: write_protect_page, try_to_merge_two_pages",
+        dialects: ALL,
+        statement: "Of two equal pages the one scanned later becomes the KSM page: its entry loses RW and its dirty bits and keeps SoftDirty and UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::KsmReplaced,
+        identifier: "ksm.replaced",
+        kind: Kind::EntryByAdvice,
+        source: "mm/ksm.c: replace_page",
+        dialects: ALL,
+        statement: "A page that equals it is replaced: the entry is as vm_page_prot makes it, without SoftDirty and without UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::KsmUnmergedWritten,
+        identifier: "ksm.unmerged.written",
+        kind: Kind::EntryByFault,
+        source: "mm/ksm.c: break_ksm",
+        dialects: OLD,
+        statement: "MADV_UNMERGEABLE copies a KSM page by a write fault: the entry is dirty, and writable where the VMA is.",
+    },
+    RuleInfo {
+        rule: Rule::KsmUnshared,
+        identifier: "ksm.unshared",
+        kind: Kind::EntryByFault,
+        source: "mm/ksm.c: break_ksm; mm/memory.c: wp_page_copy",
+        dialects: SHADOW_STACK,
+        statement: "MADV_UNMERGEABLE copies a KSM page without a write: the entry is read-only and clean, and keeps SoftDirty and UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::KsmUnmergeRefused,
+        identifier: "ksm.unmerge-refused",
+        kind: Kind::EntryByFault,
+        source: "mm/ksm.c: break_ksm; fs/userfaultfd.c: handle_userfault",
+        dialects: OLD,
+        statement: "The write fault of MADV_UNMERGEABLE on a write-protected KSM page cannot wait for a userfaultfd, and nobody is told: the page stays merged.",
+    },
+    RuleInfo {
+        rule: Rule::MovedUffdWp,
+        identifier: "mremap.uffd-wp",
+        kind: Kind::EntryByMove,
+        source: "mm/mremap.c: move_ptes",
+        dialects: SHADOW_STACK,
+        statement: "mremap of a registered range without EVENT_REMAP: the range is not registered where it arrives, and the entry moves without UFFD_WP. 6.1.176 leaves it.",
+    },
+    RuleInfo {
+        rule: Rule::MovedMarkerDropped,
+        identifier: "mremap.marker",
+        kind: Kind::EntryZap,
+        source: "mm/mremap.c: move_ptes",
+        dialects: SHADOW_STACK,
+        statement: "A marker is not moved there.",
     },
 ];
 

@@ -292,6 +292,7 @@ impl Judge {
                     | Operation::PkeyMprotect { .. }
                     | Operation::Mremap { .. }
                     | Operation::MremapResize { .. }
+                    | Operation::Madvise { advice: Advice::Unmergeable, .. }
                     | Operation::UffdOpen { .. }
                     | Operation::UffdClose { .. }
                     | Operation::UffdUnregister { .. }

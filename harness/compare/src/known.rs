@@ -76,6 +76,7 @@ mod tests {
             shadow_stack: true,
             protection_keys: true,
             swap: true,
+            merging: true,
             exact_accessed: true,
             platform: String::new(),
             cpu_model: String::new(),

@@ -17,6 +17,9 @@ pub struct Needs {
     /// There must be a swap file.
     #[serde(default, skip_serializing_if = "is_false")]
     pub swap: bool,
+    /// ksmd must be there to merge pages.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub merging: bool,
     /// The kernel must follow one of these dialects; none named means any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Dialect>,
@@ -34,7 +37,8 @@ impl Needs {
         let shadow_stack = program.steps.iter().any(|step| step.operation.needs_shadow_stack());
         let protection_keys = program.steps.iter().any(|step| step.operation.needs_protection_keys());
         let swap = program.steps.iter().any(|step| step.operation.swaps());
-        Self { shadow_stack, protection_keys, swap, kernels: Vec::new() }
+        let merging = program.steps.iter().any(|step| step.operation.merges());
+        Self { shadow_stack, protection_keys, swap, merging, kernels: Vec::new() }
     }
 
     /// Like [`Self::of`], but a program that maps a shadow stack or asks for a key needs a machine on which that
@@ -64,6 +68,9 @@ impl Needs {
         if self.swap && !machine.swap {
             missing.push("a swap file".to_owned());
         }
+        if self.merging && !machine.merging {
+            missing.push("KSM".to_owned());
+        }
         if !self.kernels.is_empty() && !self.kernels.contains(&machine.dialect) {
             let names: Vec<String> = self.kernels.iter().map(ToString::to_string).collect();
             missing.push(format!("a kernel of {} (this one is {})", names.join(" or "), machine.dialect));
@@ -83,6 +90,9 @@ impl Needs {
         }
         if self.swap && !declared.swap {
             undeclared.push("swap");
+        }
+        if self.merging && !declared.merging {
+            undeclared.push("merging");
         }
         undeclared
     }
@@ -125,6 +135,7 @@ mod tests {
             shadow_stack,
             protection_keys: false,
             swap: true,
+            merging: true,
             exact_accessed: true,
             platform: "test".to_owned(),
             cpu_model: "test".to_owned(),

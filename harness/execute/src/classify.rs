@@ -85,6 +85,7 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::UffdZeropage { .. }
         | Operation::UffdWake { .. }
         | Operation::UffdFinish
+        | Operation::MergePages
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),

@@ -172,6 +172,7 @@ impl Command {
             | Operation::UffdZeropage { .. }
             | Operation::UffdWake { .. }
             | Operation::UffdFinish => unreachable!("the executor asks crate::uffd for {operation}"),
+            Operation::MergePages => unreachable!("no actor does that"),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }

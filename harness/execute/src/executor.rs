@@ -15,7 +15,7 @@ use crate::handshake::{NoAnswer, SharedMailbox};
 use crate::mailbox::{Answer, Command};
 use crate::nursery::Nursery;
 use crate::uffd::Message;
-use crate::{process, uffd};
+use crate::{merging, process, uffd};
 
 /// How to run actors.
 #[derive(Debug, Clone)]
@@ -154,7 +154,8 @@ impl Executor {
     pub fn perform(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
         let outcome = self.perform_undrained(index, step)?;
         self.drains |= leaves_batched_references(&step.operation);
-        if changes_keys(&step.operation) {
+        if changes_keys(&step.operation) || step.operation.merges() {
+            // Keys are not given back, and a process keeps its place in ksmd's list.
             self.first_is_healthy = false;
         }
         if self.drains {
@@ -179,6 +180,11 @@ impl Executor {
         }
         if step.operation == Operation::UffdFinish {
             return self.finish(actor, pid);
+        }
+        if step.operation == Operation::MergePages {
+            return merging::scan(self.timeout)
+                .map(|()| Outcome::Succeeded)
+                .map_err(|source| ExecuteError::Harness { doing: "having ksmd scan", source });
         }
         if let Some(outcome) = self.perform_on_uffd(index, step, pid)? {
             return Ok(outcome);

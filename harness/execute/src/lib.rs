@@ -25,6 +25,7 @@ mod executor;
 mod handshake;
 mod mailbox;
 mod maps;
+mod merging;
 mod nursery;
 mod process;
 mod uffd;

@@ -30,6 +30,7 @@ fn machine(dialect: Dialect) -> Machine {
         shadow_stack: true,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "model".to_owned(),
         cpu_model: "model".to_owned(),

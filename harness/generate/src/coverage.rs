@@ -106,6 +106,7 @@ mod tests {
             shadow_stack: false,
             protection_keys: true,
             swap: true,
+            merging: true,
             exact_accessed: true,
             platform: String::new(),
             cpu_model: String::new(),

@@ -49,7 +49,7 @@ const MPROTECT_PROTECTIONS: [(&str, u32); 8] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3), ("--x", 4)];
 
 /// Kinds of advice with their weights.
-const ADVICE: [(Advice, u32); 9] = [
+const ADVICE: [(Advice, u32); 11] = [
     (Advice::Cold, 10),
     (Advice::PopulateRead, 9),
     (Advice::PopulateWrite, 11),
@@ -59,6 +59,8 @@ const ADVICE: [(Advice, u32); 9] = [
     (Advice::DoFork, 8),
     (Advice::Free, 12),
     (Advice::PageOut, 12),
+    (Advice::Mergeable, 6),
+    (Advice::Unmergeable, 3),
 ];
 
 /// Draws one program.
@@ -78,6 +80,12 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         swap_weight: match profile {
             Profile::Swap => 12,
             Profile::Userfault => 3,
+            _ => 1,
+        },
+        merging: machine.merging,
+        merge_weight: match profile {
+            Profile::Merging => 12,
+            Profile::Userfault => 2,
             _ => 1,
         },
         favours_keys: machine.protection_keys && profile == Profile::Keys,
@@ -113,6 +121,10 @@ pub(crate) struct Draft<'a, R> {
     swap: bool,
     /// How much more often than otherwise pages are put out to it.
     swap_weight: u32,
+    /// Whether ksmd can be had to scan.
+    merging: bool,
+    /// How much more often than otherwise that is asked for.
+    merge_weight: u32,
     /// Whether the program is about keys above all.
     pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
@@ -186,7 +198,17 @@ impl<R: Rng> Draft<'_, R> {
         self.dice.pick(&shared).map(|page| (heir, page))
     }
 
+    /// Now and then, where there are mergeable pages, ksmd scans.
+    fn merging_step(&mut self) -> Option<Step> {
+        let step = Step { actor: self.last_actor, operation: Operation::MergePages };
+        let percent = 3 * self.merge_weight as usize;
+        (self.merging && self.model.is_possible(&step) && self.dice.percent(percent.min(15))).then_some(step)
+    }
+
     fn step(&mut self) -> Step {
+        if let Some(step) = self.merging_step() {
+            return step;
+        }
         if self.hoards
             && let Some(step) = self.hoarding_step()
             && self.model.is_possible(&step)
@@ -479,6 +501,16 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
+            12 if self.merging && self.merge_weight > 2 && self.dice.percent(75) => {
+                // Pages of zeroes are equal, before they are written.
+                let range = self.range_of(&scene.mapped);
+                let advice = match self.dice.weighted(&[45, 40, 8]) {
+                    0 => Advice::PopulateWrite,
+                    1 => Advice::Mergeable,
+                    _ => Advice::Unmergeable,
+                };
+                Operation::Madvise { range, advice }
+            }
             12 if self.swap && self.swap_weight > 1 && !scene.populated.is_empty() && self.dice.percent(60) => {
                 let range = self.range_of(&scene.populated);
                 self.madvise(range)
@@ -635,6 +667,8 @@ impl<R: Rng> Draft<'_, R> {
     fn madvise(&mut self, range: PageRange) -> Operation {
         let mut weights = ADVICE.map(|(_, weight)| weight);
         weights[8] = if self.swap { weights[8] * self.swap_weight } else { 0 };
+        weights[9] = if self.merging { weights[9] * self.merge_weight } else { 0 };
+        weights[10] = if self.merging { weights[10] * self.merge_weight } else { 0 };
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 

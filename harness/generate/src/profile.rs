@@ -24,6 +24,8 @@ pub enum Profile {
     Userfault,
     /// Swap: pages that are put out, and everything that meets their entries.
     Swap,
+    /// KSM: equal pages that are merged and parted.
+    Merging,
 }
 
 /// A name that is no profile's.
@@ -46,7 +48,7 @@ pub(crate) type Weights = [u32; 32];
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Balanced,
         Self::ForkHeavy,
         Self::ShadowStack,
@@ -56,10 +58,11 @@ impl Profile {
         Self::Keys,
         Self::Userfault,
         Self::Swap,
+        Self::Merging,
     ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 9] = [28, 18, 24, 12, 8, 12, 18, 60, 24];
+    pub(crate) const FREQUENCIES: [u32; 10] = [28, 18, 24, 12, 8, 12, 18, 60, 24, 12];
 
     /// The profile's name.
     #[must_use]
@@ -74,6 +77,7 @@ impl Profile {
             Self::Keys => "keys",
             Self::Userfault => "userfault",
             Self::Swap => "swap",
+            Self::Merging => "merging",
         }
     }
 
@@ -106,10 +110,13 @@ impl Profile {
                 [8, 3, 8, 13, 5, 9, 4, 6, 3, 3, 5, 6, 14, 5, 2, 5, 10, 17, 22, 21, 8, 5, 3, 4, 4, 2, 2, 3, 0, 3, 6, 5]
             }
             Self::Userfault => {
-                [12, 4, 14, 26, 4, 12, 4, 8, 8, 4, 1, 1, 28, 10, 3, 3, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 0, 1, 90, 1]
+                [12, 4, 14, 26, 4, 12, 4, 8, 8, 4, 1, 1, 28, 10, 3, 8, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 0, 1, 90, 1]
             }
             Self::Swap => {
                 [10, 3, 18, 30, 4, 10, 8, 10, 6, 5, 4, 10, 60, 3, 3, 8, 0, 1, 1, 1, 4, 4, 2, 3, 3, 2, 2, 1, 0, 1, 14, 4]
+            }
+            Self::Merging => {
+                [14, 3, 12, 16, 4, 8, 8, 6, 5, 4, 1, 2, 90, 1, 3, 4, 0, 1, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1, 14, 2]
             }
         }
     }

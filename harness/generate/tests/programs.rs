@@ -23,6 +23,7 @@ fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
         shadow_stack,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "test".to_owned(),

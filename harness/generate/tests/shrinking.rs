@@ -22,6 +22,7 @@ fn machine() -> Machine {
         shadow_stack: true,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "test".to_owned(),

@@ -1,7 +1,9 @@
 //! The witnesses together: what they say about a step's snapshot and about its events.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY};
+use ptediff_reference_model::entry::{
+    A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP,
+};
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
 use ptediff_reference_model::program::{Advice, Operation, Step};
 
@@ -28,6 +30,8 @@ pub struct ProbedStep<'a> {
     pub fills_unseen: bool,
     /// Whether pages may be swapped out or in where no hook sees it: see [`swaps_unseen`].
     pub swaps_unseen: bool,
+    /// Whether ksmd merged pages, which no hook sees.
+    pub merges_unseen: bool,
     /// Whether VMA flags change after the events about their entries: see [`changes_flags_last`].
     pub changes_flags_last: bool,
 }
@@ -230,7 +234,8 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
         };
         for (slot, (&known, &held)) in known[actor.index()].iter().zip(arena).enumerate() {
             let may_fill = step.fills_unseen && !Entry(known).is_present() && Entry(held).is_present();
-            let may_swap = step.swaps_unseen && is_swapped(known, held);
+            let may_swap = step.swaps_unseen && is_swapped(known, held)
+                || step.merges_unseen && Entry(known).is_present() && Entry(held).is_present() && held & RW == 0;
             if !may_fill && !may_swap && !may_follow(known, held, step.cleared_unseen) {
                 let page = PageIndex::new(slot).expect("a slot of the arena");
                 let field = WitnessField::TransitionAfter;
@@ -254,8 +259,10 @@ fn follow_move(step: ProbedStep<'_>, known: &mut [[u64; ARENA_PAGES]]) {
             Entry(raw) if Entry(raw).is_swapped() => raw | SWP_SOFT_DIRTY,
             Entry(raw) => raw,
         };
-        if moved != 0 && after[to] == moved && after[from] == 0 {
-            known[to] = moved;
+        // mremap takes userfaultfd's mark away.
+        let unmarked = moved & !if Entry(moved).is_swapped() { SWP_UFFD_WP } else { UFFD_WP };
+        if moved != 0 && (after[to] == moved || after[to] == unmarked) && after[from] == 0 {
+            known[to] = after[to];
             known[from] = 0;
         }
     }
@@ -329,6 +336,7 @@ mod tests {
             moved_unseen: None,
             fills_unseen: false,
             swaps_unseen: false,
+            merges_unseen: false,
             changes_flags_last: false,
         };
         let fields: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.field).collect();
@@ -367,6 +375,7 @@ mod tests {
                 moved_unseen: None,
                 fills_unseen: false,
                 swaps_unseen,
+                merges_unseen: false,
                 changes_flags_last: false,
             };
             assert_eq!(check_chains(step).len(), breaks, "{before:x?} to {after:x?}");
@@ -410,6 +419,7 @@ mod tests {
                 moved_unseen,
                 fills_unseen: false,
                 swaps_unseen: false,
+                merges_unseen: false,
                 changes_flags_last: false,
             };
             let pages: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.page.index()).collect();

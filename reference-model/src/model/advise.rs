@@ -1,7 +1,7 @@
 //! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
 
 use super::fault::{Access, FAULT_LIMIT};
-use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
+use super::vma::{VM_DONTCOPY, VM_MERGEABLE, VM_WIPEONFORK, Vma};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, Entry, RW};
@@ -26,6 +26,8 @@ impl Model {
             Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
             Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
             Advice::Free => self.for_each_part(actor, range, true, Self::free),
+            Advice::Mergeable => self.mark(actor, range, VM_MERGEABLE, 0),
+            Advice::Unmergeable => self.mark(actor, range, 0, VM_MERGEABLE),
             Advice::PageOut => self.for_each_part(actor, range, false, Self::page_out),
         }
     }
@@ -68,6 +70,18 @@ impl Model {
             let old = self.memory(actor).vmas.list[index];
             if old.shared.is_some() && set & VM_WIPEONFORK != 0 {
                 return (Rule::AdviceShared, Outcome::Failed(EINVAL));
+            }
+            if (set | clear) & VM_MERGEABLE != 0 {
+                // `ksm_madvise` ignores what it cannot merge, and what is as it is to be.
+                if old.shared.is_some() || old.marks & VM_MERGEABLE == set {
+                    start = old.end;
+                    continue;
+                }
+                if set == 0 {
+                    self.unmerge(actor, start, old.end.min(end));
+                } else {
+                    self.enter_merging(actor);
+                }
             }
             let marks = (old.marks | set) & !clear;
             start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);

@@ -318,7 +318,7 @@ impl Model {
             return Ok(());
         }
         if access.is_store() && !vma.protection.contains(Protection::WRITE) {
-            self.fault_forced(actor, page, &vma);
+            self.fault_forced(actor, page, &vma, before);
             return Ok(());
         }
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
@@ -330,7 +330,7 @@ impl Model {
                     let frame = self.frames[number as usize];
                     if frame.exclusive {
                         choose(Rule::WpReuseExclusive, Rule::WpReuseExclusiveShadowStack)
-                    } else if frame.mapcount == 1 && frame.swap_cache.is_none() {
+                    } else if self.is_last_reference(number) {
                         choose(Rule::WpReuseLast, Rule::WpReuseLastShadowStack)
                     } else {
                         choose(Rule::WpCopy, Rule::WpCopyShadowStack)
@@ -344,6 +344,12 @@ impl Model {
         self.install(rule, actor, page, shadow_stack);
         self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
         Ok(())
+    }
+
+    /// `wp_can_reuse_anon_folio`: nobody else has the page, not the swap cache either, and it is no KSM page.
+    pub(super) fn is_last_reference(&self, number: u32) -> bool {
+        let frame = self.frames[number as usize];
+        frame.mapcount == 1 && frame.swap_cache.is_none() && !frame.is_merged
     }
 
     /// `handle_userfault`: the entry stays. With UFFD_FEATURE_SIGBUS the fault is seen.

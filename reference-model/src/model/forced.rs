@@ -8,7 +8,7 @@ use super::vma::Vma;
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{D, EntryKind, RW, SOFT_DIRTY};
-use crate::expectation::ExpectedFrame;
+use crate::expectation::{EntryExpectation, ExpectedFrame};
 use crate::machine::Dialect;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
@@ -76,9 +76,8 @@ impl Model {
 
     /// A write fault in a VMA without VM_WRITE: `do_anonymous_page`, `wp_page_reuse` and `wp_page_copy`, where
     /// `maybe_mkwrite` does nothing.
-    pub(super) fn fault_forced(&mut self, actor: ActorId, page: PageIndex, vma: &Vma) {
+    pub(super) fn fault_forced(&mut self, actor: ActorId, page: PageIndex, vma: &Vma, before: EntryExpectation) {
         let slot = self.slot(actor, page);
-        let before = self.expect(&slot);
         let fresh = page_protection(vma.protection, vma.key());
         let (rule, entry, frame) = match slot.frame {
             _ if slot.bits.kind() == EntryKind::None => {
@@ -87,7 +86,7 @@ impl Model {
                 (Rule::ForcedNewPage, fresh, ExpectedFrame::Frame(self.new_frame(0)))
             }
             ExpectedFrame::Frame(number)
-                if self.frames[number as usize].exclusive || self.frames[number as usize].mapcount == 1 =>
+                if self.frames[number as usize].exclusive || self.is_last_reference(number) =>
             {
                 self.frames[number as usize].exclusive = true;
                 (Rule::ForcedReuse, self.design.make_dirty(slot.bits.make_young()), slot.frame)

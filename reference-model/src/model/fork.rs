@@ -20,6 +20,10 @@ impl Model {
         // `shstk_alloc_thread_stack` gives the child no shadow stack of its own.
         let thread = *self.thread(actor);
         self.actors[child.index()] = Some(ActorMemory::new(keys, thread));
+        if self.mergers.contains(&actor) {
+            // `ksm_fork`.
+            self.enter_merging(child);
+        }
         let vmas = self.memory(actor).vmas.list.clone();
         let mut userfaults = Vec::new();
         for vma in vmas {
@@ -190,6 +194,7 @@ impl Model {
     /// The actor is reaped: nothing of its memory is left.
     pub(super) fn exit(&mut self, actor: ActorId) -> (Rule, Outcome) {
         self.orphan_uffds(actor);
+        self.mergers.retain(|&other| other != actor);
         if let Some(memory) = self.actors[actor.index()].take() {
             for slot in memory.slots {
                 self.dirty_behind(slot.bits, slot.frame);

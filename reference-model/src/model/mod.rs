@@ -9,6 +9,7 @@ mod forced;
 mod fork;
 mod lock;
 mod map;
+mod merging;
 mod pkey;
 mod protect;
 mod remap;
@@ -18,8 +19,9 @@ mod swap;
 mod userfault;
 mod vma;
 
+use crate::algebra::Algebra;
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use crate::entry::{A, DirtyDesign, Entry, NX, P, PKEY, PROTNONE, RW, US};
+use crate::entry::{A, Entry, NX, P, PKEY, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
@@ -33,7 +35,7 @@ use userfault::{Userfault, Waiting};
 use vma::{AnonVma, Vma, VmaList};
 
 /// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SHARED, UFFD_MISSING, UFFD_WP, LOCKED, DONTCOPY, WIPEONFORK,
-/// SOFTDIRTY, SHADOW_STACK and the four of the protection key.
+/// SOFTDIRTY, MERGEABLE, SHADOW_STACK and the four of the protection key.
 pub const VM_FLAGS_COMPARED: u64 =
     0x1 | 0x2 | 0x4 | vma::VM_SHARED | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
@@ -89,6 +91,8 @@ struct Frame {
     lazy_free: bool,
     /// It is no frame but a slot of the swap file; see [`swap`].
     is_swap_slot: bool,
+    /// It is a KSM page (`folio_test_ksm`).
+    is_merged: bool,
     /// Of a frame the slot in whose place it is in the swap cache, of a slot that frame.
     swap_cache: Option<u32>,
 }
@@ -103,6 +107,7 @@ impl Frame {
         of_object: false,
         lazy_free: false,
         is_swap_slot: false,
+        is_merged: false,
         swap_cache: None,
     };
 }
@@ -113,11 +118,14 @@ struct ActorMemory {
     slots: [Slot; ARENA_PAGES],
     keys: Keys,
     thread: Thread,
+    /// What ksmd found at each page when it last scanned it (`oldchecksum`).
+    checksums: [Option<u64>; ARENA_PAGES],
 }
 
 impl ActorMemory {
     fn new(keys: Keys, thread: Thread) -> Self {
-        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys, thread }
+        let checksums = [None; ARENA_PAGES];
+        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys, thread, checksums }
     }
 }
 
@@ -125,10 +133,11 @@ impl ActorMemory {
 #[derive(Debug, Clone)]
 pub struct Model {
     dialect: Dialect,
-    design: DirtyDesign,
+    design: Algebra,
     shadow_stack: bool,
     protection_keys: bool,
     swap: bool,
+    merging: bool,
     exact_accessed: bool,
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
@@ -140,6 +149,8 @@ pub struct Model {
     uffds: [Option<Userfault>; UFFDS],
     /// Accesses that wait for a userfaultfd, or did so and were not asked about since.
     waiting: [Option<Waiting>; ACTORS],
+    /// Processes that ksmd scans, in its order.
+    mergers: Vec<ActorId>,
     next_userfault: u32,
     next_anon: u32,
     expectation: StepExpectation,
@@ -151,13 +162,11 @@ impl Model {
     pub fn new(machine: &Machine) -> Self {
         Self {
             dialect: machine.dialect,
-            design: match machine.dialect {
-                Dialect::Linux6_1 => DirtyDesign::InPlace,
-                Dialect::Linux6_12 | Dialect::Linux7_2 => DirtyDesign::Saved,
-            },
+            design: Algebra::of_dialect(machine.dialect, machine.shadow_stack),
             shadow_stack: machine.shadow_stack,
             protection_keys: machine.protection_keys,
             swap: machine.swap,
+            merging: machine.merging,
             exact_accessed: machine.exact_accessed,
             mutation: None,
             actors: [
@@ -172,6 +181,7 @@ impl Model {
             objects: Vec::new(),
             uffds: [None; UFFDS],
             waiting: [None; ACTORS],
+            mergers: Vec::new(),
             next_userfault: 0,
             next_anon: 0,
             expectation: StepExpectation::default(),
@@ -238,6 +248,7 @@ impl Model {
             Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
             Operation::UffdFinish => self.uffd_finish(actor),
             Operation::WriteProcMem { page } => self.write_proc_mem(index, actor, page),
+            Operation::MergePages => self.merge_pages(),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -263,10 +274,19 @@ impl Model {
             operation if self.meets_userfaultfd(step.actor, &operation) => false,
             Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             Operation::WritePkru { .. } => self.protection_keys,
-            // Swapped-out pages of shmem objects are not modelled.
+            // Swapped-out pages of shmem objects are not modelled, nor swap and KSM together.
             Operation::Madvise { range, advice: Advice::PageOut } => {
-                self.swap && !range.slots().any(|page| self.mapping(step.actor, page).is_some_and(|vma| vma.shared))
+                let is_shared = |page| self.mapping(step.actor, page).is_some_and(|vma| vma.shared);
+                self.swap && !range.slots().any(is_shared) && !self.has_merged(step.actor, range)
             }
+            Operation::Madvise { range, advice: Advice::Free } => !self.has_merged(step.actor, range),
+            Operation::Madvise { range, advice: Advice::Mergeable } => {
+                let is_stack = |page| self.mapping(step.actor, page).is_some_and(|vma| vma.shadow_stack);
+                self.merging && !range.slots().any(is_stack)
+            }
+            Operation::MergePages => self.may_merge(),
+            // mremap parts KSM pages before it moves them.
+            Operation::Mremap { range, .. } => !range.slots().any(|page| self.is_mergeable(step.actor, page)),
             // System calls that wait for an answer to a fault are not modelled.
             Operation::Mlock { range } => !self.may_wait(step.actor, range),
             Operation::Madvise { range, advice: Advice::PopulateRead | Advice::PopulateWrite } => {
@@ -311,6 +331,19 @@ impl Model {
             uffd_missing: vma.marks & vma::VM_UFFD_MISSING != 0,
             uffd_wp: vma.marks & vma::VM_UFFD_WP != 0,
         })
+    }
+
+    /// `VM_MERGEABLE` of the VMA that covers a page of a living actor.
+    #[must_use]
+    pub fn is_mergeable(&self, actor: ActorId, page: PageIndex) -> bool {
+        let vma = self.actors[actor.index()].as_ref().and_then(|memory| memory.vmas.at(page));
+        vma.is_some_and(|vma| vma.marks & vma::VM_MERGEABLE != 0)
+    }
+
+    /// Whether the frame of this number in the model is a KSM page.
+    #[must_use]
+    pub fn is_merged(&self, frame: u32) -> bool {
+        self.frames.get(frame as usize).is_some_and(|frame| frame.is_merged)
     }
 
     /// The slots of the VMA that covers a page of a living actor.

@@ -18,6 +18,7 @@ fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
         shadow_stack,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: String::new(),
         cpu_model: String::new(),

@@ -487,8 +487,7 @@ impl Model {
 }
 
 impl Model {
-    /// Whether the operation would bring userfaultfd together with what is not modelled with it: shared memory, moved
-    /// mappings, copies by the kernel, which would wait or fail, and live shadow stacks, on which a waiting access or
+    /// Whether the operation would bring userfaultfd together with what is not modelled with it: shared memory, copies by the kernel, which would wait or fail, and live shadow stacks, on which a waiting access or
     /// the signal of a refused one would push.
     pub(super) fn meets_userfaultfd(&self, actor: ActorId, operation: &Operation) -> bool {
         let vma_at = |actor: ActorId, page: PageIndex| {
@@ -503,13 +502,9 @@ impl Model {
             Operation::UffdRegister { uffd, range, .. } => self.uffd_owner(uffd).is_some_and(|owner| {
                 range.slots().any(|page| vma_at(owner, page).is_some_and(|vma| vma.shared.is_some()))
             }),
-            // What is left of a registration is not moved either.
-            Operation::Mremap { range, .. } | Operation::MremapResize { range, .. } => {
-                let is_left = |page: PageIndex| {
-                    let bits = self.entry(actor, page).bits;
-                    bits.marker().is_some() || bits.is_uffd_wp()
-                };
-                registered(range) || range.slots().any(is_left)
+            // A locked mapping that becomes longer is faulted in, and would wait.
+            Operation::MremapResize { range, .. } => {
+                registered(range) && range.slots().any(|page| vma_at(actor, page).is_some_and(Vma::is_locked))
             }
             Operation::ReadBySystemCall { page }
             | Operation::WriteBySystemCall { page }

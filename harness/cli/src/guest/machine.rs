@@ -1,6 +1,7 @@
 //! What the machine is, proved in the guest: never taken from the emulator's name.
 
 use std::fs;
+use std::path::Path;
 
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
 
@@ -120,6 +121,7 @@ impl Evidence {
             shadow_stack,
             protection_keys: self.has("ospke"),
             swap: swap::is_possible(),
+            merging: platform != "native" && Path::new("/sys/kernel/mm/ksm/run").exists(),
             exact_accessed: platform != "native",
             platform: platform.to_owned(),
             cpu_model: self.cpu_model.clone(),

@@ -308,6 +308,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
                     moved_unseen: moved_unseen(step),
                     fills_unseen: fills_unseen(&step.operation),
                     swaps_unseen: swaps_unseen(&step.operation),
+                    merges_unseen: step.operation == Operation::MergePages,
                     changes_flags_last: changes_flags_last(&step.operation),
                 },
             )

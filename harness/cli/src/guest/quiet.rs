@@ -26,7 +26,7 @@ const KNOBS: &[Knob] = &[
         value: "0",
         why: "khugepaged collapses entries",
     },
-    Knob { path: "/sys/kernel/mm/ksm/run", value: "0", why: "KSM merges pages" },
+    Knob { path: "/sys/kernel/mm/ksm/run", value: "0", why: "KSM merges pages, but when a program asks for it" },
     Knob { path: "/sys/kernel/mm/lru_gen/enabled", value: "0", why: "MGLRU clears Accessed" },
     Knob {
         path: "/sys/module/damon_stat/parameters/enabled",

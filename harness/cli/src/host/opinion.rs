@@ -139,6 +139,7 @@ mod tests {
             shadow_stack: true,
             protection_keys: true,
             swap: true,
+            merging: true,
             exact_accessed: true,
             platform: "bochs".to_owned(),
             cpu_model: String::new(),

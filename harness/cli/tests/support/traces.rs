@@ -76,6 +76,7 @@ fn machine(version: KernelVersion) -> Machine {
         shadow_stack: true,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "none".to_owned(),

@@ -19,6 +19,7 @@ fn machine(patch: u16) -> Machine {
         shadow_stack: true,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".into(),
         cpu_model: "test".into(),

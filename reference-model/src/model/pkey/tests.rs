@@ -24,6 +24,7 @@ fn machine(dialect: Dialect, protection_keys: bool) -> Machine {
         shadow_stack: dialect != Dialect::Linux6_1,
         protection_keys,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: String::new(),
         cpu_model: String::new(),

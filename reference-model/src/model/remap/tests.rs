@@ -212,6 +212,7 @@ fn model_after(dialect: Dialect, steps: &[(usize, Operation)]) -> Model {
         shadow_stack: dialect != Dialect::Linux6_1,
         protection_keys: true,
         swap: true,
+        merging: true,
         exact_accessed: true,
         platform: String::new(),
         cpu_model: String::new(),

@@ -250,6 +250,39 @@ static void clear_soft_dirty(void)
 }
 "#;
 
+pub(super) const MERGE_PAGES: &str = r#"
+static long ksm(const char *name, const char *value)
+{
+	char path[64], text[32] = "";
+	int file;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/ksm/%s", name);
+	file = open(path, value ? O_WRONLY : O_RDONLY);
+	if (file < 0)
+		return -1;
+	if (value ? write(file, value, strlen(value)) < 0 :
+		    read(file, text, sizeof(text) - 1) < 0)
+		perror(path);
+	close(file);
+	return atol(text);
+}
+
+/* ksmd scans three times; not every kernel has every knob. */
+static void merge_pages(void)
+{
+	long end = ksm("full_scans", NULL) + 3;
+
+	ksm("sleep_millisecs", "0");
+	ksm("pages_to_scan", "100000");
+	ksm("smart_scan", "0");
+	ksm("use_zero_pages", "0");
+	ksm("run", "1");
+	while (ksm("full_scans", NULL) < end)
+		usleep(1000);
+	ksm("run", "0");
+}
+"#;
+
 pub(super) const ENABLE: &str = r#"
 /*
  * arch_prctl as an instruction: a function that was called before the shadow

@@ -43,6 +43,10 @@ struct Uses {
     /// Forks or accesses wait until messages are read.
     fork_events: bool,
     shares: bool,
+    /// ksmd is let scan.
+    merges: bool,
+    /// Pages are put out to swap.
+    swaps: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -99,6 +103,8 @@ impl Uses {
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
             shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
+            merges: any(|operation| *operation == Operation::MergePages),
+            swaps: any(Operation::swaps),
             batches: live_stacks
                 || any(|operation| {
                     matches!(
@@ -154,6 +160,9 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     text.push_str(&perform(subject.program, uses.batches));
     text.push_str(&actor(&uses));
     text.push_str(pieces::SHOW);
+    if uses.merges {
+        text.push_str(pieces::MERGE_PAGES);
+    }
     if uses.fork_events {
         text.push_str(pieces::UFFD_READ);
     }
@@ -199,6 +208,7 @@ fn put_calling_nothing(text: &mut String, subject: &Subject<'_>, uses: &Uses, st
         (!uses.needs_shadow_stack, live::ENABLE_IF_THERE.to_owned()),
         (true, live::LOOP.to_owned()),
         (true, pieces::SHOW.to_owned()),
+        (uses.merges, pieces::MERGE_PAGES.to_owned()),
         (true, live::STEP.to_owned()),
         (true, main_function(subject, steps).replace(live::SEMAPHORES, "").replace("\tleave(", "\tstep(")),
     ] {
@@ -283,6 +293,9 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
         },
         if uses.shares { "; debugfs at /sys/kernel/debug" } else { "" }
     ));
+    if uses.swaps {
+        paragraphs.push("Swap must be on, on a zram device; vm.page-cluster is to be 0.".to_owned());
+    }
     paragraphs.push("    gcc -Wall -O1 -o repro repro.c && ./repro".to_owned());
     let mut text = String::new();
     put_comment(&mut text, &paragraphs);
@@ -318,7 +331,11 @@ fn includes(uses: &Uses) -> String {
     if uses.accesses {
         names.push("ucontext.h");
     }
+    if uses.merges {
+        names.push("string.h");
+    }
     names.sort_unstable();
+    names.dedup();
     let mut text = "#define _GNU_SOURCE\n".to_owned();
     for name in names {
         text.push_str(&format!("#include <{name}>\n"));
@@ -466,6 +483,7 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::UffdZeropage { uffd, range } => ioctl(uffd, "UFFDIO_ZEROPAGE", range, 0),
         Operation::UffdWake { uffd, range } => ioctl(uffd, "UFFDIO_WAKE", range, 0),
         Operation::UffdFinish => line("/* main() looks */".to_owned()),
+        Operation::MergePages => line("/* main() has had ksmd do it */".to_owned()),
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
@@ -526,6 +544,9 @@ fn main_function(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
             put("no entry changes", " * ", " *   ");
         }
         text.push_str("\t */\n");
+        if step.operation == Operation::MergePages {
+            text.push_str("\tmerge_pages();\n");
+        }
         let function = match step.operation {
             Operation::Exit => "leave",
             Operation::UffdFinish => "finish",
