@@ -3,7 +3,9 @@
 //!
 //! Compiled into host and guest.
 
-use crate::case::{Case, Machine, Outcome, expect};
+use core::fmt;
+
+use crate::case::{Case, Machine, Outcome, control, expect};
 use crate::deviation::{KNOWN_EMULATOR_DEVIATIONS, MOST_DEVIATIONS, Processor};
 use crate::processor::{ErrorCode, LEVELS, Mutant, Rule};
 use crate::space::{Part, Space};
@@ -112,6 +114,28 @@ pub struct Mismatch {
     pub observed: Outcome,
 }
 
+impl fmt::Display for Mismatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (_, name) in control::NAMES.iter().filter(|(bit, _)| self.case.control & bit != 0) {
+            write!(formatter, "{name} ")?;
+        }
+        let [pte, pde, pdpte, pml4e, pml5e] = self.case.entries;
+        write!(formatter, "PTE {pte:#x} PDE {pde:#x} PDPTE {pdpte:#x} PML4E {pml4e:#x} PML5E {pml5e:#x}: ")?;
+        let outcome = |formatter: &mut fmt::Formatter<'_>, outcome: Outcome| {
+            match outcome.fault() {
+                Some(code) => write!(formatter, "#PF {code}")?,
+                None => write!(formatter, "allowed")?,
+            }
+            write!(formatter, " [{:#x}]", outcome.0)
+        };
+        write!(formatter, "expected ")?;
+        outcome(formatter, self.expected)?;
+        write!(formatter, ", seen ")?;
+        outcome(formatter, self.observed)?;
+        write!(formatter, ", not specified {:#x}", !self.mask)
+    }
+}
+
 #[inline(always)]
 fn fold(digest: u64, word: u64) -> u64 {
     // Each step is a bijection of the digest, so one changed outcome changes the end.
@@ -132,7 +156,7 @@ pub fn run_block(
     let context = Case { control: space.state(block), entries: space.common }.context(machine);
     let legal = space.for_each(block, part, |case| {
         let mut context = context;
-        context.alignment_check = case.control & crate::case::control::AC != 0;
+        context.alignment_check = case.control & control::AC != 0;
         let expected = expect(mutant, &context, case);
         record.rules[expected.rule as usize] += 1;
         let mut wanted = expected.outcome;

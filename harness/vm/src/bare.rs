@@ -54,7 +54,10 @@ impl BareSpec {
             .map_err(|reason| VmError::Spec(format!("the guest's image is unusable: {reason}")))?;
         let end = guest.address + guest.bytes.len() as u64;
         if end > u64::from(self.memory_mib) << 20 {
-            return Err(VmError::Spec(format!("the guest ends at {end:#x}, there are {} MiB of memory", self.memory_mib)));
+            return Err(VmError::Spec(format!(
+                "the guest ends at {end:#x}, there are {} MiB of memory",
+                self.memory_mib
+            )));
         }
         let page = direct_boot::bare_boot_page(&self.argument, guest.entry)?;
         Ok([(guest.bytes, guest.address), (page, u64::from(BOOT_PAGE_ADDRESS))])

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::bare::BareSpec;
 use crate::backend::{Backend, Folder, Start, text_of};
+use crate::bare::BareSpec;
 use crate::bzimage::BzImage;
 use crate::direct_boot::{self, BOOT_PAGE_ADDRESS, KernelMemory, STUB_ADDRESS};
 use crate::ending::restart_on_console;

@@ -23,7 +23,13 @@ fn print() {
     for preservation in Preservation::ALL {
         let start = std::time::Instant::now();
         let exploration = explore(preservation, 10);
-        println!("{} states {} steps {} {:?}", preservation.name(), exploration.states, exploration.steps, start.elapsed());
+        println!(
+            "{} states {} steps {} {:?}",
+            preservation.name(),
+            exploration.states,
+            exploration.steps,
+            start.elapsed()
+        );
         for found in &exploration.found {
             let events: Vec<String> = found.trace.iter().map(ToString::to_string).collect();
             println!("   {:?}: {}", found.violation, events.join(", "));

@@ -147,8 +147,7 @@ impl Threads {
     /// Both with no access, as `pks_init_task` leaves them.
     #[must_use]
     pub fn new() -> Self {
-        let thread =
-            Thread { saved: INITIAL_PKRS, references: 0, wanted: Wanted::default(), frames: Vec::new() };
+        let thread = Thread { saved: INITIAL_PKRS, references: 0, wanted: Wanted::default(), frames: Vec::new() };
         Self { register: INITIAL_PKRS, running: 0, threads: [thread.clone(), thread] }
     }
 

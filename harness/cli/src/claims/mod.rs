@@ -1,6 +1,7 @@
 //! The live checks of claims, a file a system: the host's half. The table of claims is `ptediff_claims`.
 
 pub(crate) mod entry_algebra;
+mod processor_access;
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ impl From<Failure> for ClaimFailure {
 
 /// Every live check.
 pub fn checks() -> impl Iterator<Item = &'static LiveCheck> {
-    [entry_algebra::LIVE].into_iter().flatten()
+    [entry_algebra::LIVE, processor_access::LIVE].into_iter().flatten()
 }
 
 /// The live check of a claim.
