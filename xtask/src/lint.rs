@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::cargo;
 use crate::error::TaskError;
 use crate::progress::note;
-use crate::tidy;
+use crate::{modules, tidy};
 
 /// Runs every linter and returns the names of those that complained.
 ///
@@ -21,6 +21,9 @@ pub fn run() -> Result<Vec<String>, TaskError> {
     let mut clang_format = Command::new("clang-format");
     clang_format.args(["--dry-run", "-Werror", "--style=file"]);
     clang_format.args(c_files(&cargo::workspace().join("bpf/src"))?).current_dir(cargo::workspace());
+    for folder in modules::folders()? {
+        clang_format.args(c_files(&folder)?);
+    }
 
     let mut complaints = Vec::new();
     for (name, command) in
