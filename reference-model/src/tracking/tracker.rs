@@ -471,14 +471,17 @@ impl Tracker {
         self.descriptors[uffd.index()].and_then(|open| open.owner)
     }
 
-    /// Who waits for an empty page of the range tries again, and may find it free for all now.
+    /// Who waits for a page of the range tries again, and may find nothing to wait for any more.
     fn wake(&mut self, owner: ActorId, range: PageRange) {
-        if let Some((page, _)) = self.waiting[owner.index()]
+        if let Some((page, stores)) = self.waiting[owner.index()]
             && range.slots().any(|slot| slot == page)
         {
             self.page(owner, page, |page| {
+                let waits_on = page.is_registered_for_protection() && page.protected != Known::No;
                 if page.populated != Known::Yes {
                     page.forget();
+                } else if stores && !waits_on {
+                    page.touch(true);
                 }
             });
         }
