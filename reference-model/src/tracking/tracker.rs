@@ -206,6 +206,14 @@ impl Tracker {
         let actor = step.actor;
         let succeeded = *outcome == Outcome::Succeeded;
         match step.operation {
+            Operation::Execute { page } if matches!(outcome, Outcome::Faulted(fault) if fault.signal != SIGBUS) => {
+                // A page is put there before the fetch is refused for NX.
+                self.page(actor, page, |page| {
+                    if page.populated == Known::No {
+                        page.forget();
+                    }
+                });
+            }
             Operation::Read { page } | Operation::Execute { page } | Operation::Write { page } => {
                 self.access(actor, page, matches!(step.operation, Operation::Write { .. }), outcome);
             }
