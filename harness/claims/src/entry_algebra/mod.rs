@@ -29,6 +29,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     Claim {
         seed: Seed::CowPatchReview2021,
+        ..live(
+            "algebra.states-live",
+            "Do real system calls leave pages in each of the five states, in the kernels of today?",
+            "In all but (e): (a) by fork of a written page, (b) by a write through /proc/self/mem to a read-only mapping (7.2 forces only a tracer's and gives EIO), (c) by a shadow-stack store, (d) by fork of that page. No event of generated programs leaves (e), Write=0, Dirty=1 outside a shadow stack.",
+        )
+    },
+    Claim {
+        seed: Seed::CowPatchReview2021,
         ..model(
             "algebra.states",
             "Do the five states (a) to (e) have the encodings that the text gives them?",
