@@ -108,6 +108,12 @@ pub(crate) const CLAIMS: &[Claim] = &[
         seeds::modify_loses_cow,
     ),
     model(
+        "algebra.huge-modify",
+        "The patch applies \"the same changes to pmd and pud\": does a change of protection treat a huge page as it does a small one?",
+        "Not in 6.12.95 and 6.12.107: pmd_modify masks Dirty out, so that mprotect makes a written huge page clean, Write=0, Dirty=0, SavedDirty=0. Seen by the helper oracle, and in /proc/PID/smaps, where Private_Dirty becomes Private_Clean; 6.1 and 7.2 keep it, and so do pte_modify and pud_modify of 6.12.",
+        review::huge_modify,
+    ),
+    model(
         "algebra.planted-faults",
         "Would a wrong shift in a helper, or any other slip, be seen?",
         "Yes: each of 13 faults planted in the model of the merged helpers, a shift by one too few and swapped branches of pte_modify among them, makes its answers differ from those that the kernels gave.",
