@@ -19,6 +19,7 @@ pub fn run() -> Result<Vec<String>, TaskError> {
     // The bare probe's guest is no target of cargo; its build script lets clippy see it.
     let mut guest_formatting = Command::new("rustfmt");
     guest_formatting.args(["--check", "--edition", "2024", "harness/bare-probe/guest/main.rs"]);
+    guest_formatting.current_dir(cargo::workspace());
     let mut clippy = cargo::command();
     clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     let mut clang_format = Command::new("clang-format");
