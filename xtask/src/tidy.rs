@@ -24,9 +24,10 @@ const MODEL: &str = "ptediff-reference-model";
 const MACHINES: &str = "ptediff-vm";
 
 /// The table: each crate of the workspace with what it may name.
-pub const IMPORT_TABLE: [(&str, Allowed); 11] = [
+pub const IMPORT_TABLE: [(&str, Allowed); 12] = [
     (MODEL, Allowed::Only(&[])),
     ("ptediff-bpf", Allowed::Only(&[])),
+    ("ptediff-claims", Allowed::Only(&[MODEL])),
     ("ptediff-generate", Allowed::Only(&[MODEL])),
     ("ptediff-execute", Allowed::WithLiveTests(&[MODEL])),
     ("ptediff-compare", Allowed::Only(&[MODEL])),

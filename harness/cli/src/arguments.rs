@@ -69,6 +69,8 @@ pub enum Command {
     Distill(Distill),
     /// Let the observer lie about every field in turn, and see who unmasks it
     Trust(Trust),
+    /// List the claims of the seed documents with their evidence, or check them
+    Claims(Claims),
 }
 
 /// Which machine.
@@ -119,10 +121,32 @@ impl MachineArguments {
             emulator: self.emulator.clone(),
             cpu_model: self.cpu_model.clone(),
             memory_mib: self.memory,
+            cpus: 1,
+            command_line: Vec::new(),
+            files: Vec::new(),
             silence: Duration::from_secs(self.silence),
             limit: limit.map(Duration::from_secs),
         }
     }
+}
+
+/// Arguments of `claims`.
+#[derive(Debug, Args)]
+pub struct Claims {
+    /// Claims by name, or by the beginning of their names (`race`); all of them where none is given
+    pub names: Vec<String>,
+    /// Check them, with machines of the cache where a claim is about live kernels or CPUs
+    #[arg(long)]
+    pub run: bool,
+    /// Check all cases, not only a representative part
+    #[arg(long, requires = "run")]
+    pub full: bool,
+    /// Add what was seen to this file, in place of earlier evidence for the same claims
+    #[arg(long, requires = "run")]
+    pub record: Option<PathBuf>,
+    /// Silence in seconds after which a machine counts as hung
+    #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    pub silence: u64,
 }
 
 /// Arguments of `run`.

@@ -10,6 +10,7 @@
 //! together and speaks to people.
 
 pub mod arguments;
+pub mod claims;
 pub mod commands;
 pub mod error;
 pub mod exit_code;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use ptediff_claims::{Check, Claim, Evidence, Record, System, claims};
 use ptediff_corpus::{Corpus, Entry};
 use ptediff_generate::reached;
 use ptediff_reference_model::machine::{Dialect, Machine};
@@ -53,6 +54,61 @@ fn the_pairs_are_those_of_the_corpus() {
         .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("    {line}\n") })
         .collect();
     check("pairs.md", &table);
+}
+
+#[test]
+fn the_race_table_is_that_of_all_interleavings() {
+    check("dirty-race.md", &format!("\n{}", ptediff_claims::dirty_race::document()));
+}
+
+#[test]
+fn the_claims_are_those_of_the_table_with_the_evidence_recorded_last() {
+    let records: Vec<Record> = serde_json::from_slice(&fs::read(root().join("docs/claims.json")).unwrap()).unwrap();
+    for record in &records {
+        assert!(ptediff_claims::claim(&record.claim).is_some(), "evidence for {}, which is no claim", record.claim);
+    }
+    let mut text = String::new();
+    for system in System::ALL {
+        writeln!(text, "## {}\n", system.title()).unwrap();
+        for claim in claims().filter(|claim| claim.system == system) {
+            let record = records.iter().find(|record| record.claim == claim.name);
+            text.push_str(&claim_text(claim, record));
+        }
+    }
+    check("claims.md", &text);
+}
+
+/// Every claim has evidence, and that of live ones is from machines: a page of promises would convince nobody.
+#[test]
+fn every_claim_has_recorded_evidence() {
+    let records: Vec<Record> = serde_json::from_slice(&fs::read(root().join("docs/claims.json")).unwrap()).unwrap();
+    for claim in claims() {
+        let record = records.iter().find(|record| record.claim == claim.name);
+        let record = record.unwrap_or_else(|| panic!("no evidence is recorded for {}", claim.name));
+        assert!(record.evidence.iter().any(|row| row.cases > 0), "{}: nothing was looked at", claim.name);
+        let is_live = matches!(claim.check, Check::Live);
+        assert!(!is_live || record.evidence.iter().any(|row| row.cpu != "-"), "{}: no machine", claim.name);
+    }
+}
+
+fn claim_text(claim: &Claim, record: Option<&Record>) -> String {
+    let mut text = format!("### `{}`\n\n**{}**\n\n", claim.name, claim.question);
+    writeln!(text, "*{}*\n\n{}\n", claim.seed.title(), claim.answer).unwrap();
+    let Some(record) = record else { return text };
+    text.push_str("| kernel | CPU | cases | seconds | |\n| --- | --- | --- | --- | --- |\n");
+    for Evidence { kernel, cpu, cases, unit, seconds, note } in &record.evidence {
+        writeln!(text, "| {kernel} | {cpu} | {} {unit} | {seconds:.1} | {note} |", grouped(*cases)).unwrap();
+    }
+    text.push_str(if record.is_full { "\n" } else { "\nThe representative part; `--full` was not recorded.\n\n" });
+    text
+}
+
+/// Thousands apart.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(",")
 }
 
 /// A rule on a kernel, after one that fired when the page was touched last.

@@ -52,14 +52,16 @@ pub enum Frame {
     },
     /// The campaign is over. Always the last frame.
     End(End),
+    /// Something that the check of a claim found.
+    Finding(Finding),
 }
 
 impl Frame {
     /// Whether the same seed, binary and kernel must give this frame again, byte for byte. Messages for
-    /// people and measured times need not.
+    /// people, measured times and findings need not.
     #[must_use]
     pub fn is_reproducible(&self) -> bool {
-        !matches!(self, Self::Log(_) | Self::Progress(_) | Self::Figures(_))
+        !matches!(self, Self::Log(_) | Self::Progress(_) | Self::Figures(_) | Self::Finding(_))
     }
 
     /// The frame's name, for messages.
@@ -78,6 +80,7 @@ impl Frame {
             Self::Refused(_) => "refused",
             Self::RigFailure { .. } => "rig-failure",
             Self::End(_) => "end",
+            Self::Finding(_) => "finding",
         }
     }
 }
@@ -190,6 +193,15 @@ pub struct Figure {
     pub name: String,
     /// The number.
     pub value: f64,
+}
+
+/// Something that the check of a claim found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What it is, by the check's own names.
+    pub name: String,
+    /// JSON, of a shape that the check owns on both sides.
+    pub value: String,
 }
 
 /// The machine has less than was asked for.

@@ -32,7 +32,7 @@ mod writer;
 
 pub use decoder::{Cut, Decoder, TraceError};
 pub use frame::{
-    Attempt, Campaign, End, Figure, Frame, Hello, Progress, Refused, Shrunk, StepDone, Verdicts, WorkList,
+    Attempt, Campaign, End, Figure, Finding, Frame, Hello, Progress, Refused, Shrunk, StepDone, Verdicts, WorkList,
 };
 pub use reader::{ReadError, Reader};
 pub use writer::Writer;

@@ -16,8 +16,8 @@ use ptediff_reference_model::program::{Operation, Placement, Program, Protection
 use ptediff_reference_model::rule::RULES;
 use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
 use ptediff_trace::{
-    Attempt, Campaign, Cut, Decoder, End, Figure, Frame, Hello, MAX_PAYLOAD, Progress, ReadError, Reader, Refused,
-    SCHEMA, Shrunk, StepDone, TraceError, Verdicts, WorkList, Writer,
+    Attempt, Campaign, Cut, Decoder, End, Figure, Finding, Frame, Hello, MAX_PAYLOAD, Progress, ReadError, Reader,
+    Refused, SCHEMA, Shrunk, StepDone, TraceError, Verdicts, WorkList, Writer,
 };
 
 fn page(index: usize) -> PageIndex {
@@ -159,6 +159,7 @@ fn every_frame() -> Vec<Frame> {
         Frame::Figures(vec![Figure { name: "observation us/step".to_owned(), value: 312.5 }]),
         Frame::Refused(Refused { missing: vec!["user_shstk".to_owned()], seen: vec!["xsaves".to_owned()] }),
         Frame::RigFailure { message: "a map could not be read".to_owned() },
+        Frame::Finding(Finding { name: "mismatches".to_owned(), value: "[]".to_owned() }),
         Frame::End(End {
             programs: 1,
             runs: 2,

@@ -22,8 +22,8 @@ pub(super) enum Cached {
 /// Who took a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// The processor that loads or stores.
-    Processor,
+    /// A processor that loads or stores.
+    Processor(u8),
     /// The kernel, on another processor.
     Kernel,
 }
@@ -41,11 +41,12 @@ pub struct Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let side = match self.side {
-            Side::Processor => "processor",
-            Side::Kernel => "kernel",
-        };
-        write!(formatter, "{side} {}", self.what)?;
+        match self.side {
+            Side::Processor(0) => formatter.write_str("processor")?,
+            Side::Processor(_) => formatter.write_str("second processor")?,
+            Side::Kernel => formatter.write_str("kernel")?,
+        }
+        write!(formatter, " {}", self.what)?;
         match self.entry {
             Some(value) => write!(formatter, " [{}]", bits(value)),
             None => Ok(()),
@@ -77,8 +78,10 @@ pub(super) struct Notes {
     pub(super) locked_operations: u8,
     pub(super) retries: u8,
     pub(super) gave_up: bool,
-    pub(super) faulted: bool,
-    pub(super) stored: bool,
+    /// The processors that faulted, as bits.
+    pub(super) faulted: u64,
+    /// The processors whose store has reached the page, as bits.
+    pub(super) stored: u64,
     /// Dirty stood in the entry at the start, or the processor has set it.
     pub(super) dirty_was_set: bool,
     /// The store reached the page before that.
@@ -89,21 +92,21 @@ pub(super) struct Notes {
 pub(super) struct Shared {
     /// The entry: each access to it is one step, and other steps may come between any two.
     entry: AtomicU64,
-    /// The page behind it: 0, or the number of the last store.
+    /// The page behind it: a bit for each processor whose store has reached it.
     page: AtomicU64,
-    /// The processor's cached translation. It is held while an instruction runs, for a shootdown's interrupt is
+    /// Each processor's cached translation. It is held while an instruction runs, for a shootdown's interrupt is
     /// taken between instructions, and the kernel waits for the answer.
-    pub(super) cached: Mutex<Option<Cached>>,
+    pub(super) cached: Vec<Mutex<Option<Cached>>>,
     /// Not shuttle's: a note is no step.
     pub(super) notes: StdMutex<Notes>,
 }
 
 impl Shared {
-    pub(super) fn new(entry: u64, cached: Option<Cached>) -> Self {
+    pub(super) fn new(entry: u64, cached: impl IntoIterator<Item = Option<Cached>>) -> Self {
         Self {
             entry: AtomicU64::new(entry),
             page: AtomicU64::new(0),
-            cached: Mutex::new(cached),
+            cached: cached.into_iter().map(Mutex::new).collect(),
             notes: StdMutex::new(Notes { dirty_was_set: entry & D != 0, ..Notes::default() }),
         }
     }
@@ -171,36 +174,36 @@ impl Shared {
     }
 
     /// The processor's locked update of the entry that it just read: refused if the entry is another by now.
-    pub(super) fn processor_update(&self, what: &'static str, seen: u64, value: u64) -> bool {
+    pub(super) fn processor_update(&self, index: u8, what: &'static str, seen: u64, value: u64) -> bool {
         let done = self.entry.compare_exchange(seen, value, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if done {
-            self.processor_left(what, seen, value);
+            self.processor_left(index, what, seen, value);
         } else {
-            self.event(Side::Processor, "finds the entry changed and walks again", None);
+            self.event(Side::Processor(index), "finds the entry changed and walks again", None);
         }
         done
     }
 
     /// The processor's locked update that looks at Present alone; returns what was there, or nothing if the
     /// entry was not present.
-    pub(super) fn processor_update_if_present(&self, what: &'static str, set: u64) -> Option<u64> {
+    pub(super) fn processor_update_if_present(&self, index: u8, what: &'static str, set: u64) -> Option<u64> {
         // Two steps to shuttle, and one to everybody else: it takes effect only if nothing came between.
         let before = self
             .entry
             .try_update(Ordering::SeqCst, Ordering::SeqCst, |value| (value & P != 0).then_some(value | set))
             .ok()?;
-        self.processor_left(what, before, before | set);
+        self.processor_left(index, what, before, before | set);
         Some(before)
     }
 
     /// The store of a (broken) processor without a bus lock.
-    pub(super) fn processor_store(&self, what: &'static str, seen: u64, value: u64) {
+    pub(super) fn processor_store(&self, index: u8, what: &'static str, seen: u64, value: u64) {
         self.entry.store(value, Ordering::SeqCst);
-        self.processor_left(what, seen, value);
+        self.processor_left(index, what, seen, value);
     }
 
-    fn processor_left(&self, what: &'static str, before: u64, after: u64) {
-        self.event(Side::Processor, what, Some(after));
+    fn processor_left(&self, index: u8, what: &'static str, before: u64, after: u64) {
+        self.event(Side::Processor(index), what, Some(after));
         self.note(|notes| {
             notes.processor_created |= is_write_0_dirty_1(after) && before & D == 0;
             notes.dirty_was_set |= after & D != 0;
@@ -208,11 +211,12 @@ impl Shared {
     }
 
     /// The store reaches the page.
-    pub(super) fn write_page(&self) {
-        self.page.store(1, Ordering::SeqCst);
-        self.event(Side::Processor, "stores to the page", None);
+    pub(super) fn write_page(&self, index: u8) {
+        // Each processor has a word of its own in the page; a bit of one number stands for it.
+        self.page.fetch_or(1 << index, Ordering::SeqCst);
+        self.event(Side::Processor(index), "stores to the page", None);
         self.note(|notes| {
-            notes.stored = true;
+            notes.stored |= 1 << index;
             notes.stored_before_dirty |= !notes.dirty_was_set;
         });
     }
@@ -223,22 +227,25 @@ impl Shared {
     }
 
     /// The kernel reads the page, as whoever relies on the write-protection does.
-    pub(super) fn copy_page(&self) -> bool {
-        let copied = self.page.load(Ordering::SeqCst) != 0;
-        let what = if copied { "copies the page: the store is in it" } else { "copies the page: no store in it" };
+    pub(super) fn copy_page(&self) -> u64 {
+        let copied = self.page.load(Ordering::SeqCst);
+        let what = if copied != 0 { "copies the page: a store is in it" } else { "copies the page: no store in it" };
         self.event(Side::Kernel, what, None);
         copied
     }
 
-    /// The shootdown: the processor drops its translation between two instructions.
+    /// The shootdown: each processor drops its translation between two instructions.
     pub(super) fn flush(&self) {
-        *self.cached.lock().expect("nobody panics with a translation in hand") = None;
+        for cached in &self.cached {
+            *cached.lock().expect("nobody panics with a translation in hand") = None;
+        }
         self.event(Side::Kernel, "has flushed the TLB", None);
     }
 
-    pub(super) fn fault(&self) {
-        self.event(Side::Processor, "faults", None);
-        self.note(|notes| notes.faulted = true);
+    /// The access faults.
+    pub(super) fn fault(&self, index: u8) {
+        self.event(Side::Processor(index), "faults", None);
+        self.note(|notes| notes.faulted |= 1 << index);
     }
 }
 

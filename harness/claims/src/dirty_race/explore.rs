@@ -40,6 +40,8 @@ pub enum Effect {
     DirtyInSourceAlone,
     /// A store reached the page although Dirty was set nowhere when it did.
     StoreBeforeDirty,
+    /// The processor set Dirty in an entry with Write=0 and faulted.
+    DirtyWithFault,
     /// The kernel's loop went round more often than there are bits to change.
     Endless,
 }
@@ -89,30 +91,43 @@ fn starts(processor: Processor) -> Vec<Start> {
     starts
 }
 
-/// Runs all schedules of all starts.
+/// Runs all schedules of all starts, with one processor or two beside the kernel. The second one stores, and has
+/// cached nothing.
 #[must_use]
-pub fn explore(technique: Technique, processor: Processor, mutation: Option<Mutation>) -> Found {
+pub fn explore(technique: Technique, processor: Processor, processors: u8, mutation: Option<Mutation>) -> Found {
     let found = Arc::new(Mutex::new(Found { locked_operations: (u8::MAX, 0), ..Found::default() }));
     for start in starts(processor) {
         let gathered = Arc::clone(&found);
-        let rules = Rules { processor, late: start.late, mutation };
-        shuttle::check_dfs(move || one_run(technique, rules, start, &gathered), None);
+        let rules = Rules { index: 0, processor, late: start.late, mutation };
+        shuttle::check_dfs(move || one_run(technique, rules, start, processors, &gathered), None);
     }
     let found = found.lock().expect("no run panicked");
     found.clone()
 }
 
-fn one_run(technique: Technique, rules: Rules, start: Start, gathered: &Mutex<Found>) {
-    let shared = Arc::new(Shared::new(start.entry, start.cached));
-    let for_processor = Arc::clone(&shared);
-    let processor = shuttle::thread::spawn(move || run(&for_processor, rules, start.access));
+fn one_run(technique: Technique, rules: Rules, start: Start, processors: u8, gathered: &Mutex<Found>) {
+    let accesses = [(start.cached, start.access), (None, Access::Store)];
+    let accesses = &accesses[..usize::from(processors)];
+    let shared = Arc::new(Shared::new(start.entry, accesses.iter().map(|(cached, _)| *cached)));
+    let threads: Vec<_> = (0..)
+        .zip(accesses)
+        .map(|(index, &(_, access))| {
+            let shared = Arc::clone(&shared);
+            shuttle::thread::spawn(move || run(&shared, Rules { index, ..rules }, access))
+        })
+        .collect();
     let protected = kernel::fork(&shared, technique, rules.processor, rules.mutation);
-    processor.join().expect("the processor does not panic");
+    for thread in threads {
+        thread.join().expect("a processor does not panic");
+    }
 
     let source = shared.final_entry();
     let notes = std::mem::take(&mut *shared.notes.lock().expect("nobody panics with the notes in hand"));
     let was_dirty = start.entry & D != 0;
     let is_dirty = |entry: u64| Entry(entry).is_dirty();
+    let has_extra_fault = (0..)
+        .zip(accesses)
+        .any(|(index, (_, access))| notes.faulted >> index & 1 != 0 && access.is_permitted_by(source));
     let mut effects = Vec::new();
     let mut note = |side, effect, is_so: bool| {
         if is_so {
@@ -120,14 +135,15 @@ fn one_run(technique: Technique, rules: Rules, start: Start, gathered: &Mutex<Fo
         }
     };
     use ForkSide::{Destination, Source};
-    note(Source, Effect::DirtyLost, (was_dirty || notes.stored) && !is_dirty(source));
+    note(Source, Effect::DirtyLost, (was_dirty || notes.stored != 0) && !is_dirty(source));
     note(Source, Effect::CreatedByKernel, notes.kernel_created);
     note(Source, Effect::CreatedByProcessor, notes.processor_created);
     note(Source, Effect::LeftBehind, is_write_0_dirty_1(source));
-    note(Source, Effect::ExtraFault, notes.faulted && start.access.is_permitted_by(source));
-    note(Source, Effect::LostWrite, notes.stored && !protected.copied_store);
+    note(Source, Effect::ExtraFault, has_extra_fault);
+    note(Source, Effect::LostWrite, notes.stored & !protected.copied_stores != 0);
     note(Source, Effect::ProtectionLost, source & (P | RW) != P);
     note(Source, Effect::StoreBeforeDirty, notes.stored_before_dirty);
+    note(Source, Effect::DirtyWithFault, notes.processor_created && notes.faulted != 0);
     note(Source, Effect::Endless, notes.gave_up);
     note(Destination, Effect::DirtyLost, is_dirty(protected.copied_from) && !is_dirty(protected.destination));
     note(Destination, Effect::CreatedByKernel, kernel::destination_is_created(&protected));

@@ -80,9 +80,9 @@ impl fmt::Display for Technique {
     }
 }
 
-/// Rounds of a loop before it is called endless. Accessed and Dirty are all that a processor can change, it only
-/// ever sets them, and the page-table lock keeps other kernel code away: an exchange fails twice at most. More than
-/// that is reported, never cut off in silence.
+/// Rounds of a loop before it is called endless. Accessed and Dirty are all that processors can change, they only
+/// ever set them, and the page-table lock keeps other kernel code away: an exchange fails twice at most, whatever the
+/// number of processors. A loop that wants more is reported ([`super::Effect::Endless`]), never cut off in silence.
 pub(super) const MOST_RETRIES: u8 = 2;
 
 /// What the kernel's part of a run came to.
@@ -91,8 +91,8 @@ pub(super) struct Protected {
     pub(super) destination: u64,
     /// The entry from which the destination's was made.
     pub(super) copied_from: u64,
-    /// The copy of the page, made after everything, holds the store.
-    pub(super) copied_store: bool,
+    /// The stores that the copy of the page, made after everything, holds, as bits.
+    pub(super) copied_stores: u64,
 }
 
 /// Forks one page: write-protects the source, fills in the destination, flushes, and copies the page as the next
@@ -130,7 +130,7 @@ pub(super) fn fork(
     if technique == Technique::FearedLoopTwice {
         kernel.reading_loop();
     }
-    Protected { destination, copied_from, copied_store: shared.copy_page() }
+    Protected { destination, copied_from, copied_stores: shared.copy_page() }
 }
 
 /// Whether the kernel itself made a destination of the shadow-stack form.
@@ -183,6 +183,9 @@ impl Kernel<'_> {
         let first = self.shared.read(Side::Kernel, "reads the entry");
         let mut seen = first;
         for _ in 0..=MOST_RETRIES {
+            if self.mutation == Some(Mutation::SomebodyClearsAccessed) {
+                self.shared.locked_and("clears Accessed", !A);
+            }
             let base = if self.mutation == Some(Mutation::FirstReadStored) { first } else { seen };
             match self.shared.compare_exchange("exchanges the entry", seen, self.protect(base)) {
                 Ok(()) => return,

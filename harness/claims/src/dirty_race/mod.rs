@@ -5,18 +5,36 @@
 //! interleavings are explored by shuttle's depth-first scheduler; what they can come to is one table, and each
 //! sentence of the mails that states a fact is held against it.
 
+mod claims;
 mod entry;
 mod explore;
 mod kernel;
 mod processor;
-
+mod sentences;
 mod table;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use claims::CLAIMS;
 pub use entry::{Event, Side};
 pub use explore::{Effect, ForkSide, Found, explore};
 pub use kernel::Technique;
 pub use processor::Processor;
+pub use sentences::{SENTENCES, Sentence, Source, Verdict, markdown as sentences_markdown};
 pub use table::{Row, Table};
+
+/// The table, the sentences and the schedules as Markdown: the generated part of docs/dirty-race.md.
+#[must_use]
+pub fn document() -> String {
+    let table = Table::explore();
+    format!(
+        "## The table\n\n{}\n{} interleavings in all.\n\n## The sentences\n\n{}\n## The schedules\n\n{}",
+        table.markdown(),
+        table.schedules(),
+        sentences_markdown(),
+        table.schedules_markdown(),
+    )
+}
 
 /// A planted mistake of the model: each must be noticed by a check of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,14 +53,6 @@ pub enum Mutation {
     UnlockedProcessor,
     /// A processor stores to the page first and sets Dirty then.
     StoreBeforeDirty,
-}
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[test]
-    fn show() {
-        let start = std::time::Instant::now();
-        let table = Table::explore();
-        println!("{}\n{}\n{:?}", table.markdown(), table.schedules_markdown(), start.elapsed());
-    }
+    /// Accessed goes out whenever the kernel has read the entry, as if someone else cleared it meanwhile.
+    SomebodyClearsAccessed,
 }

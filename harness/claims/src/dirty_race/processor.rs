@@ -61,6 +61,8 @@ impl Access {
 /// A processor's rules in one run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rules {
+    /// Which of the processors it is.
+    pub(super) index: u8,
     pub(super) processor: Processor,
     pub(super) late: LateStore,
     pub(super) mutation: Option<Mutation>,
@@ -68,7 +70,7 @@ pub(super) struct Rules {
 
 /// Runs one instruction.
 pub(super) fn run(shared: &Shared, rules: Rules, access: Access) {
-    let mut cached = shared.cached.lock().expect("nobody panics with a translation in hand");
+    let mut cached = shared.cached[usize::from(rules.index)].lock().expect("nobody panics with a translation in hand");
     let needs_walk = match *cached {
         None => true,
         Some(Cached::Clean) => access == Access::Store,
@@ -78,13 +80,13 @@ pub(super) fn run(shared: &Shared, rules: Rules, access: Access) {
         match walk(shared, rules, access) {
             Some(translation) => *cached = Some(translation),
             None => {
-                shared.fault();
+                shared.fault(rules.index);
                 return;
             }
         }
     }
     if access == Access::Store {
-        shared.write_page();
+        shared.write_page(rules.index);
     }
 }
 
@@ -92,12 +94,12 @@ pub(super) fn run(shared: &Shared, rules: Rules, access: Access) {
 /// only where the kernel changed the entry in between, which it does a few times at most.
 fn walk(shared: &Shared, rules: Rules, access: Access) -> Option<Cached> {
     loop {
-        let mut seen = shared.read(Side::Processor, "reads the entry");
+        let mut seen = shared.read(Side::Processor(rules.index), "reads the entry");
         if !access.is_permitted_by(seen) {
             return None;
         }
         if seen & A == 0 {
-            if !shared.processor_update("sets Accessed", seen, seen | A) {
+            if !shared.processor_update(rules.index, "sets Accessed", seen, seen | A) {
                 continue;
             }
             seen |= A;
@@ -106,21 +108,21 @@ fn walk(shared: &Shared, rules: Rules, access: Access) -> Option<Cached> {
             return Some(if seen & D != 0 { Cached::Dirty } else { Cached::Clean });
         }
         if rules.mutation == Some(Mutation::UnlockedProcessor) {
-            shared.processor_store("stores the entry with Dirty set", seen, seen | D);
+            shared.processor_store(rules.index, "stores the entry with Dirty set", seen, seen | D);
             return Some(Cached::Dirty);
         }
         if rules.mutation == Some(Mutation::StoreBeforeDirty) {
-            shared.write_page();
+            shared.write_page(rules.index);
         }
         let checks_writable =
             rules.processor == Processor::WithShadowStacks && rules.mutation != Some(Mutation::RecheckDropped);
         if checks_writable {
-            if shared.processor_update("sets Dirty", seen, seen | D) {
+            if shared.processor_update(rules.index, "sets Dirty", seen, seen | D) {
                 return Some(Cached::Dirty);
             }
             continue;
         }
-        match shared.processor_update_if_present("sets Dirty", D) {
+        match shared.processor_update_if_present(rules.index, "sets Dirty", D) {
             None => {}
             Some(before) if before & RW == 0 && rules.late == LateStore::Faults => return None,
             Some(_) => return Some(Cached::Dirty),

@@ -38,16 +38,20 @@ impl Table {
     /// Explores everything.
     #[must_use]
     pub fn explore() -> Self {
-        Self::mutated(None)
+        Self::of(1, None)
     }
 
-    /// Explores everything with a planted mistake.
+    /// Explores everything, with one or two processors beside the kernel and perhaps a planted mistake.
     #[must_use]
-    pub fn mutated(mutation: Option<Mutation>) -> Self {
+    pub fn of(processors: u8, mutation: Option<Mutation>) -> Self {
         let rows = Technique::ALL
             .into_iter()
             .flat_map(|technique| Processor::ALL.map(|processor| (technique, processor)))
-            .map(|(technique, processor)| Row { technique, processor, found: explore(technique, processor, mutation) })
+            .map(|(technique, processor)| Row {
+                technique,
+                processor,
+                found: explore(technique, processor, processors, mutation),
+            })
             .collect();
         Self { rows }
     }
@@ -128,10 +132,11 @@ impl Table {
                 .into_iter()
                 .filter_map(|(effect, name)| Some((name, row.found.effects.get(&(ForkSide::Source, effect))?)));
             for (name, events) in shown {
-                let _ = writeln!(text, "{}, {}: {name}", row.technique, row.processor);
+                let _ = writeln!(text, "{}, {}: {name}\n", row.technique, row.processor);
                 for line in lines(events) {
-                    let _ = writeln!(text, "  {line}");
+                    let _ = writeln!(text, "    {line}");
                 }
+                text.push('\n');
             }
         }
         text

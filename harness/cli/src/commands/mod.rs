@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod claims;
 mod deaths;
 mod describe;
 mod diff;
@@ -100,5 +101,6 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Pairs(pairs) => pairs::run(pairs, format),
         Command::Distill(distill) => distill::run(distill),
         Command::Trust(trust) => trust::run(trust, format),
+        Command::Claims(claims) => claims::run(claims, format),
     }
 }

@@ -1,6 +1,7 @@
 //! The guest half: init, then the campaign loop. The same loop runs natively, behind the flag.
 
 pub mod bench;
+pub mod claims;
 pub mod init;
 pub mod machine;
 pub mod plant;

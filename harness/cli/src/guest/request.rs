@@ -78,6 +78,13 @@ pub enum Task {
         /// Most steps of a program.
         max_steps: u16,
     },
+    /// Do the guest's part of a claim's check.
+    Claim {
+        /// The claim.
+        name: String,
+        /// What the check asks of its other half.
+        parameters: serde_json::Value,
+    },
     /// Run generated programs while the observer tells every lie in turn.
     Trust {
         /// Seed of the programs.

@@ -18,6 +18,7 @@ use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdi
 use ptediff_vm::in_place::pin_to_one_cpu;
 
 use super::bench;
+use super::claims;
 use super::machine::Evidence;
 use super::plant::Plant;
 use super::program::{RigError, Runner};
@@ -67,6 +68,15 @@ impl<W: Write> Session<'_, W> {
         let missing = evidence.missing(&self.request.require);
         if !missing.is_empty() {
             return self.refuse(missing, evidence.lines());
+        }
+        if let Task::Claim { name, parameters } = &self.request.task {
+            let machine = evidence
+                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.dialect)
+                .map_err(RigError)?;
+            self.send(&Frame::Machine(machine.clone()))?;
+            let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
+            claims::run(name, parameters, &machine, writer)?;
+            return self.send(&Frame::End(End::default()));
         }
         let pinned = pin_to_one_cpu().map_err(|error| RigError::of("the session cannot be kept on one CPU", &error))?;
         for note in pinned.into_iter().chain(quieten()) {
@@ -190,7 +200,7 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
     let mut end = End::default();
     match &request.task {
         // The test of trust changes the observer: it has a loop of its own.
-        Task::Doctor | Task::Trust { .. } => {}
+        Task::Doctor | Task::Trust { .. } | Task::Claim { .. } => {}
         Task::Replay { programs, needs, repeat } => {
             for (index, program) in programs.iter().enumerate() {
                 let missing = needs.get(index).map(|needs| missing(needs, program, &runner.machine));
@@ -273,7 +283,7 @@ fn generation(task: &Task) -> Result<Options, RigError> {
             (usize::from(*min_steps)..=usize::from(*max_steps), profile)
         }
         Task::Trust { max_steps, .. } => (8.min(usize::from(*max_steps))..=usize::from(*max_steps), None),
-        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor => return Ok(Options::default()),
+        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor | Task::Claim { .. } => return Ok(Options::default()),
     };
     Ok(Options { steps, profile })
 }
@@ -390,7 +400,7 @@ fn campaign_of(request: &GuestRequest) -> Campaign {
             profile: None,
         },
         Task::Replay { programs, .. } => WorkList::Given(programs.clone()),
-        Task::Doctor => WorkList::Given(Vec::new()),
+        Task::Doctor | Task::Claim { .. } => WorkList::Given(Vec::new()),
     };
     Campaign {
         work,

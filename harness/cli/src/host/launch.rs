@@ -65,6 +65,12 @@ pub struct LaunchOptions {
     pub cpu_model: Option<String>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Words for the kernel's command line, behind the usual ones.
+    pub command_line: Vec<String>,
+    /// Files for the initramfs: path and content.
+    pub files: Vec<(String, Vec<u8>)>,
     /// Silence after which the guest counts as hung.
     pub silence: Duration,
     /// Time after which the machine is stopped.
@@ -129,11 +135,16 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
     }
     let mut initramfs = Initramfs::with_init(without_sections(&executable));
     initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text);
+    for (path, content) in &options.files {
+        initramfs.add_file(path, 0o644, content.clone());
+    }
     let backend = if options.platform == Platform::Bochs { BackendKind::Bochs } else { BackendKind::Qemu };
     let mut spec = VmSpec::new(backend, kernel, initramfs);
     spec.emulator.clone_from(&options.emulator);
     spec.cpu_model.clone_from(&options.cpu_model);
     spec.memory_mib = options.memory_mib;
+    spec.cpus = options.cpus;
+    spec.command_line.clone_from(&options.command_line);
     spec.silence = options.silence;
     spec.limit = options.limit;
     Ok(Channel::Machine(Box::new(ptediff_vm::boot(&spec)?)))

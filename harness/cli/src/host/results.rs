@@ -166,6 +166,8 @@ pub struct Results {
     pub wall: Duration,
     /// Marks that the guest set, with the host's time since power-on and the value.
     pub marks: Vec<(String, f64, Duration)>,
+    /// What the check of a claim found, by name, as JSON.
+    pub findings: Vec<(String, String)>,
     /// Bytes of trace.
     pub trace_bytes: u64,
     /// SHA-256 of the trace: the same seed, binary and kernel give the same.
