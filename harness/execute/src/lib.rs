@@ -25,10 +25,14 @@ mod executor;
 mod handshake;
 mod mailbox;
 mod maps;
+mod module;
 mod nursery;
 mod process;
+mod storm;
 mod uffd;
 
 pub use actor::{ACTOR_ARGUMENT, actor_main};
 pub use error::{ExecuteError, Suspect, WaitStatus};
 pub use executor::{Executor, ExecutorOptions};
+pub use module::load_module;
+pub use storm::{Manner, Planted, Protector, Round, STORM_PAGES, Storm, WrongContents};

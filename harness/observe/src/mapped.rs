@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
-use ptediff_bpf::{ActorSnapshot, Control, Slot, Snapshot};
+use ptediff_bpf::{ActorSnapshot, Control, RegionTable, Slot, Snapshot, Watch};
 
 use crate::error::ObserveError;
 
@@ -26,6 +26,11 @@ unsafe impl Plain for Control {}
 unsafe impl Plain for ActorSnapshot {}
 // SAFETY: as above.
 unsafe impl Plain for Snapshot {}
+
+// SAFETY: as above.
+unsafe impl Plain for Watch {}
+// SAFETY: as above.
+unsafe impl Plain for RegionTable {}
 
 /// A value of type `T` that the probes and this process share.
 ///

@@ -28,7 +28,8 @@ impl Backend for Qemu {
 
         let mut command = Command::new(program);
         command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"]);
-        command.args(["-accel", "tcg,thread=single"]);
+        // Several CPUs run at the same time, each in a thread of its own, as real ones do.
+        command.args(["-accel", if spec.cpus > 1 { "tcg,thread=multi" } else { "tcg,thread=single" }]);
         command.args(["-cpu", spec.cpu_model.as_deref().unwrap_or(DEFAULT_CPU)]);
         command.args(["-m", &format!("{}M", spec.memory_mib), "-smp", &spec.cpus.to_string()]);
         command.arg("-kernel").arg(&spec.kernel).arg("-initrd").arg(initramfs);

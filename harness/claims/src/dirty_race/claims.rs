@@ -71,6 +71,26 @@ pub(crate) const CLAIMS: &[Claim] = &[
                  verdicts are computed from all interleavings.",
         check: Check::Model(sentences_have_their_verdicts),
     },
+    Claim {
+        name: "race.two-processors",
+        system: System::DirtyRace,
+        seed: Seed::DirtyRace2023,
+        question: "While one CPU writes, does fork, mprotect, userfaultfd or clear_refs on another ever make a \
+                   Write=0,Dirty=1 entry, or lose a write or a Dirty?",
+        answer: "Not on 6.12 and 7.2: no such entry outside a shadow stack, every write is in the page, and every \
+                 written page is dirty, and soft-dirty where it was written after the bits were cleared. 6.1 makes such \
+                 entries by design, and loses nothing either.",
+        check: Check::Live,
+    },
+    Claim {
+        name: "race.planted-module",
+        system: System::DirtyRace,
+        seed: Seed::DirtyRace2023,
+        question: "Would the live check notice a kernel that write-protects without atomicity?",
+        answer: "Yes: a planted module that reads an entry, clears Write and stores it is caught, for the \
+                 Write=0,Dirty=1 that it leaves and for the Dirty that it loses.",
+        check: Check::Live,
+    },
 ];
 
 /// The table with so many processors beside the kernel. Six claims ask for it.

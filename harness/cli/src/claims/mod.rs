@@ -1,5 +1,7 @@
 //! The live checks of claims, a file a system: the host's half. The table of claims is `ptediff_claims`.
 
+mod dirty_race;
+
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -46,8 +48,7 @@ impl From<Failure> for ClaimFailure {
 
 /// Every live check.
 pub fn checks() -> impl Iterator<Item = &'static LiveCheck> {
-    const NONE: &[LiveCheck] = &[];
-    [NONE].into_iter().flatten()
+    [dirty_race::LIVE].into_iter().flatten()
 }
 
 /// The live check of a claim.
