@@ -22,6 +22,7 @@ static long (*const bpf_map_update_elem)(void *map, const void *key, const void 
 static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static u64 (*const bpf_get_current_task)(void) = (void *)35;
+static long (*const bpf_loop)(u32 times, void *body, void *context, u64 flags) = (void *)181;
 
 #define ENTRY_WRITE	  0x002ULL
 #define ENTRY_SAVED_DIRTY (1ULL << 58)
@@ -173,25 +174,33 @@ __verified_once int read_table(u64 mm, u32 which)
 	return 1;
 }
 
-/* The pages first to last - 1 of both tables. */
-__verified_once int judge_range(u64 cause, u32 first, u32 last, u64 vm_flags)
+struct range {
+	u64 cause;
+	u64 first;
+	u64 last;
+	u64 vm_flags;
+};
+
+/* One page of both tables. Verified once, not 512 times. */
+static long judge_page(u32 number, struct range *range)
 {
-	u32 index, before_key = TABLE_BEFORE, after_key = TABLE_AFTER;
+	u32 before_key = TABLE_BEFORE, after_key = TABLE_AFTER;
 	struct table *before = bpf_map_lookup_elem(&tables, &before_key);
 	struct table *after = bpf_map_lookup_elem(&tables, &after_key);
+	u64 index = range->first + number;
 
-	if (!before || !after)
-		return 0;
-#pragma clang loop unroll(disable)
-	for (index = 0; index < PTEDIFF_REGION_PAGES; index++) {
-		if (index < first || index >= last)
-			continue;
-		if (before->entries[index] == after->entries[index] &&
-		    after->entries[index] & ENTRY_WRITE)
-			continue;
-		judge(cause, index, before->entries[index], after->entries[index], vm_flags);
-	}
+	if (!before || !after || index >= PTEDIFF_REGION_PAGES || index >= range->last)
+		return 1;
+	judge(range->cause, index, before->entries[index], after->entries[index], range->vm_flags);
 	return 0;
+}
+
+/* The pages first to last - 1 of both tables. */
+static __always_inline void judge_range(u64 cause, u64 first, u64 last, u64 vm_flags)
+{
+	struct range range = {.cause = cause, .first = first, .last = last, .vm_flags = vm_flags};
+
+	bpf_loop(PTEDIFF_REGION_PAGES, judge_page, &range, 0);
 }
 
 static __always_inline int meets_region(u64 start, u64 end)
