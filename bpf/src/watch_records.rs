@@ -64,6 +64,8 @@ pub struct Watch {
     pub read_errors: u64,
     /// Violations, kept or not.
     pub violations: u64,
+    /// Functions that write-protect and have begun.
+    pub begun: u64,
     /// By cause.
     pub tallies: [Tally; CAUSES],
     /// The first violations.
@@ -82,7 +84,7 @@ pub struct RegionTable {
 const _: () = {
     assert!(size_of::<Tally>() == 40);
     assert!(size_of::<Violation>() == 48);
-    assert!(size_of::<Watch>() == 48 + CAUSES * 40 + KEPT_VIOLATIONS * 48);
+    assert!(size_of::<Watch>() == 56 + CAUSES * 40 + KEPT_VIOLATIONS * 48);
     assert!(size_of::<RegionTable>() == 8 * REGION_PAGES);
 };
 

@@ -244,6 +244,7 @@ static __always_inline void range_enter(struct vm_area_struct *vma, u64 start, u
 	if (mm != state->mm)
 		return;
 	*open = read_table(mm, TABLE_BEFORE);
+	count(&state->begun);
 }
 
 /* Its exit. Returns whether both tables are there. */

@@ -55,12 +55,14 @@ struct ptediff_watch {
 	/* Page tables that could not be read. */
 	ptediff_u64 read_errors;
 	ptediff_u64 violations;
+	/* Functions that write-protect and have begun: the writer waits for one, to be in its midst. */
+	ptediff_u64 begun;
 	struct ptediff_tally tallies[PTEDIFF_CAUSES];
 	struct ptediff_violation kept[PTEDIFF_KEPT_VIOLATIONS];
 };
 
 _Static_assert(sizeof(struct ptediff_tally) == 40, "tally");
 _Static_assert(sizeof(struct ptediff_violation) == 48, "violation");
-_Static_assert(sizeof(struct ptediff_watch) == 48 + 5 * 40 + 16 * 48, "watch");
+_Static_assert(sizeof(struct ptediff_watch) == 56 + 5 * 40 + 16 * 48, "watch");
 
 #endif

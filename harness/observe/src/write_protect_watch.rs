@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 
 use libbpf_rs::{Link, MapCore, Object, ObjectBuilder, PrintLevel};
 use ptediff_bpf::{
@@ -60,6 +61,7 @@ impl WatchCounters {
 pub struct WriteProtectWatch {
     watch: MappedValue<Watch>,
     inspected: MappedValue<RegionTable>,
+    begun: &'static AtomicU64,
     inspect_program: OwnedFd,
     /// Attached as long as they live.
     _links: Vec<Link>,
@@ -108,6 +110,8 @@ impl WriteProtectWatch {
         };
         let mut watch = MappedValue::<Watch>::open(map(WATCH_MAP)?.as_fd(), WATCH_MAP)?;
         watch.write_field(offset_of!(Watch, shadow_stack_flag), VM_SHADOW_STACK);
+        let begun =
+            MappedValue::<Watch>::open(map(WATCH_MAP)?.as_fd(), WATCH_MAP)?.leak_counter(offset_of!(Watch, begun));
         let inspected = MappedValue::open(map(INSPECTED_MAP)?.as_fd(), INSPECTED_MAP)?;
         let inspect_program = object
             .progs()
@@ -116,7 +120,7 @@ impl WriteProtectWatch {
             .as_fd()
             .try_clone_to_owned()
             .map_err(ObserveError::system("keeping the inspect program"))?;
-        Ok(Self { watch, inspected, inspect_program, _links: links, _object: object })
+        Ok(Self { watch, inspected, begun, inspect_program, _links: links, _object: object })
     }
 
     /// Watches the calling process from now on, and reads the entries of its region, which must be mapped by a page
@@ -127,6 +131,13 @@ impl WriteProtectWatch {
     pub fn inspect(&self) -> Result<Vec<u64>, ObserveError> {
         test_run::run_once(self.inspect_program.as_fd())?;
         Ok(self.inspected.read().entries.to_vec())
+    }
+
+    /// Counts the write-protecting functions that have begun with the watched region: whoever sees it change runs at the
+    /// same time as one.
+    #[must_use]
+    pub fn begun(&self) -> &'static AtomicU64 {
+        self.begun
     }
 
     /// What was seen until now.

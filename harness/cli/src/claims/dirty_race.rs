@@ -34,7 +34,13 @@ fn two_processors(machines: &Machines, effort: Effort) -> Result<Vec<Evidence>, 
         (Platform::Qemu, "6.12"),
         (Platform::Qemu, "7.2"),
     ];
-    let all = match std::env::var("DBG_PLACE").ok().as_deref() { Some("q612") => [all[3]; 5], Some("q61") => [all[2]; 5], Some("q72") => [all[4];5], Some("b72") => [all[1];5], _ => all };
+    let all = match std::env::var("DBG_PLACE").ok().as_deref() {
+        Some("q612") => [all[3]; 5],
+        Some("q61") => [all[2]; 5],
+        Some("q72") => [all[4]; 5],
+        Some("b72") => [all[1]; 5],
+        _ => all,
+    };
     let (places, rounds, least) = match effort {
         Effort::Representative => (&all[..1], FEW_ROUNDS, 4_000),
         Effort::Full => (&all[..], MANY_ROUNDS, ENTRIES_IN_BOCHS),

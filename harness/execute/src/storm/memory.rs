@@ -89,6 +89,8 @@ pub(super) struct Shared {
     pub(super) epoch: AtomicU32,
     /// Not 0: the writer goes over the pages until it should rest.
     pub(super) is_continuous: AtomicU32,
+    /// Not 0: it begins when the kernel has begun, or is done.
+    pub(super) waits_for_kernel: AtomicU32,
     /// Not 0: it may rest after this pass.
     pub(super) should_rest: AtomicU32,
     /// Ticks before its first store.

@@ -15,14 +15,14 @@ use super::memory::{Region, Shared, answer, stay_on_cpu, ticks};
 static REFUSED: AtomicU64 = AtomicU64::new(0);
 
 /// Starts the writer on the second CPU.
-pub(super) fn start(region: Region, shared: &'static Shared) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(region: Region, shared: &'static Shared, begun: &'static AtomicU64) -> io::Result<JoinHandle<()>> {
     REFUSED.store(std::ptr::from_ref(&shared.refused) as u64, SeqCst);
     let (tell, told) = mpsc::channel();
     let thread = Builder::new().name("writer".to_owned()).spawn(move || {
         let stays = stay_on_cpu(1);
         let goes_on = stays.is_ok();
         if tell.send(stays).is_ok() && goes_on {
-            write(region, shared);
+            write(region, shared, begun);
         }
     })?;
     told.recv().map_err(io::Error::other)??;
@@ -30,10 +30,11 @@ pub(super) fn start(region: Region, shared: &'static Shared) -> io::Result<JoinH
 }
 
 /// Does rounds until the last one.
-fn write(region: Region, shared: &Shared) {
+fn write(region: Region, shared: &Shared, begun: &AtomicU64) {
     let mut last = 0;
     let mut number: u32 = 0;
     loop {
+        let before = begun.load(SeqCst);
         let round = shared.round.load(SeqCst);
         if round == last {
             spin_loop();
@@ -44,6 +45,12 @@ fn write(region: Region, shared: &Shared) {
         }
         last = round;
         let pace = shared.pace.load(SeqCst);
+        while shared.waits_for_kernel.load(SeqCst) != 0
+            && begun.load(SeqCst) == before
+            && shared.should_rest.load(SeqCst) == 0
+        {
+            spin_loop();
+        }
         let mut due = ticks() + shared.delay.load(SeqCst);
         loop {
             for page in 0..STORM_PAGES {

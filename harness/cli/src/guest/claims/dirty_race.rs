@@ -124,7 +124,7 @@ fn run(parameters: &Value, _machine: &Machine, report: &mut dyn Report) -> Resul
             .map_err(|error| RigError::of("the planted module cannot be loaded", &error))?;
     }
     let watch = WriteProtectWatch::open().map_err(|error| RigError::of("the watch cannot be opened", &error))?;
-    let storm = Storm::start().map_err(|error| RigError::of("the storm cannot be started", &error))?;
+    let storm = Storm::start(watch.begun()).map_err(|error| RigError::of("the storm cannot be started", &error))?;
     let mut weather = Weather { watch, storm, summary: Summary::default(), request };
     weather.blow(report)?;
     report.find(FINDING, &weather.summary)
