@@ -40,6 +40,18 @@ pub const PKEY: u64 = 0xf << 59;
 pub const NX: u64 = 1 << 63;
 /// Bits 12..=51: frame number of a present entry.
 pub const FRAME: u64 = 0x000f_ffff_ffff_f000;
+/// Bit 1 of a swap entry: `_PAGE_SWP_SOFT_DIRTY`.
+pub const SWP_SOFT_DIRTY: u64 = 1 << 1;
+/// Bit 2 of a swap entry: `_PAGE_SWP_UFFD_WP`.
+pub const SWP_UFFD_WP: u64 = 1 << 2;
+/// Bit 3 of a swap entry: `_PAGE_SWP_EXCLUSIVE`.
+pub const SWP_EXCLUSIVE: u64 = 1 << 3;
+/// Bits 9..=58 of a swap entry: the offset in the swap file, inverted (`arch/x86/include/asm/pgtable_64.h`).
+pub const SWP_OFFSET: u64 = 0x07ff_ffff_ffff_fe00;
+
+/// First swap type that is no swap file's (`MAX_SWAPFILES`): 26 in 6.1, 27 in 6.12, 24 in 7.2 with the
+/// distribution's configurations. The lowest will do: a machine has one swap file, of type 0.
+const FIRST_SPECIAL_SWAP_TYPE: u64 = 24;
 
 /// Every bit of a 4 KiB entry outside the frame field, with its short name, from bit 0 up.
 pub const BIT_NAMES: [(u64, &str); 19] = [
@@ -64,6 +76,10 @@ pub const BIT_NAMES: [(u64, &str); 19] = [
     (1 << 57, "57"),
 ];
 
+/// Flags of a swap entry, with their short names.
+const SWAP_BIT_NAMES: [(u64, &str); 3] =
+    [(SWP_SOFT_DIRTY, "SOFT_DIRTY"), (SWP_UFFD_WP, "UFFD_WP"), (SWP_EXCLUSIVE, "EXCLUSIVE")];
+
 /// One entry, raw. Never truncated to the bits that have names here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -87,6 +103,9 @@ impl Entry {
     pub const NONE: Self = Self(0);
     /// `make_pte_marker(PTE_MARKER_UFFD_WP)` in 6.12 and 7.2.
     pub const UFFD_WP_MARKER: Self = Self(31 << 59 | (!1u64 << 14 >> 5));
+
+    /// A swap entry without flags. Its offset stands for any: which slot it is the frame beside it says.
+    pub const SWAPPED: Self = Self(SWP_OFFSET);
 
     /// The entry's kind (`arch/x86/include/asm/pgtable.h: pte_none, pte_present`).
     #[must_use]
@@ -125,10 +144,40 @@ impl Entry {
         }
     }
 
-    /// The entry with the frame field cleared where the field holds a frame; other entries unchanged.
+    /// The entry with the frame field cleared where the field holds a frame, with the offset of
+    /// [`Self::SWAPPED`] where it is a swap entry; other entries unchanged.
     #[must_use]
     pub fn without_frame(self) -> Self {
-        if self.is_present() { Self(self.0 & !FRAME) } else { self }
+        if self.is_present() {
+            Self(self.0 & !FRAME)
+        } else if self.is_swapped() {
+            Self(self.0 | SWP_OFFSET)
+        } else {
+            self
+        }
+    }
+
+    /// Whether the page is swapped out: a swap entry of a swap file, not a migration entry or a marker.
+    #[must_use]
+    pub fn is_swapped(self) -> bool {
+        self.kind() == EntryKind::NonPresent && self.0 >> 59 < FIRST_SPECIAL_SWAP_TYPE
+    }
+
+    /// The slot in the swap file that a swap entry names (`include/linux/swapops.h: swp_offset`).
+    #[must_use]
+    pub fn swap_slot(self) -> Option<u64> {
+        self.is_swapped().then_some((!self.0 & SWP_OFFSET) >> 9)
+    }
+
+    /// Whether the entry says that a userfaultfd write-protects the page: `pte_uffd_wp` of one that is present to the
+    /// kernel, `pte_swp_uffd_wp` of a swap entry, `pte_marker_uffd_wp`.
+    #[must_use]
+    pub fn is_uffd_wp(self) -> bool {
+        match self.kind() {
+            EntryKind::None => false,
+            EntryKind::Present | EntryKind::ProtNone => self.has(UFFD_WP),
+            EntryKind::NonPresent => self.is_swapped() && self.has(SWP_UFFD_WP) || self.marker() == Some(1),
+        }
     }
 
     /// Protection key, bits 59..=62.
@@ -147,36 +196,6 @@ impl Entry {
     #[must_use]
     pub fn is_shadow_stack(self) -> bool {
         self.0 & (RW | D) == D
-    }
-
-    /// `mksaveddirty_shift`: in a read-only entry Dirty moves to SavedDirty.
-    #[must_use]
-    pub fn shift_dirty_to_saved(self) -> Self {
-        if self.0 & RW == 0 && self.0 & D != 0 { Self(self.0 & !D | SAVED_DIRTY) } else { self }
-    }
-
-    /// `clear_saveddirty_shift`: in a writable entry SavedDirty moves to Dirty.
-    #[must_use]
-    pub fn shift_saved_to_dirty(self) -> Self {
-        if self.0 & RW != 0 && self.0 & SAVED_DIRTY != 0 { Self(self.0 & !SAVED_DIRTY | D) } else { self }
-    }
-
-    /// `pte_wrprotect`.
-    #[must_use]
-    pub fn write_protect(self) -> Self {
-        Self(self.0 & !RW).shift_dirty_to_saved()
-    }
-
-    /// `pte_mkdirty`: also sets soft-dirty.
-    #[must_use]
-    pub fn make_dirty(self) -> Self {
-        Self(self.0 | D | SOFT_DIRTY).shift_dirty_to_saved()
-    }
-
-    /// `pte_mkwrite` in an ordinary VMA.
-    #[must_use]
-    pub fn make_writable(self) -> Self {
-        Self(self.0 | RW).shift_saved_to_dirty()
     }
 
     /// `pte_mkwrite_shstk`: the form that `pte_mkwrite` takes in a shadow-stack VMA. SavedDirty stays.
@@ -222,76 +241,7 @@ impl Entry {
     pub fn clear_soft_dirty(self) -> Self {
         Self(self.0 & !SOFT_DIRTY)
     }
-
-    /// `pte_modify`, on an entry whose frame field is clear (the field's inversion is not modelled here):
-    /// the bits of `_PAGE_CHG_MASK` stay, the others come from `protection`, and Dirty is moved by whether
-    /// the *old* entry was writable.
-    #[must_use]
-    pub fn modify(self, protection: u64) -> Self {
-        let changed = Self(self.0 & KEPT_BY_MODIFY | protection & !KEPT_BY_MODIFY);
-        if self.0 & RW != 0 { changed.shift_dirty_to_saved() } else { changed.shift_saved_to_dirty() }
-    }
 }
-
-/// Where a kernel keeps the dirty state of a read-only entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DirtyDesign {
-    /// In Dirty itself: up to 6.5. A dirty read-only entry looks like a shadow stack, which those kernels
-    /// do not know.
-    InPlace,
-    /// In SavedDirty: 6.6 and later, on every CPU.
-    Saved,
-}
-
-impl DirtyDesign {
-    /// `pte_wrprotect`.
-    #[must_use]
-    pub fn write_protect(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 & !RW),
-            Self::Saved => entry.write_protect(),
-        }
-    }
-
-    /// `pte_mkdirty`.
-    #[must_use]
-    pub fn make_dirty(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 | D | SOFT_DIRTY),
-            Self::Saved => entry.make_dirty(),
-        }
-    }
-
-    /// `pte_mkwrite` in an ordinary VMA.
-    #[must_use]
-    pub fn make_writable(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 | RW),
-            Self::Saved => entry.make_writable(),
-        }
-    }
-
-    /// `pte_mkuffd_wp`, which in 6.1 leaves RW to its callers.
-    #[must_use]
-    pub fn make_uffd_wp(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 | UFFD_WP),
-            Self::Saved => Entry(entry.0 | UFFD_WP).write_protect(),
-        }
-    }
-
-    /// `pte_modify`; see [`Entry::modify`].
-    #[must_use]
-    pub fn modify(self, entry: Entry, protection: u64) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 & KEPT_BY_MODIFY | protection & !KEPT_BY_MODIFY),
-            Self::Saved => entry.modify(protection),
-        }
-    }
-}
-
-/// `_PAGE_CHG_MASK` without the frame field. Bit 58 is in it in every version, whatever it means there.
-const KEPT_BY_MODIFY: u64 = PCD | PWT | SPECIAL | A | D | SOFT_DIRTY | UFFD_WP | SAVED_DIRTY | PAT;
 
 impl fmt::Display for Entry {
     /// The set bits by name, `none`, or the raw value of a non-present entry; the frame field is left out.
@@ -302,6 +252,15 @@ impl fmt::Display for Entry {
                 return match self.marker() {
                     Some(1) => write!(formatter, "marker UFFD_WP"),
                     Some(offset) => write!(formatter, "marker {offset:#x}"),
+                    None if self.is_swapped() => {
+                        write!(formatter, "swap")?;
+                        for (mask, name) in SWAP_BIT_NAMES {
+                            if self.0 & mask != 0 {
+                                write!(formatter, " {name}")?;
+                            }
+                        }
+                        Ok(())
+                    }
                     None => write!(formatter, "non-present {:#018x}", self.0),
                 };
             }
@@ -330,48 +289,30 @@ impl fmt::Display for Entry {
 mod tests {
     use super::*;
 
-    /// Triples RW, Dirty, SavedDirty as one number, most significant first.
-    fn triple(bits: u64) -> Entry {
-        let pick = |from: u64, to: u64| if bits & from != 0 { to } else { 0 };
-        Entry(P | pick(4, RW) | pick(2, D) | pick(1, SAVED_DIRTY))
-    }
-
-    fn as_triple(entry: Entry) -> u64 {
-        u64::from(entry.has(RW)) << 2 | u64::from(entry.has(D)) << 1 | u64::from(entry.has(SAVED_DIRTY))
-    }
-
-    fn check(name: &str, helper: impl Fn(Entry) -> Entry, rows: &[(u64, u64)]) {
-        for &(from, to) in rows {
-            assert_eq!(as_triple(helper(triple(from))), to, "{name} of {from:03b}");
-        }
-    }
-
-    #[test]
-    fn helpers_follow_the_table_of_states() {
-        check("mkdirty", Entry::make_dirty, &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 6), (6, 6), (5, 7), (7, 7)]);
-        check("wrprotect", Entry::write_protect, &[(0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (6, 1), (5, 1), (7, 1)]);
-        check("mkwrite", Entry::make_writable, &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6), (5, 6), (7, 6)]);
-        check(
-            "mkwrite_shstk",
-            Entry::make_writable_shadow_stack,
-            &[(0, 2), (1, 3), (2, 2), (3, 3), (4, 2), (6, 2), (5, 3), (7, 3)],
-        );
-        check("mkclean", Entry::make_clean, &[(0, 0), (1, 0), (2, 0), (3, 0), (4, 4), (6, 4), (5, 4), (7, 4)]);
-        check("modify to read-only", |entry| entry.modify(P), &[(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (6, 1)]);
-        check("modify to writable", |entry| entry.modify(P | RW), &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6)]);
-    }
-
     #[test]
     fn markers_are_told_by_their_offset() {
         assert_eq!(Entry::UFFD_WP_MARKER, Entry(0xffff_ffff_ffff_fc00));
         for (raw, marker, text) in [
             (0xffff_ffff_ffff_fc00, Some(1), "marker UFFD_WP"),
             (0xffff_ffff_ffff_fa00, Some(2), "marker 0x2"),
-            (0x07ff_ffff_fffb_fe0a, None, "non-present 0x07fffffffffbfe0a"),
+            (0x07ff_ffff_fffb_fe0a, None, "swap SOFT_DIRTY EXCLUSIVE"),
+            (0xd7ff_ffff_fffb_fe00, None, "non-present 0xd7fffffffffbfe00"),
             (0x8000_0000_0123_4867, None, "P RW US A D SOFT_DIRTY NX"),
         ] {
             assert_eq!((Entry(raw).marker(), Entry(raw).to_string().as_str()), (marker, text));
         }
+    }
+
+    #[test]
+    fn swap_entries_keep_flags_and_give_up_their_slot() {
+        let swapped = Entry(0x07ff_ffff_fffb_fe0a);
+        assert_eq!(swapped.swap_slot(), Some(0x200));
+        assert_eq!(swapped.without_frame(), Entry(Entry::SWAPPED.0 | SWP_SOFT_DIRTY | SWP_EXCLUSIVE));
+        assert!(!swapped.is_uffd_wp() && Entry(swapped.0 | SWP_UFFD_WP).is_uffd_wp());
+        for other in [Entry::UFFD_WP_MARKER, Entry::NONE, Entry(0x8000_0000_0123_4867), Entry(28 << 59 | 0x1000)] {
+            assert_eq!((other.is_swapped(), other.swap_slot()), (false, None), "{other}");
+        }
+        assert!(Entry::UFFD_WP_MARKER.is_uffd_wp());
     }
 
     #[test]

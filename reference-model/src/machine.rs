@@ -141,6 +141,10 @@ pub struct Machine {
     pub shadow_stack: bool,
     /// Protection keys for user pages are on.
     pub protection_keys: bool,
+    /// There is a swap file that pages can be put out to.
+    pub swap: bool,
+    /// ksmd can be told to scan.
+    pub merging: bool,
     /// The CPU is an emulator that sets Accessed only for translations that an access needs. On hardware
     /// a prefetch may set it early, and a clear Accessed bit cannot be demanded (SDM 3A 4.8).
     pub exact_accessed: bool,
@@ -164,6 +168,8 @@ impl Machine {
             dialect_forced: true,
             shadow_stack: shadow_stack && dialect != Dialect::Linux6_1,
             protection_keys,
+            swap: true,
+            merging: true,
             exact_accessed: true,
             platform: "none".to_owned(),
             cpu_model: "none".to_owned(),

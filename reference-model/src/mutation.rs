@@ -127,7 +127,7 @@ pub fn all() -> Vec<Mutation> {
 }
 
 /// Bits of `vm_flags` that a mutant may flip: those of [`crate::model::VM_FLAGS_COMPARED`].
-pub(crate) const VM_FLAG_BITS: [u8; 15] = [0, 1, 2, 3, 9, 12, 13, 17, 25, 27, 32, 33, 34, 35, 37];
+pub(crate) const VM_FLAG_BITS: [u8; 16] = [0, 1, 2, 3, 9, 12, 13, 17, 25, 27, 31, 32, 33, 34, 35, 37];
 
 fn outputs(rule: Rule, kind: Kind) -> Vec<Output> {
     let mut outputs = Vec::new();

@@ -60,7 +60,7 @@ pub struct RawTransition {
     pub anon_exclusive: bool,
 }
 
-/// Name of a frame within one program.
+/// Name of a frame, or of a slot of the swap file, within one program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FrameName(pub u16);
@@ -194,7 +194,8 @@ pub struct StepRecord {
     pub witness: Option<WitnessReport>,
 }
 
-/// Gives frames their names and entries their deltas, program by program.
+/// Gives frames their names and entries their deltas, program by program. A slot of the swap file is named as a
+/// frame is.
 ///
 /// A name lives as long as some entry of some arena holds the frame: a frame that was freed and comes
 /// back is a new frame, whichever number it has. A frame that was seen in a VM_SHARED mapping keeps its name
@@ -207,10 +208,23 @@ pub struct Normaliser {
     previous: RawState,
 }
 
-/// A frame that has a name.
+/// What an entry refers to: a frame of memory, or a slot of the swap file. Both get names from one list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Referent {
+    Frame(u64),
+    SwapSlot(u64),
+}
+
+impl Referent {
+    fn of(entry: Entry) -> Option<Self> {
+        entry.frame_number().map(Self::Frame).or_else(|| entry.swap_slot().map(Self::SwapSlot))
+    }
+}
+
+/// A frame or a swap slot that has a name.
 #[derive(Debug, Clone, Copy)]
 struct Named {
-    number: u64,
+    referent: Referent,
     name: FrameName,
     of_object: bool,
 }
@@ -228,15 +242,15 @@ impl Normaliser {
     /// Names the frame in a raw entry.
     pub fn name(&mut self, raw: u64) -> ObservedEntry {
         let entry = Entry(raw);
-        let frame = match entry.frame_number() {
+        let frame = match Referent::of(entry) {
             None => FrameName::NONE,
-            Some(frame) if frame == self.zero_frame => FrameName::ZERO,
-            Some(frame) => match self.names.iter().find(|named| named.number == frame) {
+            Some(Referent::Frame(frame)) if frame == self.zero_frame => FrameName::ZERO,
+            Some(referent) => match self.names.iter().find(|named| named.referent == referent) {
                 Some(named) => named.name,
                 None => {
                     let name = FrameName(self.next);
                     self.next = self.next.wrapping_add(1).max(2);
-                    self.names.push(Named { number: frame, name, of_object: false });
+                    self.names.push(Named { referent, name, of_object: false });
                     name
                 }
             },
@@ -268,8 +282,8 @@ impl Normaliser {
             })
             .collect();
         for raw in raw_transitions.iter().filter(|raw| raw.vm_flags & VM_SHARED != 0) {
-            let number = Entry(raw.after).frame_number();
-            if let Some(named) = self.names.iter_mut().find(|named| Some(named.number) == number) {
+            let number = Entry(raw.after).frame_number().map(Referent::Frame);
+            if let Some(named) = self.names.iter_mut().find(|named| Some(named.referent) == number) {
                 named.of_object = true;
             }
         }
@@ -292,8 +306,8 @@ impl Normaliser {
             || self.previous.actors.iter().zip(&state.actors).any(|(then, now)| then.is_some() != now.is_some())
         {
             let mapped = state.actors.iter().flatten().flatten().filter(|&&raw| raw != 0);
-            let mapped: Vec<u64> = mapped.filter_map(|&raw| Entry(raw).frame_number()).collect();
-            self.names.retain(|named| (named.of_object && !unmaps) || mapped.contains(&named.number));
+            let mapped: Vec<Referent> = mapped.filter_map(|&raw| Referent::of(Entry(raw))).collect();
+            self.names.retain(|named| (named.of_object && !unmaps) || mapped.contains(&named.referent));
         }
         self.previous.clone_from(state);
         (transitions, changes)

@@ -119,11 +119,17 @@ pub enum Advice {
     DoFork,
     /// `MADV_FREE`: pages become clean; the kernel may take them instead of swapping them out.
     Free,
+    /// `MADV_PAGEOUT`: pages that nobody else maps are swapped out.
+    PageOut,
+    /// `MADV_MERGEABLE`: KSM may merge pages with equal ones.
+    Mergeable,
+    /// `MADV_UNMERGEABLE`: the reverse; merged pages get frames of their own.
+    Unmergeable,
 }
 
 impl Advice {
     /// Every advice, in the order of the enumeration.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Cold,
         Self::PopulateRead,
         Self::PopulateWrite,
@@ -132,6 +138,9 @@ impl Advice {
         Self::DontFork,
         Self::DoFork,
         Self::Free,
+        Self::PageOut,
+        Self::Mergeable,
+        Self::Unmergeable,
     ];
 
     /// The number that `madvise` takes (uapi/asm-generic/mman-common.h).
@@ -146,6 +155,9 @@ impl Advice {
             Self::DontFork => 10,
             Self::DoFork => 11,
             Self::Free => 8,
+            Self::PageOut => 21,
+            Self::Mergeable => 12,
+            Self::Unmergeable => 13,
         }
     }
 
@@ -161,6 +173,9 @@ impl Advice {
             Self::DontFork => "DONTFORK",
             Self::DoFork => "DOFORK",
             Self::Free => "FREE",
+            Self::PageOut => "PAGEOUT",
+            Self::Mergeable => "MERGEABLE",
+            Self::Unmergeable => "UNMERGEABLE",
         }
     }
 }
@@ -529,11 +544,19 @@ pub enum Operation {
     /// The actor, whose access waits for a userfaultfd or did so, says what has become of it. Until then it does
     /// nothing else.
     UffdFinish,
+    /// `pwrite` of the 8 bytes of [`store_value`] to the first byte of the page, through `/proc/self/mem`: the
+    /// kernel writes, by get_user_pages with FOLL_FORCE where it forces such writes, whatever the VMA's rights.
+    WriteProcMem {
+        /// Page that the kernel writes to.
+        page: PageIndex,
+    },
+    /// ksmd scans all mergeable pages three times, after which it has merged what it can. Not the actor's own doing.
+    MergePages,
 }
 
 /// The operations' names in the order of [`Operation::kind`]: those of stored programs, where each advice
 /// of `madvise` and each use of `mremap` counts as an operation of its own.
-pub const OPERATION_NAMES: [&str; 53] = [
+pub const OPERATION_NAMES: [&str; 58] = [
     "mmap",
     "munmap",
     "read",
@@ -587,6 +610,11 @@ pub const OPERATION_NAMES: [&str; 53] = [
     "uffd-zeropage",
     "uffd-wake",
     "uffd-finish",
+    "write-proc-mem",
+    "madvise-page-out",
+    "madvise-mergeable",
+    "madvise-unmergeable",
+    "merge-pages",
 ];
 
 impl Operation {
@@ -606,9 +634,12 @@ impl Operation {
             Self::ClearSoftDirty => 9,
             Self::MapShadowStack { .. } => 10,
             Self::WriteShadowStack { .. } => 11,
+            Self::Madvise { advice: advice @ (Advice::PageOut | Advice::Mergeable | Advice::Unmergeable), .. } => {
+                54 + *advice as usize - Advice::PageOut as usize
+            }
             Self::Madvise { advice, .. } => 12 + *advice as usize,
-            Self::Mlock { .. } => 12 + Advice::ALL.len(),
-            Self::Munlock { .. } => 13 + Advice::ALL.len(),
+            Self::Mlock { .. } => 20,
+            Self::Munlock { .. } => 21,
             Self::Mremap { keep: true, .. } => 24,
             Self::Mremap { range, to, .. } if range.pages() == to.pages() => 22,
             Self::Mremap { .. } => 23,
@@ -637,6 +668,8 @@ impl Operation {
             Self::UffdZeropage { .. } => 50,
             Self::UffdWake { .. } => 51,
             Self::UffdFinish => 52,
+            Self::WriteProcMem { .. } => 53,
+            Self::MergePages => 57,
         }
     }
 
@@ -700,6 +733,7 @@ impl Operation {
             | Self::WriteShadowStack { page }
             | Self::ReadBySystemCall { page }
             | Self::WriteBySystemCall { page }
+            | Self::WriteProcMem { page }
             | Self::EnterShadowStack { page } => Some(page),
             _ => None,
         }
@@ -724,6 +758,18 @@ impl Operation {
                 | Self::MremapResize { .. }
                 | Self::Exit
         )
+    }
+
+    /// Whether the operation puts pages out to swap.
+    #[must_use]
+    pub fn swaps(&self) -> bool {
+        matches!(self, Self::Madvise { advice: Advice::PageOut, .. })
+    }
+
+    /// Whether the operation has ksmd merge pages.
+    #[must_use]
+    pub fn merges(&self) -> bool {
+        matches!(self, Self::MergePages | Self::Madvise { advice: Advice::Mergeable, .. })
     }
 
     /// Whether the operation can only be carried out on a CPU with user shadow stacks.
@@ -904,6 +950,8 @@ impl fmt::Display for Operation {
             }
             Self::UffdWake { uffd, range } => write!(formatter, "uffd {}: wake {}", uffd.index(), slots(range)),
             Self::UffdFinish => write!(formatter, "finish the access that waited"),
+            Self::WriteProcMem { page } => write!(formatter, "write page {} through /proc/self/mem", page.index()),
+            Self::MergePages => write!(formatter, "ksmd merges pages"),
         }
     }
 }

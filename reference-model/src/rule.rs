@@ -85,6 +85,8 @@ const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7
 const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
 /// The newest alone.
 const NEWEST: &[Dialect] = &[Dialect::Linux7_2];
+/// Before 7.2.
+const BEFORE_7_2: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12];
 
 /// 6.1 alone.
 const OLD: &[Dialect] = &[Dialect::Linux6_1];
@@ -310,10 +312,44 @@ pub enum Rule {
     UffdStillWaits,
     UffdWoken,
     FaultSpurious,
+    ForcedStore,
+    ForcedStoreRefused,
+    ForcedNewPage,
+    ForcedReuse,
+    ForcedCopy,
+    PageOut,
+    PageOutUffdWp,
+    PageOutKept,
+    PageOutLazyKept,
+    PageOutLazyDropped,
+    SwapIn,
+    SwapInWritable,
+    SwapInWritten,
+    SwapInUffdWp,
+    SwapInShadowStack,
+    SwapInShadowStackStored,
+    FreeSwapped,
+    ForkParentSwapped,
+    ForkChildSwapped,
+    ForkChildSwappedUffdWp,
+    ForkChildSwappedUffdWpKept,
+    ProtectSwapped,
+    ClearRefsSwapped,
+    MovedSwapped,
+    UffdWpSwappedSet,
+    UffdWpSwappedCleared,
+    KsmScanned,
+    KsmStable,
+    KsmReplaced,
+    KsmUnmergedWritten,
+    KsmUnshared,
+    KsmUnmergeRefused,
+    MovedUffdWp,
+    MovedMarkerDropped,
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 216] = [
+pub const RULES: [RuleInfo; 250] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -2042,6 +2078,283 @@ pub const RULES: [RuleInfo; 216] = [
         dialects: ALL,
         statement: "A fault that waited finds the entry as the access needs it: for a store it becomes young and dirty, which it is, for a load nothing is written.",
     },
+    RuleInfo {
+        rule: Rule::ForcedStore,
+        identifier: "forced.store",
+        kind: Kind::Stored,
+        source: "fs/proc/base.c: mem_rw; mm/memory.c: __access_remote_vm; mm/gup.c: can_follow_write_pte",
+        dialects: ALL,
+        statement: "A write through /proc/self/mem lands in the page without using the entry, which is writable, or \
+                    belongs to an exclusive page of a VMA without write permission; PKRU is not asked.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedStoreRefused,
+        identifier: "forced.store.refused",
+        kind: Kind::Errno,
+        source: "mm/gup.c: check_vma_flags; fs/proc/base.c: proc_mem_foll_force, mem_rw",
+        dialects: ALL,
+        statement: "Where nothing is mapped, in shared memory that may not be written, and on 7.2 (which forces a \
+                    tracer's writes only) in read-only VMAs and shadow stacks, the write gives EIO.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedNewPage,
+        identifier: "forced.page.new",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_anonymous_page",
+        dialects: BEFORE_7_2,
+        statement: "A forced write to an empty page of a VMA without write permission installs a new page whose \
+                    entry is neither dirty nor soft-dirty.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedReuse,
+        identifier: "forced.page.reused",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: wp_page_reuse, maybe_mkwrite",
+        dialects: BEFORE_7_2,
+        statement: "A forced write to the actor's own page in a VMA without write permission makes the entry dirty \
+                    and young and leaves it read-only.",
+    },
+    RuleInfo {
+        rule: Rule::ForcedCopy,
+        identifier: "forced.page.copied",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: wp_page_copy, maybe_mkwrite",
+        dialects: BEFORE_7_2,
+        statement: "A forced write to a shared page or the zero page in a VMA without write permission copies it; \
+                    the copy's entry is dirty and read-only: state (b) of the _PAGE_COW patch.",
+    },
+    RuleInfo {
+        rule: Rule::PageOut,
+        identifier: "swap.out",
+        kind: Kind::EntryByAdvice,
+        source: "mm/vmscan.c: reclaim_pages; mm/rmap.c: try_to_unmap_one",
+        dialects: ALL,
+        statement: "MADV_PAGEOUT puts a page that nobody else maps into a slot of its own: the entry keeps SoftDirty (bit 1) and, in bit 3, that the page was the mapping's alone.",
+    },
+    RuleInfo {
+        rule: Rule::PageOutUffdWp,
+        identifier: "swap.out.uffd-wp",
+        kind: Kind::EntryByAdvice,
+        source: "mm/rmap.c: try_to_unmap_one",
+        dialects: ALL,
+        statement: "The same of a write-protected page: bit 2 of the entry keeps UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::PageOutKept,
+        identifier: "swap.out.kept",
+        kind: Kind::EntryByAdvice,
+        source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
+        dialects: ALL,
+        statement: "A page that another entry maps too, and the zero page, stay.",
+    },
+    RuleInfo {
+        rule: Rule::PageOutLazyKept,
+        identifier: "swap.out.lazy-kept",
+        kind: Kind::EntryByAdvice,
+        source: "mm/rmap.c: try_to_unmap_one",
+        dialects: ALL,
+        statement: "A page that MADV_FREE gave up and that was written since stays, given up no more; 6.1 makes its entry old.",
+    },
+    RuleInfo {
+        rule: Rule::PageOutLazyDropped,
+        identifier: "swap.out.lazy-dropped",
+        kind: Kind::EntryZap,
+        source: "mm/rmap.c: try_to_unmap_one",
+        dialects: ALL,
+        statement: "A page that MADV_FREE gave up and that was not written since is dropped.",
+    },
+    RuleInfo {
+        rule: Rule::SwapIn,
+        identifier: "fault.swap-in",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_swap_page",
+        dialects: ALL,
+        statement: "A page comes in read-only: other entries name its slot, or, 6.1, the access is a load; or, later, it must not be writable.",
+    },
+    RuleInfo {
+        rule: Rule::SwapInWritable,
+        identifier: "fault.swap-in.writable",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_swap_page",
+        dialects: SHADOW_STACK,
+        statement: "A load brings in a page that is the mapping's alone, by bit 3 or because nobody else names its slot (not in 7.2), writable and clean.",
+    },
+    RuleInfo {
+        rule: Rule::SwapInWritten,
+        identifier: "fault.swap-in.written",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_swap_page",
+        dialects: ALL,
+        statement: "A store brings in such a page writable and dirty.",
+    },
+    RuleInfo {
+        rule: Rule::SwapInUffdWp,
+        identifier: "fault.swap-in.uffd-wp",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_swap_page",
+        dialects: ALL,
+        statement: "A page whose swap entry has bit 2 comes in with UFFD_WP, read-only; a store then gives a message, in 6.1 by another fault where the page is the mapping's alone.",
+    },
+    RuleInfo {
+        rule: Rule::SwapInShadowStack,
+        identifier: "fault.swap-in.shadow-stack",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_swap_page",
+        dialects: SHADOW_STACK,
+        statement: "A load brings in a page of a shadow stack as one: Dirty without SavedDirty.",
+    },
+    RuleInfo {
+        rule: Rule::SwapInShadowStackStored,
+        identifier: "fault.swap-in.shadow-stack.stored",
+        kind: Kind::EntryByFault,
+        source: "mm/memory.c: do_swap_page",
+        dialects: SHADOW_STACK,
+        statement: "A shadow-stack access brings in such a page read-only with SavedDirty, for it is made writable first and dirty then; it faults again.",
+    },
+    RuleInfo {
+        rule: Rule::FreeSwapped,
+        identifier: "madvise.free.swapped",
+        kind: Kind::EntryZap,
+        source: "mm/madvise.c: madvise_free_pte_range",
+        dialects: ALL,
+        statement: "MADV_FREE drops a page that is swapped out.",
+    },
+    RuleInfo {
+        rule: Rule::ForkParentSwapped,
+        identifier: "fork.parent.swapped",
+        kind: Kind::EntryByFork,
+        source: "mm/memory.c: copy_nonpresent_pte",
+        dialects: ALL,
+        statement: "A swap entry stays in the parent, without bit 3: the slot is no longer the mapping's alone.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildSwapped,
+        identifier: "fork.child.swapped",
+        kind: Kind::EntryByFork,
+        source: "mm/memory.c: copy_nonpresent_pte",
+        dialects: ALL,
+        statement: "The child names the same slot.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildSwappedUffdWp,
+        identifier: "fork.child.swapped.uffd-wp",
+        kind: Kind::EntryByFork,
+        source: "mm/memory.c: copy_nonpresent_pte",
+        dialects: ALL,
+        statement: "Without EVENT_FORK the child's entry lacks bit 2.",
+    },
+    RuleInfo {
+        rule: Rule::ForkChildSwappedUffdWpKept,
+        identifier: "fork.child.swapped.uffd-wp-kept",
+        kind: Kind::EntryByFork,
+        source: "mm/memory.c: copy_nonpresent_pte",
+        dialects: ALL,
+        statement: "With EVENT_FORK it has bit 2.",
+    },
+    RuleInfo {
+        rule: Rule::ProtectSwapped,
+        identifier: "mprotect.swapped",
+        kind: Kind::EntryByProtect,
+        source: "mm/mprotect.c: change_pte_range",
+        dialects: ALL,
+        statement: "A swap entry stays: it has no protection.",
+    },
+    RuleInfo {
+        rule: Rule::ClearRefsSwapped,
+        identifier: "clear-refs.swapped",
+        kind: Kind::EntryByClearRefs,
+        source: "fs/proc/task_mmu.c: clear_soft_dirty",
+        dialects: ALL,
+        statement: "A swap entry loses bit 1.",
+    },
+    RuleInfo {
+        rule: Rule::MovedSwapped,
+        identifier: "mremap.swapped",
+        kind: Kind::EntryByMove,
+        source: "mm/mremap.c: move_soft_dirty_pte",
+        dialects: ALL,
+        statement: "A swap entry moves and gets bit 1.",
+    },
+    RuleInfo {
+        rule: Rule::UffdWpSwappedSet,
+        identifier: "uffd.write-protect.swapped",
+        kind: Kind::EntryByProtect,
+        source: "mm/mprotect.c: change_pte_range",
+        dialects: ALL,
+        statement: "Write-protecting a page that is swapped out sets bit 2 of its entry.",
+    },
+    RuleInfo {
+        rule: Rule::UffdWpSwappedCleared,
+        identifier: "uffd.write-unprotect.swapped",
+        kind: Kind::EntryByProtect,
+        source: "mm/mprotect.c: change_pte_range",
+        dialects: ALL,
+        statement: "Lifting the protection clears it.",
+    },
+    RuleInfo {
+        rule: Rule::KsmScanned,
+        identifier: "ksm.scan",
+        kind: Kind::Success,
+        source: "mm/ksm.c: ksm_do_scan",
+        dialects: ALL,
+        statement: "ksmd scans three times from one end of its list to the other.",
+    },
+    RuleInfo {
+        rule: Rule::KsmStable,
+        identifier: "ksm.stable",
+        kind: Kind::EntryByAdvice,
+        source: "mm/ksm.c: write_protect_page, try_to_merge_two_pages",
+        dialects: ALL,
+        statement: "Of two equal pages the one scanned later becomes the KSM page: its entry loses RW and its dirty bits and keeps SoftDirty and UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::KsmReplaced,
+        identifier: "ksm.replaced",
+        kind: Kind::EntryByAdvice,
+        source: "mm/ksm.c: replace_page",
+        dialects: ALL,
+        statement: "A page that equals it is replaced: the entry is as vm_page_prot makes it, without SoftDirty and without UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::KsmUnmergedWritten,
+        identifier: "ksm.unmerged.written",
+        kind: Kind::EntryByFault,
+        source: "mm/ksm.c: break_ksm",
+        dialects: OLD,
+        statement: "MADV_UNMERGEABLE copies a KSM page by a write fault: the entry is dirty, and writable where the VMA is.",
+    },
+    RuleInfo {
+        rule: Rule::KsmUnshared,
+        identifier: "ksm.unshared",
+        kind: Kind::EntryByFault,
+        source: "mm/ksm.c: break_ksm; mm/memory.c: wp_page_copy",
+        dialects: SHADOW_STACK,
+        statement: "MADV_UNMERGEABLE copies a KSM page without a write: the entry is read-only and clean, and keeps SoftDirty and UFFD_WP.",
+    },
+    RuleInfo {
+        rule: Rule::KsmUnmergeRefused,
+        identifier: "ksm.unmerge-refused",
+        kind: Kind::EntryByFault,
+        source: "mm/ksm.c: break_ksm; fs/userfaultfd.c: handle_userfault",
+        dialects: OLD,
+        statement: "The write fault of MADV_UNMERGEABLE on a write-protected KSM page cannot wait for a userfaultfd, and nobody is told: the page stays merged.",
+    },
+    RuleInfo {
+        rule: Rule::MovedUffdWp,
+        identifier: "mremap.uffd-wp",
+        kind: Kind::EntryByMove,
+        source: "mm/mremap.c: move_ptes",
+        dialects: SHADOW_STACK,
+        statement: "mremap of a registered range without EVENT_REMAP: the range is not registered where it arrives, and the entry moves without UFFD_WP. 6.1.176 leaves it.",
+    },
+    RuleInfo {
+        rule: Rule::MovedMarkerDropped,
+        identifier: "mremap.marker",
+        kind: Kind::EntryZap,
+        source: "mm/mremap.c: move_ptes",
+        dialects: SHADOW_STACK,
+        statement: "A marker is not moved there.",
+    },
 ];
 
 impl Rule {
@@ -2072,7 +2385,11 @@ impl fmt::Display for Rule {
 
 impl Serialize for Rule {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_u8(*self as u8) }
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            serializer.serialize_u16(*self as u16)
+        }
     }
 }
 
@@ -2083,7 +2400,7 @@ impl<'de> Deserialize<'de> for Rule {
             let identifier = String::deserialize(deserializer)?;
             return Self::of_identifier(&identifier).ok_or_else(|| D::Error::custom(format!("no rule `{identifier}`")));
         }
-        let index = u8::deserialize(deserializer)?;
+        let index = u16::deserialize(deserializer)?;
         RULES.get(usize::from(index)).map(|info| info.rule).ok_or_else(|| D::Error::custom(format!("no rule {index}")))
     }
 }

@@ -1,5 +1,6 @@
 //! Kernels of the distribution: found by suite, downloaded, never installed.
 
+use std::path::Path;
 use std::process::Command;
 
 use ptediff_vm::store::{ArtifactKind, Manifest, Origin, PackageOrigin, Store};
@@ -10,6 +11,7 @@ use crate::error::TaskError;
 use crate::progress::{note, step};
 use crate::recipes::{FileInPackage, KernelCandidate, KernelRecipe};
 use crate::system_packages::extract_file;
+use crate::tool::Tool;
 
 const RELEASE: &str = "{release}";
 
@@ -62,19 +64,36 @@ fn fetch(
     step(&title, || -> Result<(), TaskError> {
         let archive = apt.download(image, scratch.path())?;
         packages.push(origin(image));
-        let member = within(&candidate.image, &release);
-        extract_file(&archive, &member, &staging.path().join("vmlinuz"), &logs, scratch.path())?;
-
-        let config_package = candidate.config.package.replace(RELEASE, &release);
-        let config_archive = if config_package == image.name {
-            archive
-        } else {
-            let found = apt.find_one(&config_package)?;
-            packages.push(origin(&found));
-            apt.download(&found, scratch.path())?
+        let mut archives = vec![(image.name.clone(), archive)];
+        let mut extract = |file: &FileInPackage, to: &Path| -> Result<(), TaskError> {
+            let package = file.package.replace(RELEASE, &release);
+            let known = archives.iter().find(|(name, _)| *name == package).map(|(_, archive)| archive.clone());
+            let archive = match known {
+                Some(archive) => archive,
+                None => {
+                    let found = apt.find_one(&package)?;
+                    packages.push(origin(&found));
+                    let archive = apt.download(&found, scratch.path())?;
+                    archives.push((package, archive.clone()));
+                    archive
+                }
+            };
+            extract_file(&archive, &file.file.replace(RELEASE, &release), to, &logs, scratch.path())
         };
-        let member = within(&candidate.config, &release);
-        extract_file(&config_archive, &member, &staging.path().join("config"), &logs, scratch.path())
+        extract(&candidate.image, &staging.path().join("vmlinuz"))?;
+        extract(&candidate.config, &staging.path().join("config"))?;
+        for (index, module) in candidate.modules.iter().enumerate() {
+            let packed = module.file.rsplit('/').next().unwrap_or(&module.file);
+            let plain = staging.path().join("modules").join(module_file_name(index, packed));
+            if packed.ends_with(".xz") {
+                let compressed = plain.with_added_extension("xz");
+                extract(module, &compressed)?;
+                unpack_xz(&compressed, &logs)?;
+            } else {
+                extract(module, &plain)?;
+            }
+        }
+        Ok(())
     })?;
     Ok(staging.publish(Origin {
         suite: candidate.suite.clone(),
@@ -84,8 +103,19 @@ fn fetch(
     })?)
 }
 
-fn within(file: &FileInPackage, release: &str) -> String {
-    file.file.replace(RELEASE, release)
+/// The name of a module in the cache: sorted by name they are in the order in which they are loaded.
+fn module_file_name(index: usize, packed: &str) -> String {
+    format!("{index:02}-{}", packed.strip_suffix(".xz").unwrap_or(packed))
+}
+
+/// Takes the place of `name.xz` by `name`.
+fn unpack_xz(compressed: &Path, logs: &Path) -> Result<(), TaskError> {
+    let tool = Tool {
+        task: format!("unpacking {}", compressed.display()),
+        log: logs.join("unpack.log"),
+        remedy: "the package may be damaged, or xz-utils not be installed".to_owned(),
+    };
+    tool.run(Command::new("xz").arg("--decompress").arg("--force").arg(compressed))
 }
 
 pub(crate) fn origin(package: &OfferedPackage) -> PackageOrigin {
@@ -125,6 +155,12 @@ fn is_newer(left: &str, right: &str) -> Result<bool, TaskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn modules_keep_the_order_in_which_they_are_loaded() {
+        assert_eq!(module_file_name(0, "zsmalloc.ko"), "00-zsmalloc.ko");
+        assert_eq!(module_file_name(11, "zram.ko.xz"), "11-zram.ko");
+    }
 
     #[test]
     fn the_highest_version_wins_by_number_not_by_letter() {

@@ -24,6 +24,8 @@ fn machine() -> Machine {
         dialect_forced: false,
         shadow_stack: true,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "bochs".to_owned(),
         cpu_model: "Intel(R) Core(TM) Ultra 5 245K".to_owned(),

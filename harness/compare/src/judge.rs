@@ -1,7 +1,7 @@
 //! The judge: model against record, step by step.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY, UFFD_WP};
+use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY, SWP_SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
@@ -277,6 +277,7 @@ impl Judge {
                 step.operation,
                 Operation::Write { .. }
                     | Operation::WriteBySystemCall { .. }
+                    | Operation::WriteProcMem { .. }
                     | Operation::WriteShadowStack { .. }
                     | Operation::MapShadowStack { .. }
                     | Operation::Madvise { advice: Advice::PopulateWrite, .. }
@@ -291,6 +292,7 @@ impl Judge {
                     | Operation::PkeyMprotect { .. }
                     | Operation::Mremap { .. }
                     | Operation::MremapResize { .. }
+                    | Operation::Madvise { advice: Advice::Unmergeable, .. }
                     | Operation::UffdOpen { .. }
                     | Operation::UffdClose { .. }
                     | Operation::UffdUnregister { .. }
@@ -334,13 +336,17 @@ pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
         ExpectedFrame::None | ExpectedFrame::Zero => (false, false),
     };
     let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-    let marker = entry.bits.marker();
+    let is_swap = entry.bits.kind() == EntryKind::NonPresent;
+    let soft_dirty = match entry.bits.is_swapped() {
+        true => entry.bits.has(SWP_SOFT_DIRTY),
+        false => present && entry.bits.has(SOFT_DIRTY),
+    };
     flag(present, PAGEMAP_PRESENT)
         | flag(present && of_object, PAGEMAP_FILE)
-        | flag(marker.is_some(), PAGEMAP_SWAP)
-        | flag(marker == Some(1) || present && entry.bits.has(UFFD_WP), PAGEMAP_UFFD_WP)
+        | flag(is_swap, PAGEMAP_SWAP)
+        | flag(entry.bits.is_uffd_wp(), PAGEMAP_UFFD_WP)
         | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
-        | flag(tracked_dirty || present && entry.bits.has(SOFT_DIRTY), PAGEMAP_SOFT_DIRTY)
+        | flag(tracked_dirty || soft_dirty, PAGEMAP_SOFT_DIRTY)
 }
 
 fn differs(left: &ObservedEntry, right: &ObservedEntry, free: u64) -> bool {

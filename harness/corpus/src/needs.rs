@@ -14,6 +14,12 @@ pub struct Needs {
     /// The CPU must have protection keys for user pages, and the kernel use them.
     #[serde(default, skip_serializing_if = "is_false")]
     pub protection_keys: bool,
+    /// There must be a swap file.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub swap: bool,
+    /// ksmd must be there to merge pages.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub merging: bool,
     /// The kernel must follow one of these dialects; none named means any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kernels: Vec<Dialect>,
@@ -30,7 +36,9 @@ impl Needs {
     pub fn of(program: &Program) -> Self {
         let shadow_stack = program.steps.iter().any(|step| step.operation.needs_shadow_stack());
         let protection_keys = program.steps.iter().any(|step| step.operation.needs_protection_keys());
-        Self { shadow_stack, protection_keys, kernels: Vec::new() }
+        let swap = program.steps.iter().any(|step| step.operation.swaps());
+        let merging = program.steps.iter().any(|step| step.operation.merges());
+        Self { shadow_stack, protection_keys, swap, merging, kernels: Vec::new() }
     }
 
     /// Like [`Self::of`], but a program that maps a shadow stack or asks for a key needs a machine on which that
@@ -57,6 +65,12 @@ impl Needs {
         if self.protection_keys && !machine.protection_keys {
             missing.push("protection keys (PKU)".to_owned());
         }
+        if self.swap && !machine.swap {
+            missing.push("a swap file".to_owned());
+        }
+        if self.merging && !machine.merging {
+            missing.push("KSM".to_owned());
+        }
         if !self.kernels.is_empty() && !self.kernels.contains(&machine.dialect) {
             let names: Vec<String> = self.kernels.iter().map(ToString::to_string).collect();
             missing.push(format!("a kernel of {} (this one is {})", names.join(" or "), machine.dialect));
@@ -73,6 +87,12 @@ impl Needs {
         }
         if self.protection_keys && !declared.protection_keys {
             undeclared.push("protection-keys");
+        }
+        if self.swap && !declared.swap {
+            undeclared.push("swap");
+        }
+        if self.merging && !declared.merging {
+            undeclared.push("merging");
         }
         undeclared
     }
@@ -114,6 +134,8 @@ mod tests {
             dialect_forced: false,
             shadow_stack,
             protection_keys: false,
+            swap: true,
+            merging: true,
             exact_accessed: true,
             platform: "test".to_owned(),
             cpu_model: "test".to_owned(),

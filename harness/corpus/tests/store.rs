@@ -38,6 +38,8 @@ fn machine(shadow_stack: bool) -> Machine {
         dialect_forced: false,
         shadow_stack,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "test".to_owned(),

@@ -23,6 +23,8 @@ pub(crate) enum Unclassified {
     Stray(Fault),
     /// `/proc/self/clear_refs` could not be opened: the rig's fault, not an outcome.
     ClearRefsNotOpened(i32),
+    /// `/proc/self/mem` could not be opened: as above.
+    ProcMemNotOpened(i32),
     /// The answer says neither success nor failure.
     Senseless,
 }
@@ -83,6 +85,7 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
         | Operation::UffdZeropage { .. }
         | Operation::UffdWake { .. }
         | Operation::UffdFinish
+        | Operation::MergePages
         | Operation::Exit => returned(answer.value, 0),
         Operation::Fork { .. } => match errno(answer.value) {
             Some(errno) => Outcome::Failed(errno),
@@ -104,11 +107,16 @@ pub(crate) fn outcome(operation: &Operation, answer: &Answer, sites: &Sites) -> 
             (_, Some(errno)) => Outcome::Failed(errno),
             (_, None) => return Err(Unclassified::Senseless),
         },
-        Operation::WriteBySystemCall { .. } => match (answer.stage, errno(answer.value)) {
-            (1, Some(errno)) => Outcome::Failed(errno),
-            (1, None) if answer.value == 8 => Outcome::Stored,
-            _ => return Err(Unclassified::Senseless),
-        },
+        Operation::WriteBySystemCall { .. } | Operation::WriteProcMem { .. } => {
+            match (answer.stage, errno(answer.value)) {
+                (0, Some(errno)) if matches!(operation, Operation::WriteProcMem { .. }) => {
+                    return Err(Unclassified::ProcMemNotOpened(errno));
+                }
+                (1, Some(errno)) => Outcome::Failed(errno),
+                (1, None) if answer.value == 8 => Outcome::Stored,
+                _ => return Err(Unclassified::Senseless),
+            }
+        }
         Operation::Read { .. } => Outcome::Loaded(answer.value),
         Operation::Write { .. } | Operation::WriteShadowStack { .. } => Outcome::Stored,
         Operation::Execute { .. } if answer.stage == 1 => Outcome::Executed,
@@ -265,6 +273,11 @@ mod tests {
         check(Operation::ClearSoftDirty, written(-22), Ok(Outcome::Failed(22)));
         check(Operation::ClearSoftDirty, written(0), Err(Unclassified::Senseless));
         check(Operation::ClearSoftDirty, returns(-2), Err(Unclassified::ClearRefsNotOpened(2)));
+        let forced = Operation::WriteProcMem { page: page() };
+        check(forced, written(8), Ok(Outcome::Stored));
+        check(forced, written(-5), Ok(Outcome::Failed(5)));
+        check(forced, written(4), Err(Unclassified::Senseless));
+        check(forced, returns(-13), Err(Unclassified::ProcMemNotOpened(13)));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) mod kind {
     pub(crate) const DISCARD_FRAMES: u64 = 16;
     pub(crate) const OVERWRITE_RETURN: u64 = 17;
     pub(crate) const GO_HOME: u64 = 18;
+    pub(crate) const WRITE_PROC_MEM: u64 = 19;
 }
 
 /// `map_shadow_stack`, which this libc does not name (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -145,6 +146,7 @@ impl Command {
             Operation::WriteBySystemCall { page } => {
                 Self::new(kind::STORE_BY_SYSTEM_CALL, &[page.address(), store_value(index)])
             }
+            Operation::WriteProcMem { page } => Self::new(kind::WRITE_PROC_MEM, &[page.address(), store_value(index)]),
             Operation::EnterShadowStack { page } => {
                 Self::new(kind::ENTER_SHADOW_STACK, &[page.address() + PAGE_SIZE - 8])
             }
@@ -170,6 +172,7 @@ impl Command {
             | Operation::UffdZeropage { .. }
             | Operation::UffdWake { .. }
             | Operation::UffdFinish => unreachable!("the executor asks crate::uffd for {operation}"),
+            Operation::MergePages => unreachable!("no actor does that"),
             Operation::WriteShadowStack { page } => {
                 Self::new(kind::SHADOW_STACK_STORE, &[page.address(), store_value(index)])
             }
@@ -244,6 +247,7 @@ mod tests {
         check(Operation::WritePkru { key, rights }, kind::WRITE_PKRU, &[0xffff_ff3f, 0x80]);
         check(Operation::ReadBySystemCall { page }, kind::LOAD_BY_SYSTEM_CALL, &[last]);
         check(Operation::WriteBySystemCall { page }, kind::STORE_BY_SYSTEM_CALL, &[last, value]);
+        check(Operation::WriteProcMem { page }, kind::WRITE_PROC_MEM, &[last, value]);
         let frames = FrameCount::try_from(1024).unwrap();
         check(Operation::EnterShadowStack { page }, kind::ENTER_SHADOW_STACK, &[last + 4088]);
         check(Operation::LeaveShadowStack, kind::LEAVE_SHADOW_STACK, &[]);

@@ -150,6 +150,14 @@ pub enum ExecuteError {
         /// What `open` gave.
         errno: i32,
     },
+    /// `/proc/self/mem` could not be opened.
+    #[error("actor {} could not open /proc/self/mem: errno {errno} (is /proc mounted?)", actor.index())]
+    ProcMem {
+        /// The actor.
+        actor: ActorId,
+        /// What `open` gave.
+        errno: i32,
+    },
     /// The arena of actor 0 could not be emptied after a program.
     #[error("munmap of the whole arena failed with errno {errno}")]
     ArenaNotEmptied {
@@ -182,7 +190,8 @@ impl ExecuteError {
             | Self::ShadowStackNotSwitched { .. }
             | Self::NurseryDied { .. }
             | Self::ForkFailed { .. }
-            | Self::ClearRefs { .. } => Suspect::Rig,
+            | Self::ClearRefs { .. }
+            | Self::ProcMem { .. } => Suspect::Rig,
             Self::ActorDied { .. }
             | Self::TimedOut { .. }
             | Self::Unkillable { .. }

@@ -15,7 +15,7 @@ use crate::handshake::{NoAnswer, SharedMailbox};
 use crate::mailbox::{Answer, Command};
 use crate::nursery::Nursery;
 use crate::uffd::Message;
-use crate::{process, uffd};
+use crate::{merging, process, uffd};
 
 /// How to run actors.
 #[derive(Debug, Clone)]
@@ -154,7 +154,8 @@ impl Executor {
     pub fn perform(&mut self, index: usize, step: &Step) -> Result<Outcome, ExecuteError> {
         let outcome = self.perform_undrained(index, step)?;
         self.drains |= leaves_batched_references(&step.operation);
-        if changes_keys(&step.operation) {
+        if changes_keys(&step.operation) || step.operation.merges() {
+            // Keys are not given back, and a process keeps its place in ksmd's list.
             self.first_is_healthy = false;
         }
         if self.drains {
@@ -179,6 +180,11 @@ impl Executor {
         }
         if step.operation == Operation::UffdFinish {
             return self.finish(actor, pid);
+        }
+        if step.operation == Operation::MergePages {
+            return merging::scan(self.timeout)
+                .map(|()| Outcome::Succeeded)
+                .map_err(|source| ExecuteError::Harness { doing: "having ksmd scan", source });
         }
         if let Some(outcome) = self.perform_on_uffd(index, step, pid)? {
             return Ok(outcome);
@@ -497,6 +503,7 @@ impl Executor {
         classify::outcome(&step.operation, answer, &self.sites).map_err(|unclassified| match unclassified {
             Unclassified::Stray(_) => self.unhealthy(actor, stray(actor, answer)),
             Unclassified::ClearRefsNotOpened(errno) => ExecuteError::ClearRefs { actor, errno },
+            Unclassified::ProcMemNotOpened(errno) => ExecuteError::ProcMem { actor, errno },
             Unclassified::Senseless => {
                 let Answer { value, stage, .. } = *answer;
                 self.unhealthy(actor, ExecuteError::Senseless { who: name(actor), value, stage })
@@ -526,9 +533,16 @@ impl Drop for Executor {
 /// `mm/mlock.c: munlock_folio`, at every unmapping of a page of a locked VMA). Such a batch holds a reference
 /// that `wp_can_reuse_anon_folio` counts and does not drain, so whether a page is reused or copied would
 /// depend on how full the batch happens to be. On a live shadow stack sigreturn marks pages accessed, and the
-/// second time they wait in a batch to be activated (`mm/swap.c: folio_mark_accessed`).
+/// second time they wait in a batch to be activated (`mm/swap.c: folio_mark_accessed`); get_user_pages does that too
+/// for a write through /proc/self/mem.
 fn leaves_batched_references(operation: &Operation) -> bool {
-    matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. } | Operation::EnterShadowStack { .. })
+    matches!(
+        operation,
+        Operation::Madvise { .. }
+            | Operation::Mlock { .. }
+            | Operation::EnterShadowStack { .. }
+            | Operation::WriteProcMem { .. }
+    )
 }
 
 /// Signal of the kernel where no handler can be called.

@@ -29,6 +29,8 @@ fn machine(dialect: Dialect) -> Machine {
         dialect_forced: true,
         shadow_stack: true,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "model".to_owned(),
         cpu_model: "model".to_owned(),

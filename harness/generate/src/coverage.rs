@@ -105,6 +105,8 @@ mod tests {
             dialect_forced: false,
             shadow_stack: false,
             protection_keys: true,
+            swap: true,
+            merging: true,
             exact_accessed: true,
             platform: String::new(),
             cpu_model: String::new(),

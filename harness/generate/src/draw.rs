@@ -49,7 +49,7 @@ const MPROTECT_PROTECTIONS: [(&str, u32); 8] =
     [("rw-", 28), ("r--", 24), ("---", 13), ("rwx", 14), ("r-x", 15), ("-w-", 3), ("-wx", 3), ("--x", 4)];
 
 /// Kinds of advice with their weights.
-const ADVICE: [(Advice, u32); 8] = [
+const ADVICE: [(Advice, u32); 11] = [
     (Advice::Cold, 10),
     (Advice::PopulateRead, 9),
     (Advice::PopulateWrite, 11),
@@ -58,6 +58,9 @@ const ADVICE: [(Advice, u32); 8] = [
     (Advice::DontFork, 8),
     (Advice::DoFork, 8),
     (Advice::Free, 12),
+    (Advice::PageOut, 12),
+    (Advice::Mergeable, 6),
+    (Advice::Unmergeable, 3),
 ];
 
 /// Draws one program.
@@ -73,6 +76,20 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         model: Model::new(machine),
         shadow_stack: machine.shadow_stack,
         protection_keys: machine.protection_keys,
+        swap: machine.swap,
+        swap_weight: match profile {
+            Profile::Swap => 12,
+            Profile::Tracking => 6,
+            Profile::Userfault => 3,
+            _ => 1,
+        },
+        merging: machine.merging,
+        merge_weight: match profile {
+            Profile::Merging => 12,
+            Profile::Tracking => 4,
+            Profile::Userfault => 2,
+            _ => 1,
+        },
         favours_keys: machine.protection_keys && profile == Profile::Keys,
         hoards,
         dialect: machine.dialect,
@@ -102,6 +119,14 @@ pub(crate) struct Draft<'a, R> {
     pub(crate) model: Model,
     shadow_stack: bool,
     protection_keys: bool,
+    /// Whether there is a swap file.
+    swap: bool,
+    /// How much more often than otherwise pages are put out to it.
+    swap_weight: u32,
+    /// Whether ksmd can be had to scan.
+    merging: bool,
+    /// How much more often than otherwise that is asked for.
+    merge_weight: u32,
     /// Whether the program is about keys above all.
     pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
@@ -175,7 +200,17 @@ impl<R: Rng> Draft<'_, R> {
         self.dice.pick(&shared).map(|page| (heir, page))
     }
 
+    /// Now and then, where there are mergeable pages, ksmd scans.
+    fn merging_step(&mut self) -> Option<Step> {
+        let step = Step { actor: self.last_actor, operation: Operation::MergePages };
+        let percent = 3 * self.merge_weight as usize;
+        (self.merging && self.model.is_possible(&step) && self.dice.percent(percent.min(15))).then_some(step)
+    }
+
     fn step(&mut self) -> Step {
+        if let Some(step) = self.merging_step() {
+            return step;
+        }
         if self.hoards
             && let Some(step) = self.hoarding_step()
             && self.model.is_possible(&step)
@@ -274,6 +309,7 @@ impl<R: Rng> Draft<'_, R> {
             11 => self.pkey_free_anything(),
             12 => self.pkey_mprotect_anything(range),
             13 => Operation::ReadBySystemCall { page },
+            14 if self.dice.percent(50) => Operation::WriteProcMem { page },
             14 => Operation::WriteBySystemCall { page },
             15 => self.senseless_remap(range),
             16 => self.any_control(),
@@ -321,6 +357,7 @@ impl<R: Rng> Draft<'_, R> {
             status,
             map_shared,
             userfault,
+            by_force,
         ] = &mut weights;
         let live = self.model.live_shadow_stack(actor);
         let ordinary = scene.mapped.len() > scene.shadow_stack.len();
@@ -330,7 +367,7 @@ impl<R: Rng> Draft<'_, R> {
             {
                 *weight = weight.div_ceil(12);
             }
-            for weight in [&mut *pkey_mprotect, by_system_call] {
+            for weight in [&mut *pkey_mprotect, by_system_call, by_force] {
                 *weight = weight.div_ceil(12);
             }
             *userfault = userfault.div_ceil(8);
@@ -466,6 +503,23 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
+            12 if self.merging
+                && self.merge_weight > 2
+                && self.dice.percent(if self.swap_weight > 1 { 45 } else { 75 }) =>
+            {
+                // Pages of zeroes are equal, before they are written.
+                let range = self.range_of(&scene.mapped);
+                let advice = match self.dice.weighted(&[45, 40, 8]) {
+                    0 => Advice::PopulateWrite,
+                    1 => Advice::Mergeable,
+                    _ => Advice::Unmergeable,
+                };
+                Operation::Madvise { range, advice }
+            }
+            12 if self.swap && self.swap_weight > 1 && !scene.populated.is_empty() && self.dice.percent(60) => {
+                let range = self.range_of(&scene.populated);
+                self.madvise(range)
+            }
             12 if !scene.beyond.is_empty() && self.dice.percent(65) => {
                 let advice = if self.dice.percent(50) { Advice::PopulateRead } else { Advice::PopulateWrite };
                 let end = self.dice.pick(&scene.beyond).map_or(self.window.end(), |page| page.index() + 1);
@@ -510,6 +564,14 @@ impl<R: Rng> Draft<'_, R> {
             27 => self.control(actor),
             28 => Operation::ShadowStackStatus,
             30 => self.userfault(&scene),
+            31 => Operation::WriteProcMem {
+                page: self.page(&[
+                    (&scene.read_only, 45),
+                    (&scene.shadow_stack, 10),
+                    (&scene.populated, 20),
+                    (&scene.mapped, 20),
+                ]),
+            },
             29 => {
                 let range = self.range_to_map(&scene);
                 self.mmap_shared(range)
@@ -608,7 +670,10 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn madvise(&mut self, range: PageRange) -> Operation {
-        let weights = ADVICE.map(|(_, weight)| weight);
+        let mut weights = ADVICE.map(|(_, weight)| weight);
+        weights[8] = if self.swap { weights[8] * self.swap_weight } else { 0 };
+        weights[9] = if self.merging { weights[9] * self.merge_weight } else { 0 };
+        weights[10] = if self.merging { weights[10] * self.merge_weight } else { 0 };
         Operation::Madvise { range, advice: ADVICE[self.dice.weighted(&weights)].0 }
     }
 

@@ -22,6 +22,12 @@ pub enum Profile {
     Keys,
     /// userfaultfd: registered ranges, and accesses to them.
     Userfault,
+    /// Swap: pages that are put out, and everything that meets their entries.
+    Swap,
+    /// KSM: equal pages that are merged and parted.
+    Merging,
+    /// Pages write-protected by userfaultfd, and everything else that takes RW away: fork, swap, KSM.
+    Tracking,
 }
 
 /// A name that is no profile's.
@@ -40,11 +46,11 @@ impl std::error::Error for UnknownProfile {}
 /// Weights of the operations, in the order of `OPERATION_NAMES`; one for all of `madvise`, one for all of
 /// `mremap`, one for both accesses by system calls, one for all controls of shadow-stack features, and one for all on a
 /// userfaultfd.
-pub(crate) type Weights = [u32; 31];
+pub(crate) type Weights = [u32; 32];
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Balanced,
         Self::ForkHeavy,
         Self::ShadowStack,
@@ -53,10 +59,13 @@ impl Profile {
         Self::Layout,
         Self::Keys,
         Self::Userfault,
+        Self::Swap,
+        Self::Merging,
+        Self::Tracking,
     ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 8] = [28, 18, 24, 12, 8, 12, 18, 60];
+    pub(crate) const FREQUENCIES: [u32; 11] = [28, 18, 24, 12, 8, 12, 18, 60, 24, 12, 12];
 
     /// The profile's name.
     #[must_use]
@@ -70,6 +79,9 @@ impl Profile {
             Self::Layout => "layout",
             Self::Keys => "keys",
             Self::Userfault => "userfault",
+            Self::Swap => "swap",
+            Self::Merging => "merging",
+            Self::Tracking => "tracking",
         }
     }
 
@@ -77,31 +89,41 @@ impl Profile {
     /// favour other things fork rarely.
     pub(crate) fn weights(self) -> Weights {
         match self {
-            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp pkal pkfr pkmp pkru kern entr leav call ret disc over ctrl stat shrd uffd
+            //                mmap unmap read write exec prot fork exit dont clear sstk wrss madv lock unlk remp pkal pkfr pkmp pkru kern entr leav call ret disc over ctrl stat shrd uffd forc
             Self::Balanced => [
                 12, 5, 9, 20, 10, 13, 5, 14, 7, 5, 6, 10, 32, 5, 5, 26, 1, 4, 2, 2, 5, 13, 13, 11, 13, 7, 7, 11, 2, 5,
-                12,
+                12, 7,
             ],
             Self::ForkHeavy => {
-                [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 15, 1, 1, 1, 0, 4, 11, 8, 11, 12, 6, 6, 5, 1, 5, 8]
+                [9, 3, 7, 28, 4, 7, 14, 22, 5, 4, 3, 6, 17, 4, 3, 15, 1, 1, 1, 0, 4, 11, 8, 11, 12, 6, 6, 5, 1, 5, 8, 4]
             }
             Self::ShadowStack => [
-                4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 14, 1, 1, 2, 2, 4, 30, 18, 22, 26, 14, 14, 12, 4, 1, 3,
+                4, 4, 6, 8, 4, 9, 8, 16, 5, 6, 14, 30, 21, 4, 3, 14, 1, 1, 2, 2, 4, 30, 18, 22, 26, 14, 14, 12, 4, 1,
+                3, 4,
             ],
             Self::Protection => {
-                [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 12, 1, 4, 3, 2, 5, 10, 6, 8, 8, 5, 5, 6, 1, 6, 12]
+                [9, 3, 9, 20, 14, 30, 4, 8, 4, 3, 3, 4, 20, 6, 4, 12, 1, 4, 3, 2, 5, 10, 6, 8, 8, 5, 5, 6, 1, 6, 12, 9]
             }
-            Self::SoftDirty => {
-                [9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 14, 0, 0, 0, 0, 4, 10, 6, 10, 8, 5, 5, 5, 1, 7, 12]
-            }
+            Self::SoftDirty => [
+                9, 3, 8, 25, 5, 10, 4, 10, 6, 20, 3, 6, 21, 4, 4, 14, 0, 0, 0, 0, 4, 10, 6, 10, 8, 5, 5, 5, 1, 7, 12, 6,
+            ],
             Self::Layout => {
-                [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 34, 6, 5, 39, 1, 3, 2, 1, 4, 10, 7, 8, 8, 5, 5, 6, 1, 6, 12]
+                [22, 12, 9, 20, 6, 8, 4, 8, 12, 3, 8, 5, 34, 6, 5, 39, 1, 3, 2, 1, 4, 10, 7, 8, 8, 5, 5, 6, 1, 6, 12, 3]
             }
             Self::Keys => {
-                [8, 3, 8, 13, 5, 9, 4, 6, 3, 3, 5, 6, 14, 5, 2, 5, 10, 17, 22, 21, 8, 5, 3, 4, 4, 2, 2, 3, 0, 3, 6]
+                [8, 3, 8, 13, 5, 9, 4, 6, 3, 3, 5, 6, 14, 5, 2, 5, 10, 17, 22, 21, 8, 5, 3, 4, 4, 2, 2, 3, 0, 3, 6, 5]
             }
             Self::Userfault => {
-                [12, 4, 14, 26, 4, 12, 4, 8, 8, 4, 1, 1, 28, 10, 3, 3, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 0, 1, 90]
+                [12, 4, 14, 26, 4, 12, 4, 8, 8, 4, 1, 1, 28, 10, 3, 8, 1, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 2, 0, 1, 90, 1]
+            }
+            Self::Swap => {
+                [10, 3, 18, 30, 4, 10, 8, 10, 6, 5, 4, 10, 60, 3, 3, 8, 0, 1, 1, 1, 4, 4, 2, 3, 3, 2, 2, 1, 0, 1, 14, 4]
+            }
+            Self::Tracking => {
+                [10, 2, 14, 44, 2, 6, 9, 10, 5, 3, 0, 0, 34, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60, 1]
+            }
+            Self::Merging => {
+                [14, 3, 12, 16, 4, 8, 8, 6, 5, 4, 1, 2, 90, 1, 3, 4, 0, 1, 1, 1, 4, 0, 0, 0, 0, 0, 0, 0, 0, 1, 14, 2]
             }
         }
     }

@@ -22,6 +22,8 @@ fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
         dialect_forced: true,
         shadow_stack,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "test".to_owned(),
@@ -125,7 +127,8 @@ fn a_lost_permission_is_often_tried_at_once() {
                     | Operation::Execute { page }
                     | Operation::WriteShadowStack { page }
                     | Operation::ReadBySystemCall { page }
-                    | Operation::WriteBySystemCall { page } => Some(page),
+                    | Operation::WriteBySystemCall { page }
+                    | Operation::WriteProcMem { page } => Some(page),
                     _ => None,
                 };
                 let is_there =

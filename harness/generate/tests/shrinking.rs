@@ -21,6 +21,8 @@ fn machine() -> Machine {
         dialect_forced: true,
         shadow_stack: true,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "test".to_owned(),

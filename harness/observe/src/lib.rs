@@ -45,7 +45,9 @@ pub use libbpf::{LibbpfObserver, ObserverOptions};
 pub use observer::{Counters, Description, Observer, Registered};
 pub use pagemap::PagemapReader;
 pub use ptediff_bpf::{REGION_PAGES, Tally, Violation};
-pub use witness::{ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen};
+pub use witness::{
+    ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen, swaps_unseen,
+};
 pub use write_protect_watch::{VM_SHADOW_STACK, WatchCounters, WriteProtectWatch};
 
 // The probes' constants are the model's.

@@ -1,7 +1,9 @@
 //! The witnesses together: what they say about a step's snapshot and about its events.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use ptediff_reference_model::entry::{A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY};
+use ptediff_reference_model::entry::{
+    A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP,
+};
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
 use ptediff_reference_model::program::{Advice, Operation, Step};
 
@@ -26,6 +28,10 @@ pub struct ProbedStep<'a> {
     pub moved_unseen: Option<UnseenMove>,
     /// Whether the operation fills empty entries where no hook sees it: see [`fills_unseen`].
     pub fills_unseen: bool,
+    /// Whether pages may be swapped out or in where no hook sees it: see [`swaps_unseen`].
+    pub swaps_unseen: bool,
+    /// Whether ksmd merged pages, which no hook sees.
+    pub merges_unseen: bool,
     /// Whether VMA flags change after the events about their entries: see [`changes_flags_last`].
     pub changes_flags_last: bool,
 }
@@ -60,6 +66,13 @@ pub fn fills_unseen(operation: &Operation) -> bool {
     matches!(operation, Operation::UffdCopy { .. } | Operation::UffdZeropage { .. })
 }
 
+/// Whether an operation swaps pages out or in at a place without a hook: MADV_PAGEOUT has none, and a fault that swaps
+/// a page in and then waits for a userfaultfd is told of only when it is through (`VM_FAULT_RETRY`).
+#[must_use]
+pub fn swaps_unseen(operation: &Operation) -> bool {
+    operation.swaps() || operation.page().is_some() || operation.is_on_uffd()
+}
+
 /// Whether an operation changes the flags of VMAs after it changed their entries: unregistering from a userfaultfd
 /// lifts the write-protection first (`mm/userfaultfd.c: userfaultfd_clear_vma`).
 #[must_use]
@@ -75,7 +88,7 @@ pub fn changes_flags_last(operation: &Operation) -> bool {
 #[must_use]
 pub fn cleared_unseen(operation: &Operation) -> u64 {
     match operation {
-        Operation::Madvise { advice: Advice::Cold, .. } => A,
+        Operation::Madvise { advice: Advice::Cold | Advice::PageOut, .. } => A,
         Operation::Madvise { advice: Advice::Free, .. } => A | D | SAVED_DIRTY,
         _ => 0,
     }
@@ -190,6 +203,15 @@ fn may_follow(earlier: u64, later: u64, cleared_unseen: u64) -> bool {
     changed == 0 || later == 0 || (set_by_cpu && (changed & D == 0 || earlier & RW != 0))
 }
 
+/// Whether one entry is the other swapped out or in: SoftDirty and the userfaultfd's mark are kept.
+fn is_swapped(earlier: u64, later: u64) -> bool {
+    let (earlier, later) = (Entry(earlier), Entry(later));
+    let soft_dirty = |entry: Entry| entry.has(if entry.is_swapped() { SWP_SOFT_DIRTY } else { SOFT_DIRTY });
+    (earlier.is_swapped() && later.is_present() || earlier.is_present() && later.is_swapped())
+        && earlier.is_uffd_wp() == later.is_uffd_wp()
+        && (soft_dirty(earlier) == soft_dirty(later) || later.is_present() && soft_dirty(later))
+}
+
 /// Follows each page through the step: the snapshot before, each event's `before` and `after`, the snapshot
 /// after must be one chain. A change without an event is a break too: the last known entry counts as `after`
 /// of an event that is missing.
@@ -200,7 +222,8 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
     for transition in step.transitions {
         let entry = &mut known[transition.actor.index()][transition.page.index()];
         let may_fill = step.fills_unseen && !Entry(*entry).is_present() && Entry(transition.before).is_present();
-        if !may_fill && !may_follow(*entry, transition.before, step.cleared_unseen) {
+        let may_swap = step.swaps_unseen && is_swapped(*entry, transition.before);
+        if !may_fill && !may_swap && !may_follow(*entry, transition.before, step.cleared_unseen) {
             found.push(mismatch(transition, WitnessField::TransitionBefore, transition.before, *entry));
         }
         *entry = transition.after;
@@ -211,7 +234,9 @@ fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
         };
         for (slot, (&known, &held)) in known[actor.index()].iter().zip(arena).enumerate() {
             let may_fill = step.fills_unseen && !Entry(known).is_present() && Entry(held).is_present();
-            if !may_fill && !may_follow(known, held, step.cleared_unseen) {
+            let may_swap = step.swaps_unseen && is_swapped(known, held)
+                || step.merges_unseen && Entry(known).is_present() && Entry(held).is_present() && held & RW == 0;
+            if !may_fill && !may_swap && !may_follow(known, held, step.cleared_unseen) {
                 let page = PageIndex::new(slot).expect("a slot of the arena");
                 let field = WitnessField::TransitionAfter;
                 found.push(WitnessMismatch { actor, page, field, probe: known, witness: held });
@@ -229,9 +254,15 @@ fn follow_move(step: ProbedStep<'_>, known: &mut [[u64; ARENA_PAGES]]) {
     let known = &mut known[actor.index()];
     for (from, to) in from.slots().zip(to.slots()) {
         let (from, to) = (from.index(), to.index());
-        let moved = if Entry(known[from]).is_present() { known[from] | SOFT_DIRTY } else { known[from] };
-        if moved != 0 && after[to] == moved && after[from] == 0 {
-            known[to] = moved;
+        let moved = match Entry(known[from]) {
+            Entry(raw) if Entry(raw).is_present() => raw | SOFT_DIRTY,
+            Entry(raw) if Entry(raw).is_swapped() => raw | SWP_SOFT_DIRTY,
+            Entry(raw) => raw,
+        };
+        // mremap takes userfaultfd's mark away.
+        let unmarked = moved & !if Entry(moved).is_swapped() { SWP_UFFD_WP } else { UFFD_WP };
+        if moved != 0 && (after[to] == moved || after[to] == unmarked) && after[from] == 0 {
+            known[to] = after[to];
             known[from] = 0;
         }
     }
@@ -304,6 +335,8 @@ mod tests {
             cleared_unseen,
             moved_unseen: None,
             fills_unseen: false,
+            swaps_unseen: false,
+            merges_unseen: false,
             changes_flags_last: false,
         };
         let fields: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.field).collect();
@@ -327,6 +360,32 @@ mod tests {
         check(WRITTEN, &[], READ_ONLY, &[TransitionAfter]);
         check(0, &[], WRITTEN, &[TransitionAfter]);
         check(WRITTEN & !D, &[], WRITTEN, &[]);
+    }
+
+    #[test]
+    fn swapping_keeps_marks() {
+        let swapped = 0x07ff_ffff_fffb_fe00;
+        let check = |swaps_unseen, before: u64, after: u64, breaks: usize| {
+            let (before, after) = (state(before), state(after));
+            let step = ProbedStep {
+                before: &before,
+                transitions: &[],
+                after: &after,
+                cleared_unseen: 0,
+                moved_unseen: None,
+                fills_unseen: false,
+                swaps_unseen,
+                merges_unseen: false,
+                changes_flags_last: false,
+            };
+            assert_eq!(check_chains(step).len(), breaks, "{before:x?} to {after:x?}");
+        };
+        check(true, WRITTEN, swapped | 8 | SWP_SOFT_DIRTY, 0);
+        check(false, WRITTEN, swapped | 8 | SWP_SOFT_DIRTY, 1);
+        check(true, WRITTEN, swapped | 8, 1);
+        check(true, READ_ONLY | 1 << 10, swapped | SWP_SOFT_DIRTY, 1);
+        check(true, swapped | 4, READ_ONLY | 1 << 10, 0);
+        check(true, swapped | 4, READ_ONLY, 1);
     }
 
     #[test]
@@ -359,6 +418,8 @@ mod tests {
                 cleared_unseen: 0,
                 moved_unseen,
                 fills_unseen: false,
+                swaps_unseen: false,
+                merges_unseen: false,
                 changes_flags_last: false,
             };
             let pages: Vec<_> = check_chains(step).iter().map(|mismatch| mismatch.page.index()).collect();

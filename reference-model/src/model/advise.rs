@@ -1,10 +1,10 @@
 //! madvise, apart from MADV_DONTNEED: what `mm/madvise.c` does to VMAs and entries.
 
 use super::fault::{Access, FAULT_LIMIT};
-use super::vma::{VM_DONTCOPY, VM_WIPEONFORK, Vma};
+use super::vma::{VM_DONTCOPY, VM_MERGEABLE, VM_WIPEONFORK, Vma};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{D, RW};
+use crate::entry::{D, Entry, RW};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::outcome::Outcome;
@@ -26,6 +26,9 @@ impl Model {
             Advice::DontFork => self.mark(actor, range, VM_DONTCOPY, 0),
             Advice::DoFork => self.mark(actor, range, 0, VM_DONTCOPY),
             Advice::Free => self.for_each_part(actor, range, true, Self::free),
+            Advice::Mergeable => self.mark(actor, range, VM_MERGEABLE, 0),
+            Advice::Unmergeable => self.mark(actor, range, 0, VM_MERGEABLE),
+            Advice::PageOut => self.for_each_part(actor, range, false, Self::page_out),
         }
     }
 
@@ -68,6 +71,18 @@ impl Model {
             if old.shared.is_some() && set & VM_WIPEONFORK != 0 {
                 return (Rule::AdviceShared, Outcome::Failed(EINVAL));
             }
+            if (set | clear) & VM_MERGEABLE != 0 {
+                // `ksm_madvise` ignores what it cannot merge, and what is as it is to be.
+                if old.shared.is_some() || old.marks & VM_MERGEABLE == set {
+                    start = old.end;
+                    continue;
+                }
+                if set == 0 {
+                    self.unmerge(actor, start, old.end.min(end));
+                } else {
+                    self.enter_merging(actor);
+                }
+            }
             let marks = (old.marks | set) & !clear;
             start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);
         }
@@ -108,6 +123,11 @@ impl Model {
     /// maps it, and its entry with it.
     fn free(&mut self, actor: ActorId, page: PageIndex) {
         let Slot { bits, frame, .. } = self.slot(actor, page);
+        if bits.is_swapped() {
+            self.release(frame);
+            self.write(Rule::FreeSwapped, actor, page, Entry::NONE, ExpectedFrame::None);
+            return;
+        }
         if !bits.is_present() {
             return;
         }
@@ -115,12 +135,25 @@ impl Model {
             self.write(Rule::FreeKept, actor, page, bits, frame);
             return;
         };
+        let is_locked = self.is_mlocked(number);
         let folio = &mut self.frames[number as usize];
-        if folio.dirty && folio.mapcount != 1 {
+        // One in the swap cache stays there while another entry names its slot.
+        if folio.swap_cache.is_some() || (folio.dirty && folio.mapcount != 1) {
             return;
         }
         folio.dirty = false;
+        folio.lazy_free |= !is_locked;
         self.write(Rule::FreeClean, actor, page, bits.make_old().make_clean(), frame);
+    }
+
+    /// `folio_test_mlocked`: some VMA that maps the frame is locked.
+    fn is_mlocked(&self, number: u32) -> bool {
+        self.actors.iter().flatten().any(|memory| {
+            memory.slots.iter().enumerate().any(|(index, slot)| {
+                let is_locked = |page| memory.vmas.at(page).is_some_and(Vma::is_locked);
+                slot.frame == ExpectedFrame::Frame(number) && PageIndex::new(index).is_ok_and(is_locked)
+            })
+        })
     }
 
     /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing. 6.1 calls it from

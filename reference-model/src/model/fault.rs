@@ -6,7 +6,7 @@ use super::vma::{VM_UFFD_MISSING, VM_UFFD_WP};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{A, D, Entry, EntryKind, NX, P, RW, SPECIAL, UFFD_WP};
-use crate::expectation::ExpectedFrame;
+use crate::expectation::{EntryExpectation, ExpectedFrame};
 use crate::machine::Dialect;
 use crate::mutation::Output;
 use crate::observation::Cause;
@@ -260,6 +260,21 @@ impl Model {
         let before = self.expect(&slot);
         let registered_wp = vma.marks & VM_UFFD_WP != 0;
         match slot.bits.kind() {
+            EntryKind::NonPresent if slot.bits.is_swapped() => {
+                if let Some(rule) = self.swap_in(actor, page, access, &vma) {
+                    self.transition(Cause::Fault, rule, actor, page, before, access.is_store());
+                    return Ok(());
+                }
+                // do_wp_page follows in the same fault.
+                let installed = self.slot(actor, page).bits;
+                if registered_wp && installed.has(UFFD_WP) {
+                    if !self.is_wp_async(&vma) {
+                        return self.raise_userfault(Rule::UffdWpFault, actor, page, access, before);
+                    }
+                    let frame = self.slot(actor, page).frame;
+                    self.write(Rule::UffdWpAsync, actor, page, installed.clear_uffd_wp(), frame);
+                }
+            }
             EntryKind::NonPresent if !registered_wp => {
                 // pte_marker_handle_uffd_wp: what is left of a registration goes; the access faults again.
                 self.write(Rule::UffdMarkerStale, actor, page, Entry::NONE, ExpectedFrame::None);
@@ -271,15 +286,16 @@ impl Model {
                 if access.is_store() {
                     self.prepare_anon_vma(actor, page);
                 }
-                return self.raise_userfault(Rule::UffdMissingFault, actor, page, access);
+                return self.raise_userfault(Rule::UffdMissingFault, actor, page, access, before);
             }
             EntryKind::None => {}
             EntryKind::NonPresent => {
                 self.install_protected(actor, page, access);
                 return Ok(());
             }
+            // A forced write faults in a VMA that is not accessible; do_numa_page is for those that are.
+            EntryKind::ProtNone if vma.protection == Protection::NONE => {}
             EntryKind::ProtNone => {
-                // do_numa_page: the VMA is accessible, or there would be no fault.
                 let bits = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).make_young();
                 self.write(Rule::NumaHint, actor, page, bits, slot.frame);
                 self.transition(Cause::Fault, Rule::NumaHint, actor, page, before, access.is_store());
@@ -287,7 +303,7 @@ impl Model {
             }
             EntryKind::Present if registered_wp && slot.bits.has(UFFD_WP) && access.is_store() => {
                 if !self.is_wp_async(&vma) {
-                    return self.raise_userfault(Rule::UffdWpFault, actor, page, access);
+                    return self.raise_userfault(Rule::UffdWpFault, actor, page, access, before);
                 }
                 self.write(Rule::UffdWpAsync, actor, page, slot.bits.clear_uffd_wp(), slot.frame);
             }
@@ -301,6 +317,10 @@ impl Model {
             self.transition(Cause::Fault, Rule::FaultSpurious, actor, page, before, access.is_store());
             return Ok(());
         }
+        if access.is_store() && !vma.protection.contains(Protection::WRITE) {
+            self.fault_forced(actor, page, &vma, before);
+            return Ok(());
+        }
         let choose = |ordinary, shadow| if shadow_stack { shadow } else { ordinary };
         let rule = if slot.bits.0 & !(A | D) == 0 {
             if access.is_store() { choose(Rule::NewPage, Rule::NewShadowStackPage) } else { Rule::ZeroPage }
@@ -310,7 +330,7 @@ impl Model {
                     let frame = self.frames[number as usize];
                     if frame.exclusive {
                         choose(Rule::WpReuseExclusive, Rule::WpReuseExclusiveShadowStack)
-                    } else if frame.mapcount == 1 {
+                    } else if self.is_last_reference(number) {
                         choose(Rule::WpReuseLast, Rule::WpReuseLastShadowStack)
                     } else {
                         choose(Rule::WpCopy, Rule::WpCopyShadowStack)
@@ -326,15 +346,27 @@ impl Model {
         Ok(())
     }
 
+    /// `wp_can_reuse_anon_folio`: nobody else has the page, not the swap cache either, and it is no KSM page.
+    pub(super) fn is_last_reference(&self, number: u32) -> bool {
+        let frame = self.frames[number as usize];
+        frame.mapcount == 1 && frame.swap_cache.is_none() && !frame.is_merged
+    }
+
     /// `handle_userfault`: the entry stays. With UFFD_FEATURE_SIGBUS the fault is seen.
-    fn raise_userfault(&mut self, rule: Rule, actor: ActorId, page: PageIndex, access: Access) -> Result<(), Rule> {
+    fn raise_userfault(
+        &mut self,
+        rule: Rule,
+        actor: ActorId,
+        page: PageIndex,
+        access: Access,
+        before: EntryExpectation,
+    ) -> Result<(), Rule> {
         let vma = self.memory(actor).vmas.at(page).copied();
         if vma.is_some_and(|vma| !self.is_sigbus(&vma)) {
             // VM_FAULT_RETRY, of which the probes tell nothing.
             return Err(if rule == Rule::UffdWpFault { Rule::UffdWpWait } else { Rule::UffdMissingWait });
         }
         let slot = self.slot(actor, page);
-        let before = self.expect(&slot);
         let kept = if rule == Rule::UffdWpFault { Rule::UffdWpEntryKept } else { Rule::UffdMissingEntryKept };
         self.write(kept, actor, page, slot.bits, slot.frame);
         self.transition(Cause::Fault, kept, actor, page, before, access.is_store());
@@ -387,15 +419,7 @@ impl Model {
             }
             _ => {
                 self.prepare_anon_vma(actor, page);
-                let content = match slot.frame {
-                    ExpectedFrame::Frame(number) => self.frames[number as usize].content,
-                    ExpectedFrame::None | ExpectedFrame::Zero => 0,
-                };
-                self.release(slot.frame);
-                let number = self.new_frame(content);
-                if let ExpectedFrame::Frame(copied) = slot.frame {
-                    self.words.copy(copied, number);
-                }
+                let number = self.copy_of(slot.frame);
                 self.write(rule, actor, page, writable(fresh), ExpectedFrame::Frame(number));
             }
         }

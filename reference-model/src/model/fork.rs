@@ -2,7 +2,7 @@
 
 use super::{ActorMemory, Model, Slot};
 use crate::arena::ActorId;
-use crate::entry::{D, Entry, RW, UFFD_WP};
+use crate::entry::{D, Entry, RW, SWP_EXCLUSIVE, SWP_UFFD_WP, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::mutation::Output;
 use crate::observation::Cause;
@@ -20,6 +20,10 @@ impl Model {
         // `shstk_alloc_thread_stack` gives the child no shadow stack of its own.
         let thread = *self.thread(actor);
         self.actors[child.index()] = Some(ActorMemory::new(keys, thread));
+        if self.mergers.contains(&actor) {
+            // `ksm_fork`.
+            self.enter_merging(child);
+        }
         let vmas = self.memory(actor).vmas.list.clone();
         let mut userfaults = Vec::new();
         for vma in vmas {
@@ -97,6 +101,12 @@ impl Model {
                 transitions.push((Cause::ForkParent, kept, actor, page, before));
                 continue;
             }
+            if parent.bits.is_swapped() {
+                let (parent_rule, child_rule) = self.copy_swapped(actor, child, page, &parent, child_wp);
+                transitions.push((Cause::ForkParent, parent_rule, actor, page, before));
+                transitions.push((Cause::ForkChild, child_rule, child, page, self.expect(&Slot::EMPTY)));
+                continue;
+            }
             if !parent.bits.is_present() {
                 // A marker: where the child's entry is empty before and after nothing comes of it either.
                 self.write(Rule::ForkParentMarker, actor, page, parent.bits, parent.frame);
@@ -117,6 +127,30 @@ impl Model {
         for (cause, rule, actor, page, before) in transitions {
             self.transition(cause, rule, actor, page, before, false);
         }
+    }
+
+    /// `mm/memory.c: copy_nonpresent_pte` of a swap entry: now two name the slot, and neither alone.
+    fn copy_swapped(
+        &mut self,
+        actor: ActorId,
+        child: ActorId,
+        page: PageIndex,
+        parent: &Slot,
+        child_wp: bool,
+    ) -> (Rule, Rule) {
+        let shared = Entry(parent.bits.0 & !SWP_EXCLUSIVE);
+        if let ExpectedFrame::Frame(slot) = parent.frame {
+            self.frames[slot as usize].mapcount += 1;
+        }
+        self.write(Rule::ForkParentSwapped, actor, page, shared, parent.frame);
+        let rule = match (shared.is_uffd_wp(), child_wp) {
+            (true, true) => Rule::ForkChildSwappedUffdWpKept,
+            (true, false) => Rule::ForkChildSwappedUffdWp,
+            (false, _) => Rule::ForkChildSwapped,
+        };
+        let copied = if child_wp { shared } else { Entry(shared.0 & !SWP_UFFD_WP) };
+        self.write(rule, child, page, copied, parent.frame);
+        (Rule::ForkParentSwapped, rule)
     }
 
     /// `mm/memory.c: copy_present_ptes`.
@@ -160,6 +194,7 @@ impl Model {
     /// The actor is reaped: nothing of its memory is left.
     pub(super) fn exit(&mut self, actor: ActorId) -> (Rule, Outcome) {
         self.orphan_uffds(actor);
+        self.mergers.retain(|&other| other != actor);
         if let Some(memory) = self.actors[actor.index()].take() {
             for slot in memory.slots {
                 self.dirty_behind(slot.bits, slot.frame);

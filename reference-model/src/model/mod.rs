@@ -5,19 +5,23 @@
 
 mod advise;
 mod fault;
+mod forced;
 mod fork;
 mod lock;
 mod map;
+mod merging;
 mod pkey;
 mod protect;
 mod remap;
 mod shadow_stack;
 mod shared;
+mod swap;
 mod userfault;
 mod vma;
 
+use crate::algebra::Algebra;
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use crate::entry::{A, DirtyDesign, Entry, NX, P, PKEY, PROTNONE, RW, US};
+use crate::entry::{A, Entry, NX, P, PKEY, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
@@ -31,7 +35,7 @@ use userfault::{Userfault, Waiting};
 use vma::{AnonVma, Vma, VmaList};
 
 /// Bits of `vm_flags` that are compared: READ, WRITE, EXEC, SHARED, UFFD_MISSING, UFFD_WP, LOCKED, DONTCOPY, WIPEONFORK,
-/// SOFTDIRTY, SHADOW_STACK and the four of the protection key.
+/// SOFTDIRTY, MERGEABLE, SHADOW_STACK and the four of the protection key.
 pub const VM_FLAGS_COMPARED: u64 =
     0x1 | 0x2 | 0x4 | vma::VM_SHARED | vma::VM_SOFTDIRTY | vma::VM_SHADOW_STACK | vma::VM_MARKS;
 
@@ -83,6 +87,29 @@ struct Frame {
     dirty: bool,
     /// It belongs to a shmem object (`!folio_test_anon`).
     of_object: bool,
+    /// MADV_FREE gave it up (`!folio_test_swapbacked`).
+    lazy_free: bool,
+    /// It is no frame but a slot of the swap file; see [`swap`].
+    is_swap_slot: bool,
+    /// It is a KSM page (`folio_test_ksm`).
+    is_merged: bool,
+    /// Of a frame the slot in whose place it is in the swap cache, of a slot that frame.
+    swap_cache: Option<u32>,
+}
+
+impl Frame {
+    /// Zeroed, and not mapped.
+    const UNMAPPED: Self = Self {
+        content: 0,
+        mapcount: 0,
+        exclusive: false,
+        dirty: false,
+        of_object: false,
+        lazy_free: false,
+        is_swap_slot: false,
+        is_merged: false,
+        swap_cache: None,
+    };
 }
 
 #[derive(Debug, Clone)]
@@ -91,11 +118,14 @@ struct ActorMemory {
     slots: [Slot; ARENA_PAGES],
     keys: Keys,
     thread: Thread,
+    /// What ksmd found at each page when it last scanned it (`oldchecksum`).
+    checksums: [Option<u64>; ARENA_PAGES],
 }
 
 impl ActorMemory {
     fn new(keys: Keys, thread: Thread) -> Self {
-        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys, thread }
+        let checksums = [None; ARENA_PAGES];
+        Self { vmas: VmaList::default(), slots: [Slot::EMPTY; ARENA_PAGES], keys, thread, checksums }
     }
 }
 
@@ -103,9 +133,11 @@ impl ActorMemory {
 #[derive(Debug, Clone)]
 pub struct Model {
     dialect: Dialect,
-    design: DirtyDesign,
+    design: Algebra,
     shadow_stack: bool,
     protection_keys: bool,
+    swap: bool,
+    merging: bool,
     exact_accessed: bool,
     mutation: Option<Mutation>,
     actors: [Option<ActorMemory>; ACTORS],
@@ -117,6 +149,8 @@ pub struct Model {
     uffds: [Option<Userfault>; UFFDS],
     /// Accesses that wait for a userfaultfd, or did so and were not asked about since.
     waiting: [Option<Waiting>; ACTORS],
+    /// Processes that ksmd scans, in its order.
+    mergers: Vec<ActorId>,
     next_userfault: u32,
     next_anon: u32,
     expectation: StepExpectation,
@@ -128,12 +162,11 @@ impl Model {
     pub fn new(machine: &Machine) -> Self {
         Self {
             dialect: machine.dialect,
-            design: match machine.dialect {
-                Dialect::Linux6_1 => DirtyDesign::InPlace,
-                Dialect::Linux6_12 | Dialect::Linux7_2 => DirtyDesign::Saved,
-            },
+            design: Algebra::of_dialect(machine.dialect, machine.shadow_stack),
             shadow_stack: machine.shadow_stack,
             protection_keys: machine.protection_keys,
+            swap: machine.swap,
+            merging: machine.merging,
             exact_accessed: machine.exact_accessed,
             mutation: None,
             actors: [
@@ -148,6 +181,7 @@ impl Model {
             objects: Vec::new(),
             uffds: [None; UFFDS],
             waiting: [None; ACTORS],
+            mergers: Vec::new(),
             next_userfault: 0,
             next_anon: 0,
             expectation: StepExpectation::default(),
@@ -213,6 +247,8 @@ impl Model {
             Operation::UffdZeropage { uffd, range } => self.uffd_zeropage(uffd, range),
             Operation::UffdWake { uffd, range } => self.uffd_wake(uffd, range),
             Operation::UffdFinish => self.uffd_finish(actor),
+            Operation::WriteProcMem { page } => self.write_proc_mem(index, actor, page),
+            Operation::MergePages => self.merge_pages(),
         };
         self.fire(rule);
         let outcome = self.mutation.map_or(outcome, |mutation| mutation.outcome(rule, outcome));
@@ -238,6 +274,19 @@ impl Model {
             operation if self.meets_userfaultfd(step.actor, &operation) => false,
             Operation::MremapResize { range, pages } => range.first() + usize::from(pages) <= ARENA_PAGES,
             Operation::WritePkru { .. } => self.protection_keys,
+            // Swapped-out pages of shmem objects are not modelled, nor swap and KSM together.
+            Operation::Madvise { range, advice: Advice::PageOut } => {
+                let is_shared = |page| self.mapping(step.actor, page).is_some_and(|vma| vma.shared);
+                self.swap && !range.slots().any(is_shared) && !self.has_merged(step.actor, range)
+            }
+            Operation::Madvise { range, advice: Advice::Free } => !self.has_merged(step.actor, range),
+            Operation::Madvise { range, advice: Advice::Mergeable } => {
+                let is_stack = |page| self.mapping(step.actor, page).is_some_and(|vma| vma.shadow_stack);
+                self.merging && !range.slots().any(is_stack)
+            }
+            Operation::MergePages => self.may_merge(),
+            // mremap parts KSM pages before it moves them.
+            Operation::Mremap { range, .. } => !range.slots().any(|page| self.is_mergeable(step.actor, page)),
             // System calls that wait for an answer to a fault are not modelled.
             Operation::Mlock { range } => !self.may_wait(step.actor, range),
             Operation::Madvise { range, advice: Advice::PopulateRead | Advice::PopulateWrite } => {
@@ -282,6 +331,19 @@ impl Model {
             uffd_missing: vma.marks & vma::VM_UFFD_MISSING != 0,
             uffd_wp: vma.marks & vma::VM_UFFD_WP != 0,
         })
+    }
+
+    /// `VM_MERGEABLE` of the VMA that covers a page of a living actor.
+    #[must_use]
+    pub fn is_mergeable(&self, actor: ActorId, page: PageIndex) -> bool {
+        let vma = self.actors[actor.index()].as_ref().and_then(|memory| memory.vmas.at(page));
+        vma.is_some_and(|vma| vma.marks & vma::VM_MERGEABLE != 0)
+    }
+
+    /// Whether the frame of this number in the model is a KSM page.
+    #[must_use]
+    pub fn is_merged(&self, frame: u32) -> bool {
+        self.frames.get(frame as usize).is_some_and(|frame| frame.is_merged)
     }
 
     /// The slots of the VMA that covers a page of a living actor.
@@ -428,7 +490,7 @@ impl Model {
     }
 
     fn new_frame(&mut self, content: u64) -> u32 {
-        self.frames.push(Frame { content, mapcount: 1, exclusive: true, dirty: false, of_object: false });
+        self.frames.push(Frame { content, mapcount: 1, exclusive: true, ..Frame::UNMAPPED });
         (self.frames.len() - 1) as u32
     }
 
@@ -437,9 +499,13 @@ impl Model {
         AnonVma { id: self.next_anon, singular }
     }
 
-    /// One mapping of the frame goes.
+    /// One mapping of the frame goes, or one entry that names the swap slot.
     fn release(&mut self, frame: ExpectedFrame) {
         if let ExpectedFrame::Frame(number) = frame {
+            if self.frames[number as usize].is_swap_slot {
+                self.put_swap_slot(number);
+                return;
+            }
             let frame = &mut self.frames[number as usize];
             frame.mapcount = frame.mapcount.saturating_sub(1);
         }
@@ -467,11 +533,11 @@ impl Model {
             }
         }
         let (mapcount, anon_exclusive) = match after.frame {
-            ExpectedFrame::Frame(number) => {
+            ExpectedFrame::Frame(number) if !self.frames[number as usize].is_swap_slot => {
                 let frame = self.frames[number as usize];
                 (frame.mapcount, frame.exclusive)
             }
-            ExpectedFrame::None | ExpectedFrame::Zero => (0, false),
+            ExpectedFrame::Frame(_) | ExpectedFrame::None | ExpectedFrame::Zero => (0, false),
         };
         self.expectation.transitions.push(TransitionExpectation {
             cause,

@@ -3,7 +3,7 @@
 use super::shared::{vm_page_prot, wants_writenotify};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{D, EntryKind, RW, SOFT_DIRTY, UFFD_WP};
+use crate::entry::{D, Entry, EntryKind, RW, SOFT_DIRTY, SWP_SOFT_DIRTY, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
@@ -117,8 +117,9 @@ impl Model {
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
         let before = self.expect(&slot);
         if !slot.bits.is_present() {
-            self.write(Rule::ProtectMarker, actor, page, slot.bits, slot.frame);
-            self.transition(Cause::Protect, Rule::ProtectMarker, actor, page, before, false);
+            let rule = if slot.bits.is_swapped() { Rule::ProtectSwapped } else { Rule::ProtectMarker };
+            self.write(rule, actor, page, slot.bits, slot.frame);
+            self.transition(Cause::Protect, rule, actor, page, before, false);
             return;
         }
         let modified = self.design.modify(slot.bits, vm_page_prot(&vma).0);
@@ -174,6 +175,12 @@ impl Model {
                     continue;
                 }
                 let before = self.expect(&slot);
+                if slot.bits.is_swapped() {
+                    let cleared = Entry(slot.bits.0 & !SWP_SOFT_DIRTY);
+                    self.write(Rule::ClearRefsSwapped, actor, page, cleared, slot.frame);
+                    self.transition(Cause::ClearRefs, Rule::ClearRefsSwapped, actor, page, before, false);
+                    continue;
+                }
                 if !slot.bits.is_present() {
                     self.write(Rule::ClearRefsMarker, actor, page, slot.bits, slot.frame);
                     self.transition(Cause::ClearRefs, Rule::ClearRefsMarker, actor, page, before, false);

@@ -3,10 +3,10 @@
 //! Read in `mm/mremap.c` and `mm/vma.c` (6.1: `mm/mmap.c`): `copy_vma`, `move_page_tables`, `vma_merge_extend`.
 //! The arena is a sixteenth of a page table, so whole tables are never moved (`move_normal_pmd`).
 
-use super::vma::{VM_LOCKED, Vma, VmaList, anon_compatible, anon_mergeable};
+use super::vma::{VM_LOCKED, VM_UFFD, Vma, VmaList, anon_compatible, anon_mergeable};
 use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{Entry, SOFT_DIRTY};
+use crate::entry::{Entry, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::mutation::Output;
@@ -82,6 +82,10 @@ impl Model {
             if first >= range.end() {
                 break;
             }
+            // `vma_multi_allowed`: one that is registered is moved alone.
+            if vma.marks & VM_UFFD != 0 && (moved > 0 || usize::from(vma.end) < range.end()) {
+                return (Rule::MremapAcross, Outcome::Failed(EFAULT));
+            }
             cursor = usize::from(vma.end);
             let part = |start: usize| {
                 PageRange::new(start, cursor.min(range.end()) - first).expect("as far within its range as the other")
@@ -142,8 +146,8 @@ impl Model {
         self.memory(actor).vmas.unmap(range);
     }
 
-    /// `move_vma`, of a range within one VMA. Here a userfaultfd without UFFD_FEATURE_EVENT_REMAP would lose
-    /// its registration (`mremap_userfaultfd_prep`), and its write-protection bits in `move_ptes`.
+    /// `move_vma`, of a range within one VMA. A userfaultfd without UFFD_FEATURE_EVENT_REMAP, and programs have no
+    /// other, loses its registration (`mremap_userfaultfd_prep`), and its write-protection bits in `move_ptes`.
     fn move_vma(&mut self, actor: ActorId, remap: Remap) {
         let Remap { from, to, keep } = remap;
         let dialect = self.dialect;
@@ -164,8 +168,15 @@ impl Model {
         };
         let new = Vma { first: to.first() as u8, end: to.end() as u8, displacement, ..old };
         let (index, merged) = vmas.insert_copy(dialect, new, keep.then_some(&old));
+        if old.uffd.is_some() {
+            // Of the whole VMA, should it have merged with a neighbour that is registered.
+            let vma = &mut vmas.list[index];
+            (vma.marks, vma.uffd) = (vma.marks & !VM_UFFD, None);
+        }
         self.moved_vma_rule(if merged { Rule::VmaMergeMoved } else { Rule::VmaMoved }, actor, index);
-        self.move_page_tables(actor, from, to);
+        // 6.1.176 leaves the marks, while 6.1.192 clears them.
+        let unmarks = old.uffd.is_some() && dialect != Dialect::Linux6_1;
+        self.move_page_tables(actor, from, to, unmarks);
         if keep {
             self.dontunmap_complete(actor, from, &old);
         } else {
@@ -177,14 +188,30 @@ impl Model {
     }
 
     /// `move_ptes`: whatever is there moves as it is; what is present becomes soft-dirty (`move_soft_dirty_pte`).
-    fn move_page_tables(&mut self, actor: ActorId, from: PageRange, to: PageRange) {
+    fn move_page_tables(&mut self, actor: ActorId, from: PageRange, to: PageRange, unmarks: bool) {
         for (source, target) in from.slots().zip(to.slots()) {
             let Slot { bits, frame, .. } = self.slot(actor, source);
             if bits == Entry::NONE && frame == ExpectedFrame::None {
                 continue;
             }
-            let moved = if bits.is_present() { Entry(bits.0 | SOFT_DIRTY) } else { bits };
+            if unmarks && bits.marker().is_some() {
+                self.write(Rule::MovedMarkerDropped, actor, source, Entry::NONE, ExpectedFrame::None);
+                continue;
+            }
+            let is_unmarked = unmarks && bits.is_uffd_wp();
+            let moved = match bits {
+                bits if bits.is_present() => Entry(bits.0 | SOFT_DIRTY),
+                bits if bits.is_swapped() => Entry(bits.0 | SWP_SOFT_DIRTY),
+                bits => bits,
+            };
+            let moved = match is_unmarked {
+                true if moved.is_swapped() => Entry(moved.0 & !SWP_UFFD_WP),
+                true => moved.clear_uffd_wp(),
+                false => moved,
+            };
             let rule = match frame {
+                _ if is_unmarked => Rule::MovedUffdWp,
+                ExpectedFrame::Frame(_) if bits.is_swapped() => Rule::MovedSwapped,
                 ExpectedFrame::Frame(_) => Rule::MovedEntry,
                 ExpectedFrame::None | ExpectedFrame::Zero => Rule::MovedZeroPage,
             };

@@ -136,7 +136,7 @@ impl Model {
             return Some((number, false));
         }
         *place = Some(number);
-        self.frames.push(Frame { content: 0, mapcount: 0, exclusive: false, dirty: false, of_object: true });
+        self.frames.push(Frame { of_object: true, ..Frame::UNMAPPED });
         Some((number, true))
     }
 

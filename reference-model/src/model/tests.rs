@@ -17,6 +17,8 @@ fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
         dialect_forced: false,
         shadow_stack,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: String::new(),
         cpu_model: String::new(),

@@ -6,7 +6,7 @@ use super::fault::Access;
 use super::vma::{VM_DONTCOPY, VM_UFFD, VM_UFFD_MISSING, VM_UFFD_WP, Vma};
 use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
-use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL, UFFD_WP};
+use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL, SWP_UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::machine::Dialect;
 use crate::observation::Cause;
@@ -355,6 +355,12 @@ impl Model {
         let (rule, entry) = match (slot.bits.kind(), protect) {
             (EntryKind::None, true) if self.uses_markers(&vma) => (Rule::UffdMarkerSet, Entry::UFFD_WP_MARKER),
             (EntryKind::None, _) => return,
+            (EntryKind::NonPresent, true) if slot.bits.is_swapped() => {
+                (Rule::UffdWpSwappedSet, Entry(slot.bits.0 | SWP_UFFD_WP))
+            }
+            (EntryKind::NonPresent, false) if slot.bits.is_swapped() => {
+                (Rule::UffdWpSwappedCleared, Entry(slot.bits.0 & !SWP_UFFD_WP))
+            }
             (EntryKind::NonPresent, true) => (Rule::UffdMarkerKept, slot.bits),
             (EntryKind::NonPresent, false) => (Rule::UffdMarkerDropped, Entry::NONE),
             (_, true) => {
@@ -401,7 +407,7 @@ impl Model {
         };
         for (place, page) in range.slots().enumerate() {
             let slot = self.slot(owner, page);
-            if slot.bits.is_present() {
+            if slot.bits.is_present() || slot.bits.is_swapped() {
                 self.wake_userfault(context, range.first() as u8, page.index() as u8);
                 return filled(place);
             }
@@ -481,8 +487,7 @@ impl Model {
 }
 
 impl Model {
-    /// Whether the operation would bring userfaultfd together with what is not modelled with it: shared memory, moved
-    /// mappings, copies by the kernel, which would wait or fail, and live shadow stacks, on which a waiting access or
+    /// Whether the operation would bring userfaultfd together with what is not modelled with it: shared memory, copies by the kernel, which would wait or fail, and live shadow stacks, on which a waiting access or
     /// the signal of a refused one would push.
     pub(super) fn meets_userfaultfd(&self, actor: ActorId, operation: &Operation) -> bool {
         let vma_at = |actor: ActorId, page: PageIndex| {
@@ -497,17 +502,13 @@ impl Model {
             Operation::UffdRegister { uffd, range, .. } => self.uffd_owner(uffd).is_some_and(|owner| {
                 range.slots().any(|page| vma_at(owner, page).is_some_and(|vma| vma.shared.is_some()))
             }),
-            // What is left of a registration is not moved either.
-            Operation::Mremap { range, .. } | Operation::MremapResize { range, .. } => {
-                let is_left = |page: PageIndex| {
-                    let bits = self.entry(actor, page).bits;
-                    bits.marker().is_some() || bits.has(UFFD_WP)
-                };
-                registered(range) || range.slots().any(is_left)
+            // A locked mapping that becomes longer is faulted in, and would wait.
+            Operation::MremapResize { range, .. } => {
+                registered(range) && range.slots().any(|page| vma_at(actor, page).is_some_and(Vma::is_locked))
             }
-            Operation::ReadBySystemCall { page } | Operation::WriteBySystemCall { page } => {
-                registered(PageRange::single(page))
-            }
+            Operation::ReadBySystemCall { page }
+            | Operation::WriteBySystemCall { page }
+            | Operation::WriteProcMem { page } => registered(PageRange::single(page)),
             Operation::EnterShadowStack { .. } => self.uffds.iter().any(Option::is_some),
             Operation::UffdOpen { .. } => ActorId::all().any(|actor| self.live_shadow_stack(actor).is_some()),
             _ => false,

@@ -28,12 +28,14 @@ pub(super) const VM_UFFD_MISSING: u64 = 1 << 9;
 pub(super) const VM_UFFD_WP: u64 = 1 << 12;
 /// `__VM_UFFD_FLAGS`, as far as anonymous memory can have them.
 pub(super) const VM_UFFD: u64 = VM_UFFD_MISSING | VM_UFFD_WP;
+/// `VM_MERGEABLE` in `vm_flags`.
+pub(super) const VM_MERGEABLE: u64 = 1 << 31;
 /// First of the four bits of the protection key in `vm_flags` (`VM_PKEY_SHIFT`; the same in all dialects).
 const VM_PKEY_SHIFT: u32 = 32;
 /// `ARCH_VM_PKEY_FLAGS`.
 pub(super) const VM_PKEY: u64 = 0xf << VM_PKEY_SHIFT;
 /// What [`Vma::marks`] may hold.
-pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED | VM_PKEY | VM_UFFD;
+pub(super) const VM_MARKS: u64 = VM_DONTCOPY | VM_WIPEONFORK | VM_LOCKED | VM_PKEY | VM_UFFD | VM_MERGEABLE;
 
 /// The protection key as it stands in `vm_flags`.
 pub(super) fn key_flags(key: u8) -> u64 {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use ptediff_reference_model::entry::{A, DirtyDesign, Entry, RW};
+use ptediff_reference_model::algebra::{Algebra, Design};
+use ptediff_reference_model::entry::{A, Entry, RW};
 
 use super::Mutation;
 use super::entry::{Shared, Side, is_write_0_dirty_1};
@@ -47,13 +48,14 @@ impl Technique {
         Self::NotPresentFlushedLater,
     ];
 
-    /// Where this way keeps Dirty of a read-only entry.
-    pub(super) fn design(self, processor: Processor) -> DirtyDesign {
-        match self {
-            Self::NonAtomicInPlace | Self::LockedBitClear => DirtyDesign::InPlace,
-            Self::LoopBehindFeatureTest if processor == Processor::BeforeShadowStacks => DirtyDesign::InPlace,
-            _ => DirtyDesign::Saved,
-        }
+    /// The helpers that go with it.
+    fn algebra(self, processor: Processor) -> Algebra {
+        let design = match self {
+            Self::NonAtomicInPlace | Self::LockedBitClear => Design::BeforeShadowStacks,
+            Self::LoopBehindFeatureTest => Design::Cow2022,
+            _ => Design::SavedDirty6_12,
+        };
+        Algebra::new(design, processor == Processor::WithShadowStacks)
     }
 
     /// Whether it flushes the TLB before the entry has its last value: then a fork pays for a flush per entry,
@@ -103,7 +105,7 @@ pub(super) fn fork(
     processor: Processor,
     mutation: Option<Mutation>,
 ) -> Protected {
-    let kernel = Kernel { shared, design: technique.design(processor), mutation };
+    let kernel = Kernel { shared, algebra: technique.algebra(processor), mutation };
     let copied_from = shared.read(Side::Kernel, "reads the entry for the copy");
     match technique {
         Technique::NonAtomicInPlace | Technique::NonAtomicMoving => kernel.read_modify_write(),
@@ -140,7 +142,7 @@ pub(super) fn destination_is_created(protected: &Protected) -> bool {
 
 struct Kernel<'run> {
     shared: &'run Shared,
-    design: DirtyDesign,
+    algebra: Algebra,
     mutation: Option<Mutation>,
 }
 
@@ -150,7 +152,7 @@ impl Kernel<'_> {
         if self.mutation == Some(Mutation::ShiftDropped) {
             return entry & !RW;
         }
-        self.design.write_protect(Entry(entry)).0
+        self.algebra.write_protect(Entry(entry)).0
     }
 
     fn flush(&self) {

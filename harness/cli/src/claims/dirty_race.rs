@@ -2,8 +2,10 @@
 
 use ptediff_claims::{Effort, Evidence};
 use ptediff_reference_model::machine::Dialect;
+use ptediff_vm::store::Store;
 use serde_json::json;
 
+use crate::error::Failure;
 use crate::guest::claims::dirty_race::{FINDING, MODULE_PATH, PlantRequest, Request, Summary};
 use crate::host::launch::Platform;
 
@@ -13,6 +15,9 @@ pub(super) const LIVE: &[LiveCheck] = &[
     LiveCheck { claim: "race.two-processors", run: two_processors },
     LiveCheck { claim: "race.planted-module", run: planted_module },
 ];
+
+/// The planted module's name in the cache (`vm-images/modules`).
+const MODULE: &str = "nonatomic-wrprotect";
 
 /// Write-protected entries that the whole check wants of Bochs.
 const ENTRIES_IN_BOCHS: u64 = 100_000;
@@ -95,7 +100,7 @@ fn all_was_seen(summary: &Summary, place: &str) -> Result<(), ClaimFailure> {
 fn evidence(answers: &Answers, summary: &Summary, made: u64) -> Evidence {
     let note = format!(
         "2 CPUs, {} rounds: fork {}, mprotect and userfaultfd {}, clear_refs {}; {} stores, {} faults; Dirty arrived \
-         inside a protecting function {} times; Write=0,Dirty=1 {made}",
+         inside a protecting function {} times; {} pages reclaimed{}; Write=0,Dirty=1 {made}",
         summary.rounds,
         summary.fork_parent.protected,
         summary.protect.protected,
@@ -103,6 +108,8 @@ fn evidence(answers: &Answers, summary: &Summary, made: u64) -> Evidence {
         summary.stores,
         summary.fault.calls,
         summary.arrived_meanwhile,
+        summary.reclaimed,
+        if summary.has_swap { " (zram)" } else { " (no swap)" },
     );
     answers.evidence(summary.protected, "write-protected entries", note)
 }
@@ -184,6 +191,6 @@ fn planted(
 
 /// The planted module for a kernel.
 fn module(kernel: &str) -> Result<Vec<u8>, ClaimFailure> {
-    let path = format!("/work/race-modules/{kernel}/nonatomic-wrprotect.ko");
-    std::fs::read(&path).map_err(|source| crate::error::Failure::File { path: path.into(), source }.into())
+    let path = Store::open().and_then(|store| store.module(kernel, MODULE)).map_err(Failure::from)?;
+    std::fs::read(&path).map_err(|source| Failure::File { path, source }.into())
 }

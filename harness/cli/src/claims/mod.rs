@@ -1,6 +1,9 @@
 //! The live checks of claims, a file a system: the host's half. The table of claims is `ptediff_claims`.
 
 mod dirty_race;
+pub(crate) mod entry_algebra;
+mod processor_access;
+mod write_protect_tracking;
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +51,7 @@ impl From<Failure> for ClaimFailure {
 
 /// Every live check.
 pub fn checks() -> impl Iterator<Item = &'static LiveCheck> {
-    [dirty_race::LIVE].into_iter().flatten()
+    [entry_algebra::LIVE, dirty_race::LIVE, write_protect_tracking::LIVE, processor_access::LIVE].into_iter().flatten()
 }
 
 /// The live check of a claim.

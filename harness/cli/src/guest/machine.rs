@@ -1,8 +1,11 @@
 //! What the machine is, proved in the guest: never taken from the emulator's name.
 
 use std::fs;
+use std::path::Path;
 
 use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+
+use super::swap;
 
 /// What was looked at and what it said.
 #[derive(Debug, Clone, Default)]
@@ -117,6 +120,8 @@ impl Evidence {
             dialect_forced,
             shadow_stack,
             protection_keys: self.has("ospke"),
+            swap: swap::is_possible(),
+            merging: platform != "native" && Path::new("/sys/kernel/mm/ksm/run").exists(),
             exact_accessed: platform != "native",
             platform: platform.to_owned(),
             cpu_model: self.cpu_model.clone(),

@@ -9,6 +9,7 @@ pub mod program;
 pub mod quiet;
 pub mod request;
 pub mod session;
+mod swap;
 pub mod trust;
 
 pub use request::{GuestRequest, REQUEST_PATH};

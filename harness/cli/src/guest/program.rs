@@ -6,6 +6,7 @@ use ptediff_compare::{Judge, witness_contradiction};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
 use ptediff_observe::{
     EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen,
+    swaps_unseen,
 };
 use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::machine::Machine;
@@ -18,6 +19,7 @@ use ptediff_trace::{Attempt, Frame, StepDone, Writer};
 use crate::error::with_causes;
 
 use super::plant::Plant;
+use super::swap::SwapFile;
 
 /// The rig failed: nothing more can be run, or nothing that was seen can be believed.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ pub struct Runner<O, W> {
     pub steps: u64,
     /// Programs run so far, re-runs and shrinking included.
     pub runs: u32,
+    /// The swap file, which the first program that asks for one gets.
+    pub swap: SwapFile,
 }
 
 impl<O, W> Runner<O, W> {
@@ -97,6 +101,7 @@ impl<O, W> Runner<O, W> {
             zero_frame: self.zero_frame,
             steps: self.steps,
             runs: self.runs,
+            swap: self.swap,
         }
     }
 }
@@ -110,6 +115,9 @@ impl<O: Observer, W: Write> Runner<O, W> {
         self.runs += 1;
         let begin = Frame::ProgramBegin { index, attempt, program: program.clone() };
         self.send(&begin)?;
+        if program.steps.iter().any(|step| step.operation.swaps()) {
+            self.swap.turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
+        }
         let observer = &mut self.observer;
         self.executor
             .begin(&mut |actor| observer.expect_child(actor))
@@ -204,6 +212,9 @@ impl<O: Observer, W: Write> Runner<O, W> {
     /// # Errors
     /// The rig failed.
     pub fn run_to(&mut self, program: &Program, depth: Depth) -> Result<(), RigError> {
+        if program.steps.iter().any(|step| step.operation.swaps()) {
+            self.swap.turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
+        }
         let observer = &mut self.observer;
         self.executor
             .begin(&mut |actor| observer.expect_child(actor))
@@ -296,6 +307,8 @@ impl<O: Observer, W: Write> Runner<O, W> {
                     cleared_unseen: cleared_unseen(&step.operation),
                     moved_unseen: moved_unseen(step),
                     fills_unseen: fills_unseen(&step.operation),
+                    swaps_unseen: swaps_unseen(&step.operation),
+                    merges_unseen: step.operation == Operation::MergePages,
                     changes_flags_last: changes_flags_last(&step.operation),
                 },
             )

@@ -26,7 +26,7 @@ const KNOBS: &[Knob] = &[
         value: "0",
         why: "khugepaged collapses entries",
     },
-    Knob { path: "/sys/kernel/mm/ksm/run", value: "0", why: "KSM merges pages" },
+    Knob { path: "/sys/kernel/mm/ksm/run", value: "0", why: "KSM merges pages, but when a program asks for it" },
     Knob { path: "/sys/kernel/mm/lru_gen/enabled", value: "0", why: "MGLRU clears Accessed" },
     Knob {
         path: "/sys/module/damon_stat/parameters/enabled",
@@ -34,7 +34,11 @@ const KNOBS: &[Knob] = &[
         why: "DAMON clears Accessed of all memory (7.2)",
     },
     Knob { path: "/proc/sys/kernel/numa_balancing", value: "0", why: "NUMA hinting makes entries PROT_NONE" },
-    Knob { path: "/proc/sys/vm/swappiness", value: "0", why: "reclaim swaps pages out" },
+    Knob {
+        path: "/proc/sys/vm/swappiness",
+        value: "0",
+        why: "reclaim swaps pages out, once a program has asked for swap",
+    },
     Knob { path: "/proc/sys/vm/compaction_proactiveness", value: "0", why: "compaction migrates pages" },
     Knob {
         path: "/sys/kernel/debug/fault_around_bytes",

@@ -24,6 +24,7 @@ use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;
 use super::request::{GuestRequest, Task};
+use super::swap::SwapFile;
 use super::trust;
 
 /// How often a diverging program is run again before it counts as stable.
@@ -151,6 +152,7 @@ impl<W: Write> Session<'_, W> {
             zero_frame,
             steps: 0,
             runs: 0,
+            swap: SwapFile::default(),
         };
         let worked = match self.request.task {
             Task::Trust { seed, programs, .. } => {

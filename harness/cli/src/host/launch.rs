@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
+use ptediff_vm::swap::MODULES_DIRECTORY;
 use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
 
 use crate::error::Failure;
@@ -114,6 +115,22 @@ pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
     Ok(store.kernel(kernel)?.vmlinuz)
 }
 
+/// The modules that the cache has for the kernel, by the paths that they get in the guest. A kernel that is no name
+/// of the cache has none.
+fn kernel_modules(kernel: &str) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    if kernel.contains('/') || Path::new(kernel).is_file() {
+        return Ok(Vec::new());
+    }
+    let read = |path: PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match fs::read(&path) {
+            Ok(content) => Ok((format!("{MODULES_DIRECTORY}/{name}"), content)),
+            Err(source) => Err(Failure::File { path, source }),
+        }
+    };
+    Store::open()?.kernel(kernel)?.modules.into_iter().map(read).collect()
+}
+
 /// Starts the machine (or the session in place) with this request.
 ///
 /// # Errors
@@ -135,6 +152,9 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
     }
     let mut initramfs = Initramfs::with_init(without_sections(&executable));
     initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text);
+    for (path, content) in kernel_modules(&options.kernel)? {
+        initramfs.add_file(&path, 0o644, content);
+    }
     for (path, content) in &options.files {
         initramfs.add_file(path, 0o644, content.clone());
     }

@@ -138,6 +138,8 @@ mod tests {
             dialect_forced: false,
             shadow_stack: true,
             protection_keys: true,
+            swap: true,
+            merging: true,
             exact_accessed: true,
             platform: "bochs".to_owned(),
             cpu_model: String::new(),

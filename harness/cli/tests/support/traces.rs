@@ -75,6 +75,8 @@ fn machine(version: KernelVersion) -> Machine {
         dialect_forced: false,
         shadow_stack: true,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".to_owned(),
         cpu_model: "none".to_owned(),

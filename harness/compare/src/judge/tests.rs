@@ -18,6 +18,8 @@ fn machine(patch: u16) -> Machine {
         dialect_forced: false,
         shadow_stack: true,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: "test".into(),
         cpu_model: "test".into(),

@@ -12,6 +12,8 @@ pub(crate) struct Scene {
     pub(super) shadow_stack: Vec<PageIndex>,
     pub(super) locked: Vec<PageIndex>,
     pub(super) populated: Vec<PageIndex>,
+    /// Private pages that may not be written, shadow stacks apart.
+    pub(super) read_only: Vec<PageIndex>,
     /// Pages with another protection key than 0.
     pub(crate) keyed: Vec<PageIndex>,
     /// Ordinary pages that no userfaultfd has.
@@ -51,6 +53,7 @@ impl<R: Rng> Draft<'_, R> {
             shadow_stack: Vec::new(),
             locked: Vec::new(),
             populated: Vec::new(),
+            read_only: Vec::new(),
             keyed: Vec::new(),
             unregistered: Vec::new(),
             registered: Vec::new(),
@@ -74,6 +77,9 @@ impl<R: Rng> Draft<'_, R> {
             scene.mapped.push(page);
             if key != 0 {
                 scene.keyed.push(page);
+            }
+            if !shared && !shadow_stack && !protection.contains(Protection::WRITE) {
+                scene.read_only.push(page);
             }
             let entry = self.model.entry(actor, page).bits;
             if uffd_missing || uffd_wp {

@@ -185,6 +185,7 @@ fn rank(operation: &Operation) -> usize {
         }
         Operation::ReadBySystemCall { .. } => 4,
         Operation::WriteBySystemCall { .. } => 5,
+        Operation::WriteProcMem { .. } => 6,
         Operation::EnterShadowStack { .. } | Operation::LeaveShadowStack => 14,
         Operation::Return { frames } | Operation::DiscardFrames { frames } => 15 + usize::from(frames.get()),
         Operation::Call { frames } => 14 + usize::from(frames.get()),
@@ -245,6 +246,11 @@ fn simpler(operation: &Operation, choice: usize) -> Option<Operation> {
             0 => Some(Operation::Read { page }),
             1 => Some(Operation::Write { page }),
             2 => Some(Operation::ReadBySystemCall { page }),
+            _ => None,
+        },
+        Operation::WriteProcMem { page } => match choice {
+            0 => Some(Operation::Read { page }),
+            1 => Some(Operation::Write { page }),
             _ => None,
         },
         Operation::MapShadowStack { range, token: true } if choice == 0 => {
@@ -402,6 +408,7 @@ fn with_page(operation: Operation, new: PageIndex) -> Operation {
         Operation::WriteShadowStack { .. } => Operation::WriteShadowStack { page: new },
         Operation::ReadBySystemCall { .. } => Operation::ReadBySystemCall { page: new },
         Operation::WriteBySystemCall { .. } => Operation::WriteBySystemCall { page: new },
+        Operation::WriteProcMem { .. } => Operation::WriteProcMem { page: new },
         Operation::EnterShadowStack { .. } => Operation::EnterShadowStack { page: new },
         other => other,
     }

@@ -23,6 +23,8 @@ fn machine(dialect: Dialect, protection_keys: bool) -> Machine {
         dialect_forced: false,
         shadow_stack: dialect != Dialect::Linux6_1,
         protection_keys,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: String::new(),
         cpu_model: String::new(),

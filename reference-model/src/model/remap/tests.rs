@@ -211,6 +211,8 @@ fn model_after(dialect: Dialect, steps: &[(usize, Operation)]) -> Model {
         dialect_forced: false,
         shadow_stack: dialect != Dialect::Linux6_1,
         protection_keys: true,
+        swap: true,
+        merging: true,
         exact_accessed: true,
         platform: String::new(),
         cpu_model: String::new(),

@@ -5,14 +5,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use ptediff_execute::{Manner, Planted, Protector, Round, Storm, load_module};
+use ptediff_execute::{Manner, Planted, Protector, Round, Storm};
 use ptediff_observe::{Tally, WatchCounters, WriteProtectWatch};
 use ptediff_reference_model::entry::{D, Entry, P, RW};
 use ptediff_reference_model::machine::Machine;
+use ptediff_vm::load_kernel_module;
 
 use super::{GuestCheck, Report};
 use crate::guest::program::RigError;
 use crate::guest::quiet::quieten;
+use crate::guest::swap::{self, SwapFile};
 
 pub(super) const CHECKS: &[GuestCheck] =
     &[GuestCheck { claim: "race.two-processors", run }, GuestCheck { claim: "race.planted-module", run }];
@@ -90,6 +92,8 @@ pub(crate) struct Summary {
     pub(crate) messages: u64,
     pub(crate) refused: u64,
     pub(crate) reclaimed: u64,
+    /// There is a swap file (zram): what is dirty goes there. Without one it stays.
+    pub(crate) has_swap: bool,
     /// Violations, by what was found wrong.
     pub(crate) write_0_dirty_1: u64,
     pub(crate) dirty_lost: u64,
@@ -120,12 +124,14 @@ fn run(parameters: &Value, _machine: &Machine, report: &mut dyn Report) -> Resul
         report.log(note)?;
     }
     if request.plant.is_some() {
-        load_module(&Path::new("/").join(MODULE_PATH))
+        load_kernel_module(&Path::new("/").join(MODULE_PATH), c"")
             .map_err(|error| RigError::of("the planted module cannot be loaded", &error))?;
     }
+    SwapFile::default().turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
     let watch = WriteProtectWatch::open().map_err(|error| RigError::of("the watch cannot be opened", &error))?;
     let storm = Storm::start(watch.begun()).map_err(|error| RigError::of("the storm cannot be started", &error))?;
-    let mut weather = Weather { watch, storm, summary: Summary::default(), request };
+    let mut weather =
+        Weather { watch, storm, summary: Summary { has_swap: swap::is_possible(), ..Summary::default() }, request };
     weather.blow(report)?;
     report.find(FINDING, &weather.summary)
 }

@@ -94,6 +94,22 @@ static void store_by_system_call(unsigned long address, unsigned long value)
 }
 "#;
 
+pub(super) const STORE_BY_FORCE: &str = r#"
+/* The kernel writes the page, whatever the mapping permits: FOLL_FORCE. */
+static void store_by_force(unsigned long address, unsigned long value)
+{
+	int memory = open("/proc/self/mem", O_WRONLY | O_CLOEXEC);
+	long written = pwrite(memory, &value, 8, address);
+
+	if (written == 8)
+		snprintf(shared->result[me], sizeof(shared->result[me]),
+			 "stored");
+	else
+		called(written, 0);
+	close(memory);
+}
+"#;
+
 pub(super) const HANDLER: &str = r#"
 /* The last fault; signal 0: none. */
 static volatile struct {
@@ -231,6 +247,39 @@ static void clear_soft_dirty(void)
 
 	called(write(file, "4", 1), 1);
 	close(file);
+}
+"#;
+
+pub(super) const MERGE_PAGES: &str = r#"
+static long ksm(const char *name, const char *value)
+{
+	char path[64], text[32] = "";
+	int file;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/ksm/%s", name);
+	file = open(path, value ? O_WRONLY : O_RDONLY);
+	if (file < 0)
+		return -1;
+	if (value ? write(file, value, strlen(value)) < 0 :
+		    read(file, text, sizeof(text) - 1) < 0)
+		perror(path);
+	close(file);
+	return atol(text);
+}
+
+/* ksmd scans three times; not every kernel has every knob. */
+static void merge_pages(void)
+{
+	long end = ksm("full_scans", NULL) + 3;
+
+	ksm("sleep_millisecs", "0");
+	ksm("pages_to_scan", "100000");
+	ksm("smart_scan", "0");
+	ksm("use_zero_pages", "0");
+	ksm("run", "1");
+	while (ksm("full_scans", NULL) < end)
+		usleep(1000);
+	ksm("run", "0");
 }
 "#;
 

@@ -31,6 +31,7 @@ struct Uses {
     writes_pkru: bool,
     loads_by_system_call: bool,
     stores_by_system_call: bool,
+    stores_by_force: bool,
     /// An actor may run on a shadow stack of its program.
     live_stacks: bool,
     /// No function may be called in an actor: it may run there, or without the stack it started with.
@@ -42,6 +43,10 @@ struct Uses {
     /// Forks or accesses wait until messages are read.
     fork_events: bool,
     shares: bool,
+    /// ksmd is let scan.
+    merges: bool,
+    /// Pages are put out to swap.
+    swaps: bool,
     /// Pages may stand in a per-CPU batch, with a reference that decides between reuse and copy.
     batches: bool,
 }
@@ -86,18 +91,27 @@ impl Uses {
                             | Operation::PkeyMprotect { .. }
                             | Operation::ReadBySystemCall { .. }
                             | Operation::WriteBySystemCall { .. }
+                            | Operation::WriteProcMem { .. }
                     )
                 }),
             gives: any(|operation| matches!(operation, Operation::PkeyAlloc { .. } | Operation::WritePkru { .. })),
             writes_pkru: any(|operation| matches!(operation, Operation::WritePkru { .. })),
             loads_by_system_call: any(|operation| matches!(operation, Operation::ReadBySystemCall { .. })),
             stores_by_system_call: any(|operation| matches!(operation, Operation::WriteBySystemCall { .. })),
+            stores_by_force: any(|operation| matches!(operation, Operation::WriteProcMem { .. })),
             forks: any(|operation| matches!(operation, Operation::Fork { .. })),
             exits: any(|operation| matches!(operation, Operation::Exit)),
             clears_soft_dirty: any(|operation| matches!(operation, Operation::ClearSoftDirty)),
             shares: any(|operation| matches!(operation, Operation::MmapShared { .. })),
+            merges: any(|operation| *operation == Operation::MergePages),
+            swaps: any(Operation::swaps),
             batches: live_stacks
-                || any(|operation| matches!(operation, Operation::Madvise { .. } | Operation::Mlock { .. })),
+                || any(|operation| {
+                    matches!(
+                        operation,
+                        Operation::Madvise { .. } | Operation::Mlock { .. } | Operation::WriteProcMem { .. }
+                    )
+                }),
             uffds,
             fork_events: any(
                 |operation| matches!(operation, Operation::UffdOpen { features, .. } if features.contains(UffdFeatures::EVENT_FORK) || !features.contains(UffdFeatures::SIGBUS)),
@@ -125,6 +139,7 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
         (uses.writes_pkru, pieces::WRITE_PKRU),
         (uses.loads_by_system_call, pieces::LOAD_BY_SYSTEM_CALL),
         (uses.stores_by_system_call, pieces::STORE_BY_SYSTEM_CALL),
+        (uses.stores_by_force, pieces::STORE_BY_FORCE),
         (uses.accesses, pieces::HANDLER),
         (uses.accesses, pieces::ACCESSED),
         (uses.loads, pieces::LOAD),
@@ -145,6 +160,9 @@ pub(super) fn source(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
     text.push_str(&perform(subject.program, uses.batches));
     text.push_str(&actor(&uses));
     text.push_str(pieces::SHOW);
+    if uses.merges {
+        text.push_str(pieces::MERGE_PAGES);
+    }
     if uses.fork_events {
         text.push_str(pieces::UFFD_READ);
     }
@@ -190,6 +208,7 @@ fn put_calling_nothing(text: &mut String, subject: &Subject<'_>, uses: &Uses, st
         (!uses.needs_shadow_stack, live::ENABLE_IF_THERE.to_owned()),
         (true, live::LOOP.to_owned()),
         (true, pieces::SHOW.to_owned()),
+        (uses.merges, pieces::MERGE_PAGES.to_owned()),
         (true, live::STEP.to_owned()),
         (true, main_function(subject, steps).replace(live::SEMAPHORES, "").replace("\tleave(", "\tstep(")),
     ] {
@@ -217,6 +236,7 @@ pub(super) fn beside_live_stack(program: &Program) -> Option<usize> {
                     | Operation::WritePkru { .. }
                     | Operation::ReadBySystemCall { .. }
                     | Operation::WriteBySystemCall { .. }
+                    | Operation::WriteProcMem { .. }
             )
     })
 }
@@ -273,6 +293,9 @@ fn head(subject: &Subject<'_>, uses: &Uses) -> String {
         },
         if uses.shares { "; debugfs at /sys/kernel/debug" } else { "" }
     ));
+    if uses.swaps {
+        paragraphs.push("Swap must be on, on a zram device; vm.page-cluster is to be 0.".to_owned());
+    }
     paragraphs.push("    gcc -Wall -O1 -o repro repro.c && ./repro".to_owned());
     let mut text = String::new();
     put_comment(&mut text, &paragraphs);
@@ -308,7 +331,11 @@ fn includes(uses: &Uses) -> String {
     if uses.accesses {
         names.push("ucontext.h");
     }
+    if uses.merges {
+        names.push("string.h");
+    }
     names.sort_unstable();
+    names.dedup();
     let mut text = "#define _GNU_SOURCE\n".to_owned();
     for name in names {
         text.push_str(&format!("#include <{name}>\n"));
@@ -418,6 +445,9 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::WriteBySystemCall { page } => {
             line(format!("store_by_system_call(PAGE({}), {:#x});", page.index(), store_value(index)))
         }
+        Operation::WriteProcMem { page } => {
+            line(format!("store_by_force(PAGE({}), {:#x});", page.index(), store_value(index)))
+        }
         Operation::MapShadowStack { range, token } => vec![
             "/* 453: map_shadow_stack; flag 1: SHADOW_STACK_SET_TOKEN */".to_owned(),
             format!("called(syscall(453, {}, {}),", place(range), u8::from(*token)),
@@ -453,6 +483,7 @@ fn statement(index: usize, operation: &Operation) -> Vec<String> {
         Operation::UffdZeropage { uffd, range } => ioctl(uffd, "UFFDIO_ZEROPAGE", range, 0),
         Operation::UffdWake { uffd, range } => ioctl(uffd, "UFFDIO_WAKE", range, 0),
         Operation::UffdFinish => line("/* main() looks */".to_owned()),
+        Operation::MergePages => line("/* main() has had ksmd do it */".to_owned()),
         Operation::Fork { child } => line(format!("fork_actor({});", child.index())),
         Operation::Exit => line("_exit(0);".to_owned()),
         Operation::ClearSoftDirty => line("clear_soft_dirty();".to_owned()),
@@ -513,6 +544,9 @@ fn main_function(subject: &Subject<'_>, steps: &[ExpectedStep]) -> String {
             put("no entry changes", " * ", " *   ");
         }
         text.push_str("\t */\n");
+        if step.operation == Operation::MergePages {
+            text.push_str("\tmerge_pages();\n");
+        }
         let function = match step.operation {
             Operation::Exit => "leave",
             Operation::UffdFinish => "finish",

@@ -1,0 +1,229 @@
+//! The questions of the thread, one test each, and wrong kernels that the property catches.
+
+use super::imagined::records;
+use super::inference::{self, Decision, Visible, decide};
+use super::*;
+use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::machine::Machine;
+use crate::model::Model;
+use crate::mutation::{Mutation, Output};
+use crate::program::{Advice, Operation, Placement, Protection, Step};
+use crate::rule::Rule;
+use crate::uffd::{UffdFeatures, UffdId, UffdMode};
+
+const DIALECTS: [Dialect; 3] = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+const NEWER: [Dialect; 2] = [Dialect::Linux6_12, Dialect::Linux7_2];
+const UFFD: UffdId = UffdId::FIRST;
+const PAGE: PageRange = PageRange::FIRST_PAGE;
+const WRITE: Operation = Operation::Write { page: PageIndex::FIRST };
+const FORK: Operation = Operation::Fork { child: ActorId::SECOND };
+
+fn both() -> PageRange {
+    PageRange::new(0, 2).expect("two pages")
+}
+
+fn map() -> Operation {
+    Operation::Mmap { range: both(), protection: Protection::READ_WRITE, placement: Placement::Fixed }
+}
+
+fn open(features: UffdFeatures) -> Operation {
+    Operation::UffdOpen { uffd: UFFD, features: features.with(UffdFeatures::SIGBUS) }
+}
+
+fn register() -> Operation {
+    Operation::UffdRegister { uffd: UFFD, range: both(), mode: UffdMode::WriteProtect }
+}
+
+fn protect(protect: bool) -> Operation {
+    Operation::UffdWriteProtect { uffd: UFFD, range: PAGE, protect }
+}
+
+fn advise(advice: Advice) -> Operation {
+    Operation::Madvise { range: both(), advice }
+}
+
+fn program(operations: &[Operation]) -> Program {
+    Program { steps: operations.iter().map(|&operation| Step { actor: ActorId::FIRST, operation }).collect() }
+}
+
+fn machine(dialect: Dialect) -> Machine {
+    Machine::imagined(dialect, false, true)
+}
+
+/// Runs a program on the machine of each dialect and gives what was counted.
+#[track_caller]
+fn check(dialects: &[Dialect], operations: &[Operation], expected: impl Fn(&Tally) -> bool) {
+    for &dialect in dialects {
+        let program = program(operations);
+        let records = records(Model::new(&machine(dialect)), &program).expect("possible");
+        match judge(dialect, &program, &records) {
+            Ok(tally) => assert!(expected(&tally), "{dialect}: {tally:?}"),
+            Err(violation) => panic!("{dialect}: {violation}"),
+        }
+    }
+}
+
+/// The same on a machine that does one thing wrong: the property must fail.
+#[track_caller]
+fn check_caught(dialects: &[Dialect], mutation: Mutation, operations: &[Operation], is_false: bool) {
+    for &dialect in dialects {
+        let program = program(operations);
+        let records = records(Model::with_mutation(&machine(dialect), mutation), &program).expect("possible");
+        let violation = judge(dialect, &program, &records).expect_err("caught");
+        assert_eq!(violation.is_false, is_false, "{dialect}, {mutation}: {violation}");
+    }
+}
+
+fn one(counts: [u64; 7], circumstance: Circumstance) -> bool {
+    counts[circumstance as usize] == 1
+}
+
+/// Peter Xu, 24 January 2019: *"when we write protect a page that was shared and RW removed due to COW. Then when we
+/// page fault on this page should we report to the monitor?"* Yes, and the kernel does, by the mark in the entry; the
+/// map count says COW whether or not the user protected the page, so that an inference from it misses the message.
+#[test]
+fn write_protecting_a_page_that_is_shared_for_cow_is_told_of() {
+    let steps = [map(), WRITE, FORK, open(UffdFeatures::NONE), register(), protect(true), WRITE];
+    check(&DIALECTS, &steps, |tally| one(tally.messages, Circumstance::SharedByFork));
+    let unprotected = [map(), WRITE, FORK, open(UffdFeatures::NONE), register(), WRITE];
+    check(&DIALECTS, &unprotected, |tally| one(tally.silences, Circumstance::SharedByFork));
+    let program = program(&steps);
+    let records = records(Model::new(&machine(Dialect::Linux6_12)), &program).expect("possible");
+    let wrong = inference::judge(Dialect::Linux6_12, &program, &records).wrong;
+    assert!(wrong.iter().any(|wrong| !wrong.is_false && wrong.circumstance == Circumstance::SharedByFork));
+}
+
+/// Peter Xu, 24 January 2019, on a page that was swapped out: *"we can't judge whether this page was write protected by
+/// uffd-wp at all"*. With bit 2 of the swap entry the kernel can, and tells of the protected page only; without it, every
+/// page that comes back would have to be told of, as nothing else is left of the protection.
+#[test]
+fn a_swap_entry_remembers_who_protected_the_page() {
+    let protected = [map(), open(UffdFeatures::NONE), register(), WRITE, protect(true), advise(Advice::PageOut), WRITE];
+    check(&DIALECTS, &protected, |tally| tally.messages.iter().sum::<u64>() >= 1);
+    let unprotected = [map(), open(UffdFeatures::NONE), register(), WRITE, advise(Advice::PageOut), WRITE];
+    check(&DIALECTS, &unprotected, |tally| one(tally.silences, Circumstance::SwappedOut));
+    let program = program(&unprotected);
+    let records = records(Model::new(&machine(Dialect::Linux6_12)), &program).expect("possible");
+    let wrong = inference::judge(Dialect::Linux6_12, &program, &records).wrong;
+    assert!(wrong.iter().any(|wrong| wrong.is_false && wrong.circumstance == Circumstance::SwappedOut));
+}
+
+/// Jerome Glisse: *"at any point in time in a range you might have writeable pte that correspond to already handled UFD
+/// write fault. Now if COW, KSM or swap happens on those then on the next write fault you do not want to send a signal
+/// to userspace?"* Peter Xu: *"Yes, if the PTE has already resolved the uffd write protection and then it will be just
+/// like a normal PTE"*. It is: COW and swap after the resolution give no message, nor does KSM.
+#[test]
+fn after_the_resolution_a_page_is_like_any_other() {
+    let resolved = [map(), open(UffdFeatures::NONE), register(), WRITE, protect(true), WRITE, protect(false)];
+    for (further, circumstance) in [
+        (vec![FORK, WRITE], Circumstance::SharedByFork),
+        (vec![advise(Advice::PageOut), WRITE], Circumstance::SwappedOut),
+    ] {
+        let steps = [&resolved[..], &further].concat();
+        check(&DIALECTS, &steps, |tally| one(tally.silences, circumstance) && tally.messages.iter().sum::<u64>() == 1);
+    }
+    let zeroes =
+        [map(), advise(Advice::PopulateWrite), open(UffdFeatures::NONE), register(), protect(true), protect(false)];
+    let merged = [&zeroes[..], &[advise(Advice::Mergeable), Operation::MergePages, WRITE]].concat();
+    check(&DIALECTS, &merged, |tally| one(tally.silences, Circumstance::Merged));
+}
+
+/// *"this information is destroyed by fork() or KSM or swap"*, says the patch of RW. The mark survives fork in the
+/// parent and swap, but not KSM: a protected page that is replaced by an equal one is written to without a message, in
+/// every kernel. The page that becomes the KSM page keeps its mark.
+#[test]
+fn ksm_drops_the_protection_of_the_page_that_it_replaces() {
+    let merge = [map(), advise(Advice::PopulateWrite), open(UffdFeatures::NONE), register()];
+    let second = PageIndex::new(1).expect("a page");
+    let later = PageRange::single(second);
+    let of_page = |range| Operation::UffdWriteProtect { uffd: UFFD, range, protect: true };
+    let tail = |page| [advise(Advice::Mergeable), Operation::MergePages, Operation::Write { page }];
+    // Page 0 is scanned first and replaced by page 1.
+    let replaced = [&merge[..], &[of_page(PAGE)], &tail(PageIndex::FIRST)].concat();
+    check(&DIALECTS, &replaced, |tally| tally.lost_to_merging == 1);
+    let stays = [&merge[..], &[of_page(later)], &tail(second)].concat();
+    check(&DIALECTS, &stays, |tally| one(tally.messages, Circumstance::Merged));
+}
+
+/// The VMA flag alone says nothing of a page: *"the VMA can have the VM_UFFD_WP flag even if none of the PTEs underneath
+/// was write protected"*. A store to a page of a registered range that nobody protected goes through, whatever page it
+/// is; the inference from flag and map count tells of the zero page and of a page whose sharer is gone.
+#[test]
+fn registering_alone_protects_nothing() {
+    let read = Operation::Read { page: PageIndex::FIRST };
+    let zero = [map(), open(UffdFeatures::NONE), register(), read, WRITE];
+    check(&DIALECTS, &zero, |tally| one(tally.silences, Circumstance::ZeroPage));
+    assert_eq!(
+        decide(Visible { is_registered: true, mapcount: 0, is_merged: false, is_locked: false }),
+        Decision::Message
+    );
+}
+
+/// What was added since: markers (WP_UNPOPULATED) protect pages that were never touched, and WP_ASYNC lets the store
+/// resolve the protection itself. Both keep to the property, the second with the store in the place of the user.
+#[test]
+fn markers_and_asynchronous_tracking_keep_to_the_property() {
+    let marked = [map(), open(UffdFeatures::WP_UNPOPULATED), register(), protect(true), WRITE];
+    check(&NEWER, &marked, |tally| one(tally.messages, Circumstance::Empty));
+    let unmarked = [map(), open(UffdFeatures::NONE), register(), protect(true), WRITE];
+    check(&DIALECTS, &unmarked, |tally| one(tally.silences, Circumstance::Empty));
+    let asynchronous = [map(), open(UffdFeatures::WP_ASYNC), register(), WRITE, protect(true), WRITE, WRITE];
+    check(&NEWER, &asynchronous, |tally| tally.resolved_by_store == 1 && one(tally.silences, Circumstance::Writable));
+    let dropped = [
+        map(),
+        open(UffdFeatures::WP_UNPOPULATED),
+        register(),
+        protect(true),
+        Operation::MadviseDontneed { range: PAGE },
+        WRITE,
+    ];
+    check(&NEWER, &dropped, |tally| one(tally.silences, Circumstance::Empty));
+}
+
+/// A kernel that forgets bit 2 when it swaps a page out, or in, is caught: the message is missed.
+#[test]
+fn a_mark_forgotten_in_swap_is_caught() {
+    let steps = [map(), open(UffdFeatures::NONE), register(), WRITE, protect(true), advise(Advice::PageOut), WRITE];
+    let at_swap_out = Mutation { rule: Rule::PageOutUffdWp, output: Output::EntryBit(2) };
+    check_caught(&DIALECTS, at_swap_out, &steps, false);
+    // A load brings it in, without bit 10.
+    let read = Operation::Read { page: PageIndex::FIRST };
+    let loaded = [&steps[..6], &[read, WRITE]].concat();
+    let at_swap_in = Mutation { rule: Rule::SwapInUffdWp, output: Output::EntryBit(10) };
+    check_caught(&DIALECTS, at_swap_in, &loaded, false);
+}
+
+/// A kernel that tells of a page which is read-only for COW is caught: the message is false.
+#[test]
+fn a_message_on_cow_is_caught() {
+    let steps = [map(), WRITE, open(UffdFeatures::NONE), register(), FORK, WRITE];
+    let marked = Mutation { rule: Rule::ForkParentProtected, output: Output::EntryBit(10) };
+    check_caught(&DIALECTS, marked, &steps, true);
+}
+
+/// A kernel that ignores the marker when it maps the page is caught: the message is missed.
+#[test]
+fn a_marker_that_is_ignored_is_caught() {
+    let steps = [
+        map(),
+        open(UffdFeatures::WP_UNPOPULATED),
+        register(),
+        protect(true),
+        Operation::Read { page: PageIndex::FIRST },
+        WRITE,
+    ];
+    let ignored = Mutation { rule: Rule::ZeroPageUffdWp, output: Output::EntryBit(10) };
+    check_caught(&NEWER, ignored, &steps, false);
+}
+
+/// The search finds both of Peter Xu's counter-examples, and none shorter: the shortest false message takes a zero page
+/// and five steps, the shortest with swap six, the shortest missed one, on a page shared by fork, seven.
+#[test]
+fn the_shortest_programs_on_which_the_inference_is_wrong() {
+    let (found, programs) = search::shortest(&machine(Dialect::Linux6_12), 7);
+    let lengths: Vec<(bool, &str, usize)> =
+        found.iter().map(|(program, wrong)| (wrong.is_false, wrong.circumstance.name(), program.steps.len())).collect();
+    for expected in [(true, "zero page", 5), (true, "swap", 6), (true, "read-only", 7), (false, "COW", 7)] {
+        assert!(lengths.contains(&expected), "{expected:?} in {lengths:?} of {programs} programs");
+    }
+}
