@@ -24,8 +24,10 @@ const ENTRIES_IN_BOCHS: u64 = 100_000;
 
 /// Rounds of a representative part: 8 of each way to protect.
 const FEW_ROUNDS: u64 = 32;
-/// Rounds of the whole check.
-const MANY_ROUNDS: u64 = 400;
+/// Rounds of the whole check: 512 entries each.
+const MANY_ROUNDS: u64 = 240;
+/// Rounds in which the planted module must be caught.
+const PLANTED_ROUNDS: u64 = 600;
 
 fn wanted(platform: Platform, kernel: &'static str) -> Wanted {
     Wanted { cpus: 2, ..Wanted::new(platform, kernel) }
@@ -163,7 +165,7 @@ fn planted(
     let mut wanted = wanted(platform, kernel);
     wanted.files.push((MODULE_PATH.to_owned(), module(kernel)?));
     let request = Request {
-        rounds: MANY_ROUNDS,
+        rounds: PLANTED_ROUNDS,
         seed: 1,
         // Every round: a Dirty that is lost is a page that may be dropped.
         reclaim_every: 1,

@@ -166,7 +166,10 @@ impl Storm {
     /// # Errors
     /// A system call failed.
     pub fn reclaim(&mut self) -> Result<(usize, Vec<WrongContents>), ExecuteError> {
-        self.region.advise(libc::MADV_PAGEOUT).map_err(failed("MADV_PAGEOUT"))?;
+        // The first time a page that was given up is found to be dirty, and taken back; the second time it is swapped.
+        for _ in 0..2 {
+            self.region.advise(libc::MADV_PAGEOUT).map_err(failed("MADV_PAGEOUT"))?;
+        }
         let flags = self.pagemap_entries().map_err(failed("reading pagemap"))?;
         let gone = flags.iter().filter(|&flags| flags >> 63 == 0).count();
         Ok((gone, self.wrong_contents()))
