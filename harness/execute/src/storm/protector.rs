@@ -170,6 +170,7 @@ const UFFD_API: u64 = 0xaa;
 const FEATURE_WRITE_PROTECT: u64 = 1;
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+const UFFDIO_WAKE: libc::c_ulong = 0x8010_aa02;
 const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 /// `UFFDIO_REGISTER_MODE_WP`.
 const MODE_WRITE_PROTECT: u64 = 2;
@@ -195,6 +196,11 @@ impl Userfault {
     /// Write-protects the region, or takes that back and wakes who waits.
     fn write_protect(&self, protect: bool) -> io::Result<()> {
         self.ioctl(UFFDIO_WRITEPROTECT, &mut [Region::BASE as u64, Region::BYTES as u64, u64::from(protect)])
+    }
+
+    /// Wakes who waits.
+    pub(super) fn wake(&self) -> io::Result<()> {
+        self.ioctl(UFFDIO_WAKE, &mut [Region::BASE as u64, Region::BYTES as u64])
     }
 
     /// Reads what messages there are.
