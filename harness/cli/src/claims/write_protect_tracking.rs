@@ -81,28 +81,13 @@ fn message_iff_protected(machines: &Machines, effort: Effort) -> Result<Vec<Evid
                 return Err(ClaimFailure::Inconclusive(what));
             }
         }
-        evidence.push(boot.evidence(tally.cases, "stores to registered pages", told(&tally, boot.programs.len())));
+        evidence.push(boot.evidence(
+            tally.cases,
+            "stores to registered pages",
+            format!("{} programs; {tally}", boot.programs.len()),
+        ));
     }
     Ok(evidence)
-}
-
-fn told(tally: &Tally, programs: usize) -> String {
-    let by_name = |counts: &[u64]| {
-        let met = Circumstance::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
-        met.map(|(circumstance, count)| format!("{circumstance} {count}")).collect::<Vec<_>>().join(", ")
-    };
-    let sum = |counts: &[u64]| counts.iter().sum::<u64>();
-    format!(
-        "{programs} programs; {} messages due and come ({}); {} not due and not come ({}); {} resolved by WP_ASYNC; \
-         {} lost to KSM; {} undetermined",
-        sum(&tally.messages),
-        by_name(&tally.messages),
-        sum(&tally.silences),
-        by_name(&tally.silences),
-        tally.resolved_by_store,
-        tally.lost_to_merging,
-        tally.undetermined
-    )
 }
 
 /// A way in which the inference is wrong.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::entry::{SWP_EXCLUSIVE, SWP_OFFSET, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP};
+use crate::outcome::Outcome;
 use crate::uffd::{UffdFeatures, UffdId, UffdMode};
 
 const OLD: &[Dialect] = &[Dialect::Linux6_1];
