@@ -1,35 +1,41 @@
-//! Compiles the probes with clang into `OUT_DIR/pte_snapshot.bpf.o`.
+//! Compiles the probes with clang into `OUT_DIR/*.bpf.o`.
 
 use std::env;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-const SOURCE: &str = "src/pte_snapshot.bpf.c";
-const HEADERS: [&str; 3] = ["src/pte_snapshot.h", "src/kernel.h", "src/page_walk.h"];
+/// Objects by name: `src/NAME.bpf.c` each.
+const OBJECTS: [&str; 2] = ["pte_snapshot", "write_protect_watch"];
+const HEADERS: [&str; 4] = ["src/pte_snapshot.h", "src/kernel.h", "src/page_walk.h", "src/write_protect_watch.h"];
 
 fn main() {
-    for file in HEADERS.iter().chain(&[SOURCE, "build.rs"]) {
+    for file in HEADERS.iter().chain(&["build.rs"]) {
         println!("cargo::rerun-if-changed={file}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
 
-    let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("pte_snapshot.bpf.o");
-    if let Err(message) = compile(&object) {
-        for line in message.lines() {
-            println!("cargo::error={line}");
+    let folder = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    for name in OBJECTS {
+        let source = format!("src/{name}.bpf.c");
+        println!("cargo::rerun-if-changed={source}");
+        let object = folder.join(format!("{name}.bpf.o"));
+        if let Err(message) = compile(&source, &object) {
+            for line in message.lines() {
+                println!("cargo::error={line}");
+            }
+            exit(1);
         }
-        exit(1);
+        strip_debug_sections(&object);
     }
-    strip_debug_sections(&object);
 }
 
 /// Runs clang for the `bpf` target. BTF and CO-RE relocations need `-g`.
-fn compile(object: &Path) -> Result<(), String> {
+fn compile(source: &str, object: &Path) -> Result<(), String> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
     let output = Command::new(&clang)
         .args(["-target", "bpf", "-O2", "-g", "-mcpu=v3", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"])
-        .args(["-c", SOURCE, "-o"])
+        .args(["-c", source, "-o"])
         .arg(object)
         .output()
         .map_err(|error| match error.kind() {
@@ -42,7 +48,7 @@ fn compile(object: &Path) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("`{clang}` refused {SOURCE} ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    Err(format!("`{clang}` refused {source} ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Drops DWARF, which nobody reads; `.BTF` and `.BTF.ext` stay. Without llvm-strip the object is larger and

@@ -11,17 +11,24 @@
 #![forbid(unsafe_code)]
 
 mod records;
+mod watch_records;
 
 pub use records::*;
+pub use watch_records::*;
 
 /// Bytes at an address that suits an ELF file's headers.
 #[repr(C, align(8))]
 struct Aligned<Bytes: ?Sized>(Bytes);
 
 static ALIGNED_OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/pte_snapshot.bpf.o")));
+static ALIGNED_WATCH: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/write_protect_watch.bpf.o")));
 
 /// The compiled object, 8-byte aligned.
 pub static OBJECT: &[u8] = &ALIGNED_OBJECT.0;
+
+/// The compiled object of `write_protect_watch.bpf.c`, 8-byte aligned. libbpf alone loads it.
+pub static WATCH_OBJECT: &[u8] = &ALIGNED_WATCH.0;
 
 /// A program of the object and the kernel function that it hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +69,26 @@ pub const HOOKS: [Hook; 9] = [
     hook("clear_refs_exit", HookKind::FunctionExit, "clear_refs_pte_range"),
 ];
 
+/// Every program of [`WATCH_OBJECT`] that is attached.
+pub const WATCH_HOOKS: [Hook; 8] = [
+    hook("watch_protect_enter", HookKind::FunctionEntry, "change_protection"),
+    hook("watch_protect_exit", HookKind::FunctionExit, "change_protection"),
+    hook("watch_clear_enter", HookKind::FunctionEntry, "clear_refs_pte_range"),
+    hook("watch_clear_exit", HookKind::FunctionExit, "clear_refs_pte_range"),
+    hook("watch_fork_enter", HookKind::FunctionEntry, "copy_page_range"),
+    hook("watch_fork_exit", HookKind::FunctionExit, "copy_page_range"),
+    hook("watch_fault_enter", HookKind::FunctionEntry, "handle_mm_fault"),
+    hook("watch_fault_exit", HookKind::FunctionExit, "handle_mm_fault"),
+];
+
+/// The program of [`WATCH_OBJECT`] that is driven by BPF_PROG_TEST_RUN.
+pub const INSPECT_PROGRAM: &str = "watch_inspect";
+
+/// Name of the mmapable array of one [`Watch`].
+pub const WATCH_MAP: &str = "watch";
+/// Name of the mmapable array of one [`RegionTable`].
+pub const INSPECTED_MAP: &str = "inspected";
+
 /// The program that is never attached: BPF_PROG_TEST_RUN drives it, with no context.
 pub const SNAPSHOT_PROGRAM: &str = "snapshot_arenas";
 
@@ -92,8 +119,13 @@ mod tests {
 
     #[test]
     fn every_hook_is_a_program_of_the_source() {
-        let source = include_str!("pte_snapshot.bpf.c");
-        for Hook { program, kind, target } in HOOKS {
+        check_hooks(include_str!("pte_snapshot.bpf.c"), &HOOKS, SNAPSHOT_PROGRAM);
+        check_hooks(include_str!("write_protect_watch.bpf.c"), &WATCH_HOOKS, INSPECT_PROGRAM);
+    }
+
+    #[track_caller]
+    fn check_hooks(source: &str, hooks: &[Hook], on_demand: &str) {
+        for Hook { program, kind, target } in hooks {
             let section = match kind {
                 HookKind::Tracepoint => "tp_btf",
                 HookKind::FunctionEntry => "fentry",
@@ -102,7 +134,7 @@ mod tests {
             let head = format!("SEC(\"{section}/{target}\")\nint {program}(");
             assert!(source.contains(&head), "{head}");
         }
-        assert_eq!(source.matches("\nSEC(\"").count(), HOOKS.len() + 1, "hooks and the snapshot program");
-        assert!(source.contains(&format!("int {SNAPSHOT_PROGRAM}(")));
+        assert_eq!(source.matches("\nSEC(\"").count(), hooks.len() + 1, "hooks and the snapshot program");
+        assert!(source.contains(&format!("int {on_demand}(")));
     }
 }

@@ -7,7 +7,7 @@
 //! **Must not know**: machines, kernel images, files, the terminal. The evidence of live checks is data to it.
 
 mod claim;
-mod dirty_race;
+pub mod dirty_race;
 pub mod entry_algebra;
 mod evidence;
 mod processor_access;

@@ -57,6 +57,11 @@ fn the_pairs_are_those_of_the_corpus() {
 }
 
 #[test]
+fn the_race_table_is_that_of_all_interleavings() {
+    check("dirty-race.md", &format!("\n{}", ptediff_claims::dirty_race::document()));
+}
+
+#[test]
 fn the_claims_are_those_of_the_table_with_the_evidence_recorded_last() {
     let records: Vec<Record> = serde_json::from_slice(&fs::read(root().join("docs/claims.json")).unwrap()).unwrap();
     for record in &records {

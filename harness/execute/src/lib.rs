@@ -28,8 +28,10 @@ mod maps;
 mod merging;
 mod nursery;
 mod process;
+mod storm;
 mod uffd;
 
 pub use actor::{ACTOR_ARGUMENT, actor_main};
 pub use error::{ExecuteError, Suspect, WaitStatus};
 pub use executor::{Executor, ExecutorOptions};
+pub use storm::{Manner, Planted, Protector, Round, STORM_PAGES, Storm, WrongContents};

@@ -32,6 +32,7 @@ mod pagemap;
 mod smaps;
 mod test_run;
 mod witness;
+mod write_protect_watch;
 
 #[cfg(feature = "aya")]
 pub use aya_smoke::{AyaReport, aya_smoke};
@@ -43,9 +44,11 @@ pub use liar::{Lie, LyingObserver, UnknownLie};
 pub use libbpf::{LibbpfObserver, ObserverOptions};
 pub use observer::{Counters, Description, Observer, Registered};
 pub use pagemap::PagemapReader;
+pub use ptediff_bpf::{REGION_PAGES, Tally, Violation};
 pub use witness::{
     ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen, swaps_unseen,
 };
+pub use write_protect_watch::{VM_SHADOW_STACK, WatchCounters, WriteProtectWatch};
 
 // The probes' constants are the model's.
 const _: () = {

@@ -255,17 +255,25 @@ fn version() -> String {
     format!("libbpf {}", version.to_string_lossy())
 }
 
-fn load_error(reason: impl Into<String>) -> ObserveError {
+pub(crate) fn load_error(reason: impl Into<String>) -> ObserveError {
     ObserveError::Load { loader: "libbpf", reason: reason.into() }
 }
 
 /// libbpf's warnings since the last load began; it gives them to a plain function.
 static WARNINGS: Mutex<String> = Mutex::new(String::new());
 
-fn keep_warning(_: PrintLevel, text: String) {
+pub(crate) fn keep_warning(_: PrintLevel, text: String) {
     if let Ok(mut warnings) = WARNINGS.lock() {
         warnings.push_str(&text);
     }
+}
+
+/// The warnings since they were taken last: the verifier's log may be megabytes, its last lines say what it did not
+/// like.
+pub(crate) fn take_warnings() -> String {
+    let warnings = WARNINGS.lock().map(|mut warnings| std::mem::take(&mut *warnings)).unwrap_or_default();
+    let last: Vec<&str> = warnings.lines().rev().take(20).collect();
+    last.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
 /// Refuses a kernel without BTF before a loader stumbles over it.
@@ -284,9 +292,7 @@ fn target<'a>(options: &'a ObserverOptions, hook: &'a Hook) -> &'a str {
 
 /// Opens the object, fills in the constants and sizes the ring buffer.
 fn prepare(options: &ObserverOptions, geometry: &Geometry) -> Result<OpenObject, ObserveError> {
-    if let Ok(mut warnings) = WARNINGS.lock() {
-        warnings.clear();
-    }
+    drop(take_warnings());
     let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| load_error(error.to_string()))?;
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
@@ -332,10 +338,7 @@ fn diagnose(options: &ObserverOptions, error: &libbpf_rs::Error) -> ObserveError
             }
         }
     }
-    let warnings = WARNINGS.lock().map(|warnings| warnings.clone()).unwrap_or_default();
-    // The verifier's log may be megabytes; its last lines say what it did not like.
-    let last: Vec<&str> = warnings.lines().rev().take(20).collect();
-    load_error(format!("{error}\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n")))
+    load_error(format!("{error}\n{}", take_warnings()))
 }
 
 pub(crate) fn missing_hook(hook: &Hook, function: &str, reason: &str) -> ObserveError {

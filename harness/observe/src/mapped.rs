@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
 
-use ptediff_bpf::{ActorSnapshot, Control, Slot, Snapshot};
+use ptediff_bpf::{ActorSnapshot, Control, RegionTable, Slot, Snapshot, Watch};
 
 use crate::error::ObserveError;
 
@@ -26,6 +27,11 @@ unsafe impl Plain for Control {}
 unsafe impl Plain for ActorSnapshot {}
 // SAFETY: as above.
 unsafe impl Plain for Snapshot {}
+
+// SAFETY: as above.
+unsafe impl Plain for Watch {}
+// SAFETY: as above.
+unsafe impl Plain for RegionTable {}
 
 /// A value of type `T` that the probes and this process share.
 ///
@@ -77,6 +83,15 @@ impl<T: Plain> MappedValue<T> {
     pub(crate) fn write_field<F: Plain>(&mut self, offset: usize, value: F) {
         // SAFETY: `field` checked the bounds, the mapping is writable, and any bytes are a field of `T`.
         unsafe { self.field::<F>(offset).write_volatile(value) }
+    }
+
+    /// The counter at this offset, for good: the array stays mapped. The probes count it up on any CPU.
+    pub(crate) fn leak_counter(self, offset: usize) -> &'static AtomicU64 {
+        let field = self.field::<u64>(offset).cast::<AtomicU64>();
+        std::mem::forget(self);
+        // SAFETY: `field` checked bounds and alignment; the mapping is never undone, and the field is an integer that
+        // others change with atomic instructions alone.
+        unsafe { &*field }
     }
 
     fn field<F: Plain>(&self, offset: usize) -> *mut F {

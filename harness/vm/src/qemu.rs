@@ -69,7 +69,8 @@ impl Backend for Qemu {
 fn machine(program: &Path, folder: &Folder, cpu_model: Option<&str>, memory_mib: u32, cpus: u32) -> Command {
     let mut command = Command::new(program);
     command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"]);
-    command.args(["-accel", "tcg,thread=single"]);
+    // Several CPUs run at the same time, each in a thread of its own, as real ones do.
+    command.args(["-accel", if cpus > 1 { "tcg,thread=multi" } else { "tcg,thread=single" }]);
     command.args(["-cpu", cpu_model.unwrap_or(DEFAULT_CPU)]);
     command.args(["-m", &format!("{memory_mib}M"), "-smp", &cpus.to_string()]);
     command.arg("-serial").arg(prefixed("file:", &folder.console()));

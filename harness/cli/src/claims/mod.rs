@@ -1,5 +1,6 @@
 //! The live checks of claims, a file a system: the host's half. The table of claims is `ptediff_claims`.
 
+mod dirty_race;
 pub(crate) mod entry_algebra;
 mod entry_states;
 mod processor_access;
@@ -52,9 +53,14 @@ impl From<Failure> for ClaimFailure {
 
 /// Every live check.
 pub fn checks() -> impl Iterator<Item = &'static LiveCheck> {
-    [entry_algebra::LIVE, entry_states::LIVE, write_protect_tracking::LIVE, processor_access::LIVE]
-        .into_iter()
-        .flatten()
+    let systems = [
+        entry_algebra::LIVE,
+        entry_states::LIVE,
+        dirty_race::LIVE,
+        write_protect_tracking::LIVE,
+        processor_access::LIVE,
+    ];
+    systems.into_iter().flatten()
 }
 
 /// The live check of a claim.

@@ -2,6 +2,7 @@
 //!
 //! A check sends what it found as [`Frame::Finding`]s; its other half (`crate::claims`) judges them on the host.
 
+pub(crate) mod dirty_race;
 mod entry_algebra;
 
 use std::io::Write;
@@ -51,7 +52,7 @@ impl dyn Report + '_ {
 
 /// Every check with a part in the guest.
 fn checks() -> impl Iterator<Item = &'static GuestCheck> {
-    [entry_algebra::CHECKS].into_iter().flatten()
+    [entry_algebra::CHECKS, dirty_race::CHECKS].into_iter().flatten()
 }
 
 /// Does the guest's part of the check of this claim.
