@@ -198,36 +198,6 @@ impl Entry {
         self.0 & (RW | D) == D
     }
 
-    /// `mksaveddirty_shift`: in a read-only entry Dirty moves to SavedDirty.
-    #[must_use]
-    pub fn shift_dirty_to_saved(self) -> Self {
-        if self.0 & RW == 0 && self.0 & D != 0 { Self(self.0 & !D | SAVED_DIRTY) } else { self }
-    }
-
-    /// `clear_saveddirty_shift`: in a writable entry SavedDirty moves to Dirty.
-    #[must_use]
-    pub fn shift_saved_to_dirty(self) -> Self {
-        if self.0 & RW != 0 && self.0 & SAVED_DIRTY != 0 { Self(self.0 & !SAVED_DIRTY | D) } else { self }
-    }
-
-    /// `pte_wrprotect`.
-    #[must_use]
-    pub fn write_protect(self) -> Self {
-        Self(self.0 & !RW).shift_dirty_to_saved()
-    }
-
-    /// `pte_mkdirty`: also sets soft-dirty.
-    #[must_use]
-    pub fn make_dirty(self) -> Self {
-        Self(self.0 | D | SOFT_DIRTY).shift_dirty_to_saved()
-    }
-
-    /// `pte_mkwrite` in an ordinary VMA.
-    #[must_use]
-    pub fn make_writable(self) -> Self {
-        Self(self.0 | RW).shift_saved_to_dirty()
-    }
-
     /// `pte_mkwrite_shstk`: the form that `pte_mkwrite` takes in a shadow-stack VMA. SavedDirty stays.
     #[must_use]
     pub fn make_writable_shadow_stack(self) -> Self {
@@ -271,76 +241,7 @@ impl Entry {
     pub fn clear_soft_dirty(self) -> Self {
         Self(self.0 & !SOFT_DIRTY)
     }
-
-    /// `pte_modify`, on an entry whose frame field is clear (the field's inversion is not modelled here):
-    /// the bits of `_PAGE_CHG_MASK` stay, the others come from `protection`, and Dirty is moved by whether
-    /// the *old* entry was writable.
-    #[must_use]
-    pub fn modify(self, protection: u64) -> Self {
-        let changed = Self(self.0 & KEPT_BY_MODIFY | protection & !KEPT_BY_MODIFY);
-        if self.0 & RW != 0 { changed.shift_dirty_to_saved() } else { changed.shift_saved_to_dirty() }
-    }
 }
-
-/// Where a kernel keeps the dirty state of a read-only entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DirtyDesign {
-    /// In Dirty itself: up to 6.5. A dirty read-only entry looks like a shadow stack, which those kernels
-    /// do not know.
-    InPlace,
-    /// In SavedDirty: 6.6 and later, on every CPU.
-    Saved,
-}
-
-impl DirtyDesign {
-    /// `pte_wrprotect`.
-    #[must_use]
-    pub fn write_protect(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 & !RW),
-            Self::Saved => entry.write_protect(),
-        }
-    }
-
-    /// `pte_mkdirty`.
-    #[must_use]
-    pub fn make_dirty(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 | D | SOFT_DIRTY),
-            Self::Saved => entry.make_dirty(),
-        }
-    }
-
-    /// `pte_mkwrite` in an ordinary VMA.
-    #[must_use]
-    pub fn make_writable(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 | RW),
-            Self::Saved => entry.make_writable(),
-        }
-    }
-
-    /// `pte_mkuffd_wp`, which in 6.1 leaves RW to its callers.
-    #[must_use]
-    pub fn make_uffd_wp(self, entry: Entry) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 | UFFD_WP),
-            Self::Saved => Entry(entry.0 | UFFD_WP).write_protect(),
-        }
-    }
-
-    /// `pte_modify`; see [`Entry::modify`].
-    #[must_use]
-    pub fn modify(self, entry: Entry, protection: u64) -> Entry {
-        match self {
-            Self::InPlace => Entry(entry.0 & KEPT_BY_MODIFY | protection & !KEPT_BY_MODIFY),
-            Self::Saved => entry.modify(protection),
-        }
-    }
-}
-
-/// `_PAGE_CHG_MASK` without the frame field. Bit 58 is in it in every version, whatever it means there.
-const KEPT_BY_MODIFY: u64 = PCD | PWT | SPECIAL | A | D | SOFT_DIRTY | UFFD_WP | SAVED_DIRTY | PAT;
 
 impl fmt::Display for Entry {
     /// The set bits by name, `none`, or the raw value of a non-present entry; the frame field is left out.
@@ -387,37 +288,6 @@ impl fmt::Display for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Triples RW, Dirty, SavedDirty as one number, most significant first.
-    fn triple(bits: u64) -> Entry {
-        let pick = |from: u64, to: u64| if bits & from != 0 { to } else { 0 };
-        Entry(P | pick(4, RW) | pick(2, D) | pick(1, SAVED_DIRTY))
-    }
-
-    fn as_triple(entry: Entry) -> u64 {
-        u64::from(entry.has(RW)) << 2 | u64::from(entry.has(D)) << 1 | u64::from(entry.has(SAVED_DIRTY))
-    }
-
-    fn check(name: &str, helper: impl Fn(Entry) -> Entry, rows: &[(u64, u64)]) {
-        for &(from, to) in rows {
-            assert_eq!(as_triple(helper(triple(from))), to, "{name} of {from:03b}");
-        }
-    }
-
-    #[test]
-    fn helpers_follow_the_table_of_states() {
-        check("mkdirty", Entry::make_dirty, &[(0, 1), (1, 1), (2, 1), (3, 1), (4, 6), (6, 6), (5, 7), (7, 7)]);
-        check("wrprotect", Entry::write_protect, &[(0, 0), (1, 1), (2, 1), (3, 1), (4, 0), (6, 1), (5, 1), (7, 1)]);
-        check("mkwrite", Entry::make_writable, &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6), (5, 6), (7, 6)]);
-        check(
-            "mkwrite_shstk",
-            Entry::make_writable_shadow_stack,
-            &[(0, 2), (1, 3), (2, 2), (3, 3), (4, 2), (6, 2), (5, 3), (7, 3)],
-        );
-        check("mkclean", Entry::make_clean, &[(0, 0), (1, 0), (2, 0), (3, 0), (4, 4), (6, 4), (5, 4), (7, 4)]);
-        check("modify to read-only", |entry| entry.modify(P), &[(0, 0), (1, 1), (2, 2), (3, 3), (4, 0), (6, 1)]);
-        check("modify to writable", |entry| entry.modify(P | RW), &[(0, 4), (1, 6), (2, 6), (3, 6), (4, 4), (6, 6)]);
-    }
 
     #[test]
     fn markers_are_told_by_their_offset() {

@@ -8,6 +8,7 @@
 //! the name of the kernel function that it describes; see [`rule`].
 #![forbid(unsafe_code)]
 
+pub mod algebra;
 pub mod arena;
 pub mod entry;
 pub mod expectation;
@@ -16,9 +17,11 @@ pub mod model;
 pub mod mutation;
 pub mod observation;
 pub mod outcome;
+pub mod processor;
 pub mod program;
 pub mod protection_key;
 pub mod rule;
+pub mod supervisor_keys;
 pub mod tracking;
 pub mod uffd;
 pub mod validity;

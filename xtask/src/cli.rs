@@ -32,8 +32,11 @@ enum Task {
         /// Emulator: bochs, bochs-2.7 or qemu; may be repeated
         #[arg(long = "backend", value_name = "NAME")]
         backends: Vec<String>,
+        /// Kernel that our own modules are built for; may be repeated
+        #[arg(long = "modules", value_name = "NAME")]
+        modules: Vec<String>,
         /// Everything that run, test and ci need, crates included
-        #[arg(long, conflicts_with_all = ["kernels", "backends"])]
+        #[arg(long, conflicts_with_all = ["kernels", "backends", "modules"])]
         all: bool,
     },
     /// Set up what the main job needs, build ptediff and run a campaign
@@ -92,7 +95,7 @@ pub fn main() -> ExitCode {
 pub fn run(arguments: Arguments) -> Result<ExitCode, TaskError> {
     let recipes = Recipes::load()?;
     match arguments.task {
-        Task::Setup { kernels, backends, all } => set_up(&recipes, kernels, &backends, all),
+        Task::Setup { kernels, backends, modules, all } => set_up(&recipes, kernels, &backends, modules, all),
         Task::Run { arguments } => run_campaign(&recipes, &arguments),
         Task::Test { arguments } => run_tests(&recipes, &arguments),
         Task::Ci { lint_only } => check_everything(&recipes, lint_only),
@@ -104,14 +107,20 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, TaskError> {
     }
 }
 
-fn set_up(recipes: &Recipes, kernels: Vec<String>, backends: &[String], all: bool) -> Result<ExitCode, TaskError> {
+fn set_up(
+    recipes: &Recipes,
+    kernels: Vec<String>,
+    backends: &[String],
+    modules: Vec<String>,
+    all: bool,
+) -> Result<ExitCode, TaskError> {
     let needs = if all {
         Needs { lint: true, ..Needs::of_tests(recipes) }
-    } else if kernels.is_empty() && backends.is_empty() {
+    } else if kernels.is_empty() && backends.is_empty() && modules.is_empty() {
         Needs::of_run()
     } else {
         let backends = backends.iter().map(|name| Backend::from_name(name)).collect::<Result<_, _>>()?;
-        Needs { kernels, backends, ..Needs::default() }
+        Needs { kernels, backends, modules, ..Needs::default() }
     };
     provide(recipes, &needs)?;
     if all {

@@ -7,13 +7,15 @@ use crate::error::TaskError;
 
 const KERNELS: &str = include_str!("../../vm-images/kernels.json");
 const EMULATORS: &str = include_str!("../../vm-images/emulators.json");
+const MODULES: &str = include_str!("../../vm-images/modules.json");
 const PACKAGES: &str = include_str!("../../vm-images/packages.json");
 
 /// Patches that a recipe may name, by file name in `vm-images/bochs/`.
-const PATCHES: [(&str, &str); 3] = [
+const PATCHES: [(&str, &str); 4] = [
     ("load-ram-by-block.patch", include_str!("../../vm-images/bochs/load-ram-by-block.patch")),
     ("supervisor-protection-keys.patch", include_str!("../../vm-images/bochs/supervisor-protection-keys.patch")),
     ("xrstors-compacted-offset.patch", include_str!("../../vm-images/bochs/xrstors-compacted-offset.patch")),
+    ("read-only-entry-stays-clean.patch", include_str!("../../vm-images/bochs/read-only-entry-stays-clean.patch")),
 ];
 
 /// All recipes.
@@ -25,6 +27,8 @@ pub struct Recipes {
     pub emulators: EmulatorRecipes,
     /// `packages.json`.
     pub packages: PackageRecipe,
+    /// `modules.json`.
+    pub modules: ModuleRecipes,
 }
 
 /// A kernel of the distribution.
@@ -161,6 +165,35 @@ pub struct PackageRecipe {
     pub test: Vec<String>,
     /// What the linters need besides.
     pub lint: Vec<String>,
+    /// What building kernel modules needs besides.
+    pub modules: Vec<String>,
+}
+
+/// `modules.json`: what our own kernel modules are built against.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleRecipes {
+    schema: u32,
+    /// The headers of each kernel.
+    pub headers: Vec<HeadersRecipe>,
+    /// Suites whose build tools run on this machine as they are.
+    pub suites_with_tools_for_this_machine: Vec<String>,
+    /// Packages of another suite with the libraries of its build tools.
+    pub libraries_of_other_tools: Vec<String>,
+    /// Which of another suite's build tools need them, below the folder of the kernel's scripts and tools.
+    pub other_tools: Vec<String>,
+    /// Options that headers ask for and this machine's compiler does not know; each is given with or without `=value`.
+    pub options_of_newer_compilers: Vec<String>,
+}
+
+/// The headers of one kernel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadersRecipe {
+    /// The kernel's name in the cache.
+    pub kernel: String,
+    /// Packages of the kernel's suite; `{release}` is what `uname -r` says, `{version}` the same without the flavour.
+    pub packages: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -179,13 +212,14 @@ impl Recipes {
         let kernels: KernelRecipes = parse("vm-images/kernels.json", KERNELS)?;
         let emulators: EmulatorRecipes = parse("vm-images/emulators.json", EMULATORS)?;
         let packages: PackageRecipe = parse("vm-images/packages.json", PACKAGES)?;
-        for schema in [kernels.schema, emulators.schema, packages.schema] {
+        let modules: ModuleRecipes = parse("vm-images/modules.json", MODULES)?;
+        for schema in [kernels.schema, emulators.schema, packages.schema, modules.schema] {
             if schema != 1 {
                 let reason = format!("schema {schema} is not 1");
                 return Err(TaskError::Malformed { what: "a recipe in vm-images/".to_owned(), reason });
             }
         }
-        Ok(Self { kernels: kernels.kernels, emulators, packages })
+        Ok(Self { kernels: kernels.kernels, emulators, packages, modules })
     }
 
     /// The recipe of a kernel.
@@ -234,6 +268,25 @@ impl SourceRecipe {
     }
 }
 
+impl ModuleRecipes {
+    /// The headers of a kernel.
+    ///
+    /// # Errors
+    /// [`TaskError::UnknownName`] if there is no recipe for them.
+    pub fn headers_of(&self, kernel: &str) -> Result<&HeadersRecipe, TaskError> {
+        self.headers.iter().find(|headers| headers.kernel == kernel).ok_or_else(|| {
+            let known: Vec<_> = self.headers.iter().map(|headers| headers.kernel.as_str()).collect();
+            TaskError::UnknownName { kind: "the modules of kernel", name: kernel.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Identifies the recipe together with what it is applied to.
+    #[must_use]
+    pub fn sha256_with(&self, attachments: &str) -> String {
+        digest(self, attachments)
+    }
+}
+
 impl SystemRecipe {
     /// Identifies the recipe.
     #[must_use]
@@ -266,6 +319,9 @@ mod tests {
         assert_eq!(bochs.patch_texts().expect("patches").len(), bochs.patches.len());
         assert!(bochs.configure.iter().any(|option| option == "--enable-cet"));
         recipes.kernel("2.4").expect_err("no such kernel");
+        for name in names {
+            recipes.modules.headers_of(name).expect("headers for every kernel");
+        }
     }
 
     #[test]

@@ -15,10 +15,12 @@ use crate::error::TaskError;
 use crate::progress::{note, step};
 use crate::recipes::{KernelRecipe, Recipes};
 use crate::system_packages::{self, MissingPackages};
-use crate::{bochs, kernels};
+use crate::{bochs, kernels, modules};
 
 /// Free space needed while a kernel is downloaded and unpacked, with the suite's index.
 const KERNEL_MIB: u64 = 200;
+/// Free space needed while our modules are built for a kernel: its headers, unpacked.
+const MODULES_MIB: u64 = 150;
 /// Free space needed while Bochs is built, with the suite's indexes.
 const BOCHS_BUILD_MIB: u64 = 250;
 /// Free space needed for a copy of an installed emulator.
@@ -69,6 +71,8 @@ pub struct Needs {
     pub kernels: Vec<String>,
     /// Emulators.
     pub backends: Vec<Backend>,
+    /// Kernels, by name, that our modules are built for; those kernels are needed too.
+    pub modules: Vec<String>,
 }
 
 impl Needs {
@@ -82,8 +86,9 @@ impl Needs {
     /// For all tests: every kernel and every emulator.
     #[must_use]
     pub fn of_tests(recipes: &Recipes) -> Self {
-        let kernels = recipes.kernels.iter().map(|kernel| kernel.name.clone()).collect();
-        Self { build: true, test: true, kernels, backends: Backend::ALL.to_vec(), ..Self::default() }
+        let kernels: Vec<_> = recipes.kernels.iter().map(|kernel| kernel.name.clone()).collect();
+        let modules = kernels.clone();
+        Self { build: true, test: true, kernels, backends: Backend::ALL.to_vec(), modules, ..Self::default() }
     }
 }
 
@@ -94,11 +99,17 @@ struct Missing<'recipes> {
     kernels: Vec<&'recipes KernelRecipe>,
     build_bochs: bool,
     take_bochs: bool,
+    /// Kernels that lack our modules.
+    modules: Vec<String>,
 }
 
 impl Missing<'_> {
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && self.kernels.is_empty() && !self.build_bochs && !self.take_bochs
+        self.packages.is_empty()
+            && self.kernels.is_empty()
+            && !self.build_bochs
+            && !self.take_bochs
+            && self.modules.is_empty()
     }
 
     fn needed_mib(&self) -> u64 {
@@ -106,7 +117,8 @@ impl Missing<'_> {
         let build = if self.build_bochs { BOCHS_BUILD_MIB } else { 0 };
         let copy = if self.take_bochs { COPY_MIB } else { 0 };
         let indexes = if self.packages.is_empty() { 0 } else { COPY_MIB };
-        kernels + build + copy + indexes
+        let modules = if self.modules.is_empty() { 0 } else { MODULES_MIB };
+        kernels + build + copy + indexes + modules
     }
 }
 
@@ -137,6 +149,10 @@ pub fn provide(recipes: &Recipes, needs: &Needs) -> Result<(), TaskError> {
         let recipe = &recipes.emulators.built_from_source;
         let manifest = bochs::build(&store, &archive, recipe)?;
         report("emulator", &recipe.name, &manifest);
+    }
+    for name in &missing.modules {
+        let manifest = modules::make(&store, &archive, &recipes.modules, name)?;
+        note(&format!("modules for kernel {name} are built for {}", manifest.release.as_deref().unwrap_or_default()));
     }
     if missing.take_bochs {
         let recipe = &recipes.emulators.taken_from_the_system;
@@ -170,7 +186,10 @@ fn find_missing<'recipes>(
     }
 
     let mut kernels = Vec::new();
-    for name in &needs.kernels {
+    let mut wanted_kernels: Vec<&String> = needs.kernels.iter().chain(&needs.modules).collect();
+    wanted_kernels.sort();
+    wanted_kernels.dedup();
+    for name in wanted_kernels {
         let recipe = recipes.kernel(name)?;
         if !is_ready(ArtifactKind::Kernel, name, &recipe.sha256())? {
             kernels.push(recipe);
@@ -193,8 +212,26 @@ fn find_missing<'recipes>(
 
     let needs_qemu = needs.backends.contains(&Backend::Qemu) && !system_packages::has_qemu(&emulators.qemu)?;
     let from_suite = needs_qemu.then(|| (emulators.qemu.package.clone(), emulators.qemu.suite.clone()));
+    let mut without_modules = Vec::new();
+    for name in &needs.modules {
+        // Modules are for one kernel: with another they are made anew.
+        let is_ready = match store.kernel(name) {
+            _ if kernels.iter().any(|kernel| kernel.name == *name) => false,
+            Ok(kernel) => {
+                let wanted = modules::recipe_sha256(&recipes.modules, &kernel)?;
+                is_ready(ArtifactKind::Modules, name, &wanted)?
+            }
+            Err(_) => false,
+        };
+        if !is_ready {
+            without_modules.push(name.clone());
+        }
+    }
+    if !without_modules.is_empty() {
+        wanted_packages.extend_from_slice(&recipes.packages.modules);
+    }
     let packages = MissingPackages { ordinary: system_packages::missing(&wanted_packages)?, from_suite };
-    Ok(Missing { packages, kernels, build_bochs, take_bochs })
+    Ok(Missing { packages, kernels, build_bochs, take_bochs, modules: without_modules })
 }
 
 /// Whether an artifact is in the cache, sound, and made by the recipe of today.
@@ -291,6 +328,7 @@ mod tests {
         let (run, tests) = (Needs::of_run(), Needs::of_tests(&recipes));
         assert!(run.kernels.iter().all(|name| tests.kernels.contains(name)));
         assert!(run.backends.iter().all(|backend| tests.backends.contains(backend)));
+        assert!(run.modules.is_empty() && tests.modules == tests.kernels);
         assert!(run.kernels.len() < tests.kernels.len() && run.backends.len() < tests.backends.len());
     }
 }

@@ -24,8 +24,9 @@ const MODEL: &str = "ptediff-reference-model";
 const MACHINES: &str = "ptediff-vm";
 
 /// The table: each crate of the workspace with what it may name.
-pub const IMPORT_TABLE: [(&str, Allowed); 12] = [
+pub const IMPORT_TABLE: [(&str, Allowed); 13] = [
     (MODEL, Allowed::Only(&[])),
+    ("ptediff-bare-probe", Allowed::WithLiveTests(&[MODEL])),
     ("ptediff-bpf", Allowed::Only(&[])),
     ("ptediff-claims", Allowed::Only(&[MODEL])),
     ("ptediff-generate", Allowed::Only(&[MODEL])),

@@ -8,7 +8,7 @@
 
 mod claim;
 mod dirty_race;
-mod entry_algebra;
+pub mod entry_algebra;
 mod evidence;
 mod processor_access;
 mod write_protect_tracking;

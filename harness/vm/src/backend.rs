@@ -6,6 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::bare::BareSpec;
 use crate::bochs::Bochs;
 use crate::qemu::Qemu;
 use crate::{BackendKind, Ending, VmError, VmSpec};
@@ -18,6 +19,12 @@ pub(crate) trait Backend: Send {
     /// # Errors
     /// A file is missing or unusable, or the machine cannot be built.
     fn prepare(&self, spec: &VmSpec, folder: &Folder) -> Result<Start, VmError>;
+
+    /// The same for a guest that is no Linux: its memory, and a boot sector that jumps into it.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    fn prepare_bare(&self, spec: &BareSpec, folder: &Folder) -> Result<Start, VmError>;
 
     /// What else can be said of an emulator that refused to start with these messages.
     fn refusal(&self, _folder: &Folder, _messages: &str) -> Option<String> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::backend::{Backend, Folder, Start, text_of};
+use crate::bare::BareSpec;
 use crate::bzimage::BzImage;
 use crate::direct_boot::{self, BOOT_PAGE_ADDRESS, KernelMemory, STUB_ADDRESS};
 use crate::ending::restart_on_console;
@@ -49,19 +50,23 @@ impl Backend for Bochs {
             (initramfs.as_slice(), initramfs_address),
             (boot_page.as_slice(), u64::from(BOOT_PAGE_ADDRESS)),
         ];
-        let media = if emulator.loads_memory { memory_images(folder, &pieces)? } else { disk(folder, &pieces)? };
-        let configuration = configuration(spec, folder, &emulator) + &media;
-        let configuration = folder.write("bochsrc", configuration.as_bytes())?;
-        let mut command = Command::new(&emulator.program);
-        command.args(["-q", "-f"]).arg(configuration);
-        if emulator.has_debugger {
-            command.arg("-rc").arg(folder.write("debugger", b"continue\n")?);
-        }
-        if !emulator.loads_memory {
-            // For the display library, which wants a terminal.
-            command.env("TERM", "dumb");
-        }
-        Ok(Start { command, channel_opening: CHANNEL_OPENING })
+        let parts = Parts {
+            cpu_model: spec.cpu_model.as_deref(),
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            errors: "report",
+        };
+        emulator.start(&parts, folder, &pieces)
+    }
+
+    fn prepare_bare(&self, spec: &BareSpec, folder: &Folder) -> Result<Start, VmError> {
+        let emulator = Emulator::find(spec.emulator.as_deref())?;
+        let pieces = spec.pieces()?;
+        let pieces = pieces.each_ref().map(|(bytes, address)| (bytes.as_slice(), *address));
+        // A freestanding guest may be made of refused accesses, and a record of each takes time.
+        let cpu_model = spec.cpu_model.as_deref();
+        let parts = Parts { cpu_model, cpus: 1, memory_mib: spec.memory_mib, errors: "ignore" };
+        emulator.start(&parts, folder, &pieces)
     }
 
     fn refusal(&self, folder: &Folder, messages: &str) -> Option<String> {
@@ -105,10 +110,36 @@ struct Emulator {
     has_debugger: bool,
 }
 
+/// What the configuration says of the machine itself.
+struct Parts<'a> {
+    cpu_model: Option<&'a str>,
+    cpus: u32,
+    memory_mib: u32,
+    /// What becomes of its records of refused accesses and the like: `report` or `ignore`.
+    errors: &'static str,
+}
+
 /// A message of the patched `BX_MEM_C::load_RAM` of our recipe, by which it is known.
 const PATCH_MARK: &[u8] = b"does not fit into guest memory";
 
 impl Emulator {
+    /// The way to start it with these pieces in memory.
+    fn start(&self, parts: &Parts<'_>, folder: &Folder, pieces: &[Piece<'_>]) -> Result<Start, VmError> {
+        let media = if self.loads_memory { memory_images(folder, pieces)? } else { disk(folder, pieces)? };
+        let configuration = configuration(parts, folder, self) + &media;
+        let configuration = folder.write("bochsrc", configuration.as_bytes())?;
+        let mut command = Command::new(&self.program);
+        command.args(["-q", "-f"]).arg(configuration);
+        if self.has_debugger {
+            command.arg("-rc").arg(folder.write("debugger", b"continue\n")?);
+        }
+        if !self.loads_memory {
+            // For the display library, which wants a terminal.
+            command.env("TERM", "dumb");
+        }
+        Ok(Start { command, channel_opening: CHANNEL_OPENING })
+    }
+
     /// The one of the store, or a given program with the BIOS files that belong to it.
     fn find(program: Option<&Path>) -> Result<Self, VmError> {
         let Some(program) = program else {
@@ -198,8 +229,8 @@ fn disk(folder: &Folder, pieces: &[Piece<'_>]) -> Result<String, VmError> {
 
 /// The text of the configuration file, media aside. Nothing in it follows the host's clock, and the CPU has no
 /// random numbers (Bochs would seed them from the host's clock): the same machine runs the same way again.
-fn configuration(spec: &VmSpec, folder: &Folder, emulator: &Emulator) -> String {
-    let cpu = spec.cpu_model.as_deref().unwrap_or(DEFAULT_CPU);
+fn configuration(parts: &Parts<'_>, folder: &Folder, emulator: &Emulator) -> String {
+    let cpu = parts.cpu_model.unwrap_or(DEFAULT_CPU);
     let (cpu_more, memory_more) =
         if emulator.is_version_2 { ("", "") } else { (", exclude_features=\"rdrand rdseed\"", ", block_size=512") };
     format!(
@@ -216,13 +247,14 @@ fn configuration(spec: &VmSpec, folder: &Folder, emulator: &Emulator) -> String 
          port_e9_hack: enabled=1\n\
          log: {records}\n\
          panic: action=fatal\n\
-         error: action=report\n\
+         error: action={errors}\n\
          info: action=report\n\
          debug: action=ignore\n\
          mouse: enabled=0\n",
         display = if emulator.loads_memory { "nogui" } else { "term" },
-        cpus = spec.cpus,
-        memory = spec.memory_mib,
+        cpus = parts.cpus,
+        errors = parts.errors,
+        memory = parts.memory_mib,
         system_bios = emulator.system_bios.display(),
         vga_bios = emulator.vga_bios.display(),
         console = folder.console().display(),

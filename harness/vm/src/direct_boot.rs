@@ -54,8 +54,12 @@ impl KernelMemory {
     /// Unpacks a kernel and lays its segments out as they lie in memory. What a segment has in memory and not
     /// in the file need not be written: guest memory begins as zeroes.
     pub(crate) fn unpack(image: &BzImage<'_>) -> Result<Self, String> {
-        let file = image.unpack()?;
-        let elf = Elf::parse(&file).map_err(|reason| format!("the kernel inside the bzImage is unusable: {reason}"))?;
+        Self::lay_out(&image.unpack()?).map_err(|reason| format!("the kernel inside the bzImage is unusable: {reason}"))
+    }
+
+    /// Lays the segments of an ELF file out as they lie in memory.
+    pub(crate) fn lay_out(file: &[u8]) -> Result<Self, String> {
+        let elf = Elf::parse(file)?;
         let start = elf.segments.iter().map(|segment| segment.physical_address).min().unwrap_or(0);
         let end = elf
             .segments
@@ -138,6 +142,21 @@ pub(crate) fn boot_page(
     fill_random_seed(&mut page[place..]);
     fill_page_tables(&mut page[(PAGE_TABLES_ADDRESS - BOOT_PAGE_ADDRESS) as usize..]);
     page.extend(entry_stub::stub(STUB_ADDRESS, PAGE_TABLES_ADDRESS, BOOT_PAGE_ADDRESS, kernel_entry as u32));
+    Ok(page)
+}
+
+/// The boot page of a guest that is no Linux: `argument` where a kernel has its `boot_params`, page tables and stub.
+///
+/// # Errors
+/// The argument is longer than a page.
+pub(crate) fn bare_boot_page(argument: &[u8], entry: u64) -> Result<Vec<u8>, VmError> {
+    if argument.len() as u64 > PAGE_SIZE {
+        return Err(VmError::Spec(format!("the argument is {} bytes long, a page is the most", argument.len())));
+    }
+    let mut page = argument.to_vec();
+    page.resize((STUB_ADDRESS - BOOT_PAGE_ADDRESS) as usize, 0);
+    fill_page_tables(&mut page[(PAGE_TABLES_ADDRESS - BOOT_PAGE_ADDRESS) as usize..]);
+    page.extend(entry_stub::stub(STUB_ADDRESS, PAGE_TABLES_ADDRESS, BOOT_PAGE_ADDRESS, entry as u32));
     Ok(page)
 }
 

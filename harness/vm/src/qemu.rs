@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::backend::{Backend, Folder, Start};
+use crate::bare::BareSpec;
 use crate::bzimage::BzImage;
+use crate::direct_boot;
 use crate::ending::restart_on_console;
+use crate::entry_stub::CHANNEL_OPENING;
 use crate::{Ending, VmError, VmSpec};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const DEFAULT_CPU: &str = "max";
+/// A disk is so many bytes or a multiple.
+const DISK_MULTIPLE: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Qemu;
@@ -26,21 +31,23 @@ impl Backend for Qemu {
         BzImage::parse(&file).map_err(|reason| VmError::Kernel { path: spec.kernel.clone(), reason })?;
         let initramfs = folder.write("initramfs.cpio", &spec.initramfs.build())?;
 
-        let mut command = Command::new(program);
-        command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"]);
-        command.args(["-accel", "tcg,thread=single"]);
-        command.args(["-cpu", spec.cpu_model.as_deref().unwrap_or(DEFAULT_CPU)]);
-        command.args(["-m", &format!("{}M", spec.memory_mib), "-smp", &spec.cpus.to_string()]);
+        let mut command = machine(&program, folder, spec.cpu_model.as_deref(), spec.memory_mib, spec.cpus);
         command.arg("-kernel").arg(&spec.kernel).arg("-initrd").arg(initramfs);
         command.args(["-append", &spec.whole_command_line()]);
-        command.arg("-serial").arg(prefixed("file:", &folder.console()));
-        command.args(["-debugcon", "stdio"]);
-        command.args(["-no-reboot", "-action", "panic=exit-failure"]);
-        // The guest's clock starts at the same second each time, and the CPU's random numbers are the same.
-        command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"]);
-        command.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request"]);
-        command.arg("-D").arg(folder.records());
         Ok(Start { command, channel_opening: b"" })
+    }
+
+    /// The firmware boots from a disk whose boot sector fills the memory. (Memory that is filled before the firmware
+    /// runs, by QEMU's loader device, would do above 1 MiB; below it the firmware clears it.)
+    fn prepare_bare(&self, spec: &BareSpec, folder: &Folder) -> Result<Start, VmError> {
+        let program = find_program(spec.emulator.as_deref())?;
+        let pieces = spec.pieces()?;
+        let pieces = pieces.each_ref().map(|(bytes, address)| (bytes.as_slice(), *address));
+        let disk = folder.write("disk.img", &direct_boot::disk_image(&pieces, DISK_MULTIPLE))?;
+        let mut command = machine(&program, folder, spec.cpu_model.as_deref(), spec.memory_mib, 1);
+        command.arg("-drive").arg(prefixed("if=ide,format=raw,file=", &disk));
+        command.args(["-boot", "order=c"]);
+        Ok(Start { command, channel_opening: CHANNEL_OPENING })
     }
 
     fn ending(&self, records: &str, console: &str) -> Option<Ending> {
@@ -56,6 +63,23 @@ impl Backend for Qemu {
             (false, false, _) => Ending::Reset,
         })
     }
+}
+
+/// What every machine has: the processor, memory, the data channel, the console, records, and nothing by default.
+fn machine(program: &Path, folder: &Folder, cpu_model: Option<&str>, memory_mib: u32, cpus: u32) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-no-user-config", "-nodefaults", "-display", "none", "-machine", "pc"]);
+    command.args(["-accel", "tcg,thread=single"]);
+    command.args(["-cpu", cpu_model.unwrap_or(DEFAULT_CPU)]);
+    command.args(["-m", &format!("{memory_mib}M"), "-smp", &cpus.to_string()]);
+    command.arg("-serial").arg(prefixed("file:", &folder.console()));
+    command.args(["-debugcon", "stdio"]);
+    command.args(["-no-reboot", "-action", "panic=exit-failure"]);
+    // The guest's clock starts at the same second each time, and the CPU's random numbers are the same.
+    command.args(["-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"]);
+    command.args(["-d", "cpu_reset,trace:qemu_system_shutdown_request"]);
+    command.arg("-D").arg(folder.records());
+    command
 }
 
 /// The given program, or the one of `PATH`.

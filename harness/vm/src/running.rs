@@ -10,7 +10,8 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Backend, Folder, last_lines, text_of};
+use crate::backend::{Backend, Folder, Start, last_lines, text_of};
+use crate::bare::BareSpec;
 use crate::ending::death_on_console;
 use crate::{Activity, Ending, VmError, VmSpec};
 
@@ -40,6 +41,27 @@ pub fn boot(spec: &VmSpec) -> Result<Running, VmError> {
     let backend = spec.backend.backend();
     let folder = Folder::new()?;
     let start = backend.prepare(spec, &folder)?;
+    spawn(backend, folder, start, spec.silence, spec.limit)
+}
+
+/// Starts a machine with a guest that is no Linux. The thread's tie is that of [`boot`].
+///
+/// # Errors
+/// As [`boot`].
+pub fn boot_bare(spec: &BareSpec) -> Result<Running, VmError> {
+    let backend = spec.backend.backend();
+    let folder = Folder::new()?;
+    let start = backend.prepare_bare(spec, &folder)?;
+    spawn(backend, folder, start, spec.silence, spec.limit)
+}
+
+fn spawn(
+    backend: Box<dyn Backend>,
+    folder: Folder,
+    start: Start,
+    silence: Duration,
+    limit: Option<Duration>,
+) -> Result<Running, VmError> {
     let mut command = start.command;
     let program = command.get_program().display().to_string();
     let messages =
@@ -59,8 +81,8 @@ pub fn boot(spec: &VmSpec) -> Result<Running, VmError> {
         backend,
         opening: Opening { mark: start.channel_opening, seen: Vec::new() },
         chunk: vec![0; READ_SIZE],
-        silence: spec.silence,
-        deadline: spec.limit.map(|limit| now + limit),
+        silence,
+        deadline: limit.map(|limit| now + limit),
         last_activity: now,
         last_console_look: now,
         console_size: 0,

@@ -1,7 +1,7 @@
-//! The cache of downloaded and built artifacts: kernels and emulators.
+//! The cache of downloaded and built artifacts: kernels, emulators, and kernel modules of ours.
 //!
 //! `$PTEDIFF_CACHE`, else `$XDG_CACHE_HOME/ptediff`, else `~/.cache/ptediff` holds
-//! `kernels/<name>/` and `emulators/<name>/`. A directory counts only with a `manifest.json` that
+//! `kernels/<name>/`, `emulators/<name>/` and `modules/<kernel's name>/`. A directory counts only with a `manifest.json` that
 //! names every file; set-up makes directories beside their final place and renames them when they
 //! are complete. Using an artifact checks the sizes of its files; [`Store::verify`] also checks their
 //! digests, which takes seconds.
@@ -36,11 +36,13 @@ pub enum ArtifactKind {
     Kernel,
     /// An emulator with its firmware.
     Emulator,
+    /// Our own kernel modules, built for the kernel of the same name.
+    Modules,
 }
 
 impl ArtifactKind {
-    /// Both kinds.
-    pub const ALL: [Self; 2] = [Self::Kernel, Self::Emulator];
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Kernel, Self::Emulator, Self::Modules];
 
     /// The folder of the cache in which artifacts of this kind lie.
     #[must_use]
@@ -48,6 +50,7 @@ impl ArtifactKind {
         match self {
             Self::Kernel => "kernels",
             Self::Emulator => "emulators",
+            Self::Modules => "modules",
         }
     }
 
@@ -57,6 +60,7 @@ impl ArtifactKind {
         let option = match self {
             Self::Kernel => "--kernel",
             Self::Emulator => "--backend",
+            Self::Modules => "--modules",
         };
         format!("cargo xtask setup {option} {name}")
     }
@@ -67,6 +71,7 @@ impl fmt::Display for ArtifactKind {
         formatter.write_str(match self {
             Self::Kernel => "kernel",
             Self::Emulator => "emulator",
+            Self::Modules => "modules for kernel",
         })
     }
 }
@@ -179,6 +184,21 @@ impl Store {
             package_version: manifest.package_version().to_owned(),
             recipe_sha256: manifest.recipe_sha256.clone(),
         })
+    }
+
+    /// One of our own kernel modules, `helper-oracle` say, built for the kernel of this name.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is missing, incomplete or damaged, or built for another kernel than the cache has now.
+    pub fn module(&self, kernel: &str, module: &str) -> Result<PathBuf, StoreError> {
+        let kind = ArtifactKind::Modules;
+        let manifest = self.manifest(kind, kernel)?;
+        let release = self.kernel(kernel)?.release;
+        if manifest.release.as_deref() != Some(release.as_str()) {
+            let built_for = manifest.release.as_deref().unwrap_or("no kernel");
+            return Err(self.bad_manifest(kind, kernel, &format!("built for {built_for}, the kernel is {release}")));
+        }
+        self.listed_file(kind, kernel, &manifest, &format!("{module}.ko"))
     }
 
     /// The manifest of an artifact whose files all exist and have the right size.

@@ -2,12 +2,13 @@
 #![expect(unsafe_code, reason = "system calls that the standard library does not have")]
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use crate::load_kernel_module;
 
 /// Where a guest's kernel modules lie, named so that they are loaded in the order of their names.
 pub const MODULES_DIRECTORY: &str = "/modules";
@@ -24,21 +25,10 @@ pub fn load_modules(directory: &Path) -> io::Result<()> {
         fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
     modules.sort();
     for module in modules {
-        match load_module(&module) {
-            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => {
-                return Err(io::Error::new(error.kind(), format!("{}: {error}", module.display())));
-            }
-            _ => {}
-        }
+        load_kernel_module(&module, c"")
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", module.display())))?;
     }
     Ok(())
-}
-
-fn load_module(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    // SAFETY: the parameters are a string that ends in a zero; the file is open as long as the call lasts.
-    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Makes `/dev/zram0` a swap file of so many pages and has the kernel use it. Pages are read one at a time, none ahead

@@ -19,8 +19,9 @@ mod swap;
 mod userfault;
 mod vma;
 
+use crate::algebra::Algebra;
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use crate::entry::{A, DirtyDesign, Entry, NX, P, PKEY, PROTNONE, RW, US};
+use crate::entry::{A, Entry, NX, P, PKEY, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
 use crate::machine::{Dialect, Machine};
 use crate::mutation::{self, Mutation, Output};
@@ -132,7 +133,7 @@ impl ActorMemory {
 #[derive(Debug, Clone)]
 pub struct Model {
     dialect: Dialect,
-    design: DirtyDesign,
+    design: Algebra,
     shadow_stack: bool,
     protection_keys: bool,
     swap: bool,
@@ -161,10 +162,7 @@ impl Model {
     pub fn new(machine: &Machine) -> Self {
         Self {
             dialect: machine.dialect,
-            design: match machine.dialect {
-                Dialect::Linux6_1 => DirtyDesign::InPlace,
-                Dialect::Linux6_12 | Dialect::Linux7_2 => DirtyDesign::Saved,
-            },
+            design: Algebra::of_dialect(machine.dialect, machine.shadow_stack),
             shadow_stack: machine.shadow_stack,
             protection_keys: machine.protection_keys,
             swap: machine.swap,

@@ -1,5 +1,9 @@
 //! The live checks of claims, a file a system: the host's half. The table of claims is `ptediff_claims`.
 
+pub(crate) mod entry_algebra;
+mod entry_states;
+mod processor_access;
+mod programs;
 mod write_protect_tracking;
 
 use std::time::{Duration, Instant};
@@ -48,7 +52,9 @@ impl From<Failure> for ClaimFailure {
 
 /// Every live check.
 pub fn checks() -> impl Iterator<Item = &'static LiveCheck> {
-    [write_protect_tracking::LIVE].into_iter().flatten()
+    [entry_algebra::LIVE, entry_states::LIVE, write_protect_tracking::LIVE, processor_access::LIVE]
+        .into_iter()
+        .flatten()
 }
 
 /// The live check of a claim.

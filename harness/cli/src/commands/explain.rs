@@ -1,5 +1,6 @@
 //! `ptediff explain`: a raw entry in words.
 
+use ptediff_reference_model::algebra::{Page, Place};
 use ptediff_reference_model::entry::{
     A, D, Entry, EntryKind, NX, P, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, SPECIAL, US,
 };
@@ -47,6 +48,30 @@ fn parse(text: &str) -> Result<Entry, Failure> {
         return Err(refuse(&format!("`{}` is no hexadecimal digit (digit {offset})", wrong.escape_default())));
     }
     u64::from_str_radix(&digits, 16).map(Entry).map_err(|error| refuse(&error.to_string()))
+}
+
+/// Which of the states of the `_PAGE_COW` patch the entry is in, by where it is mapped.
+fn states(entry: Entry) -> Vec<String> {
+    let places = [
+        (Place::Writable, "in a writable VMA"),
+        (Place::ReadOnly, "in a read-only VMA"),
+        (Place::ShadowStack, "in a shadow stack"),
+    ];
+    let named = places.map(|(place, name)| (place.letters(entry), name));
+    let named: Vec<String> = named
+        .into_iter()
+        .filter(|(letters, _)| !letters.is_empty())
+        .map(|(letters, name)| format!("{letters} {name}"))
+        .collect();
+    let mut lines = Vec::new();
+    if !named.is_empty() {
+        lines.push(format!("state of the _PAGE_COW patch, 6.6 and later: {}", named.join(", ")));
+        let mut pages: Vec<Page> = places.iter().flat_map(|(place, _)| place.pages(entry)).copied().collect();
+        pages.sort_by_key(|page| page.letter());
+        pages.dedup();
+        lines.extend(pages.into_iter().map(|page| format!("({}): {}", page.letter(), page.meaning())));
+    }
+    lines
 }
 
 /// What the entry says, for a 4 KiB entry of Linux 6.6 to 7.2 on x86-64.
@@ -102,5 +127,6 @@ fn sentences(entry: Entry) -> Vec<String> {
     if entry.is_present() && entry.protection_key() != 0 {
         lines.push(format!("protection key {}", entry.protection_key()));
     }
+    lines.extend(states(entry));
     lines
 }

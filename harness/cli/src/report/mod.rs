@@ -94,7 +94,8 @@ pub fn replay(results: &Results, entries: &[StoredEntry], names: &[&str], timeli
         if timelines && let Some(records) = results.records.get(index) {
             let found = results.divergences.iter().find(|found| found.index as usize == index);
             let verdict = found.map_or(&Verdict::Agree, |found| &found.verdict);
-            print!("{}", timeline(&stored.entry.program, records, verdict));
+            let dialect = results.machine.as_ref().map(|machine| machine.dialect);
+            print!("{}", timeline(&stored.entry.program, records, verdict, dialect));
         }
     }
     human(results, &[]);
@@ -272,7 +273,7 @@ fn divergence(found: &Found, machine: Option<&Machine>) {
         );
     }
     let (program, verdict, records) = found.smallest();
-    print!("{}", timeline(program, records, verdict));
+    print!("{}", timeline(program, records, verdict, machine.map(|machine| machine.dialect)));
     if let Verdict::Diverge(divergence) = verdict {
         for line in difference_lines(divergence) {
             println!("  {line}");

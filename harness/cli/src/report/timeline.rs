@@ -2,17 +2,21 @@
 
 use std::fmt::Write;
 
+use ptediff_reference_model::algebra::Place;
 use ptediff_reference_model::arena::{ActorId, PageIndex};
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, TransitionExpectation};
+use ptediff_reference_model::machine::Dialect;
 use ptediff_reference_model::model::VM_FLAGS_COMPARED;
 use ptediff_reference_model::observation::{Cause, FrameName, ObservedEntry, StepRecord, Transition};
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
 
-/// The timeline of as many steps as were recorded.
+/// The timeline of as many steps as were recorded. On kernels that keep Dirty out of read-only entries each entry
+/// that an event leaves has its state by the letters of the `_PAGE_COW` patch; `None` names none.
 #[must_use]
-pub fn timeline(program: &Program, records: &[StepRecord], verdict: &Verdict) -> String {
+pub fn timeline(program: &Program, records: &[StepRecord], verdict: &Verdict, dialect: Option<Dialect>) -> String {
+    let has_states = dialect.is_some_and(|dialect| dialect != Dialect::Linux6_1);
     let mut text = String::new();
     for (index, step) in program.steps.iter().enumerate() {
         let Some(record) = records.get(index) else {
@@ -22,7 +26,9 @@ pub fn timeline(program: &Program, records: &[StepRecord], verdict: &Verdict) ->
         put(&mut text, format_args!("{index:3}  {step}\n       -> {}\n", record.outcome));
         for transition in &record.transitions {
             let flags = transition.vm_flags & VM_FLAGS_COMPARED;
-            put(&mut text, format_args!("       {}, vm_flags {flags:#x}\n", seen_transition(transition)));
+            let letters = Place::of_vma(transition.vm_flags).letters(transition.after.bits);
+            let state = if has_states && !letters.is_empty() { format!(", state {letters}") } else { String::new() };
+            put(&mut text, format_args!("       {}, vm_flags {flags:#x}{state}\n", seen_transition(transition)));
         }
         for change in &record.changes {
             put(
