@@ -349,7 +349,7 @@ pub enum Rule {
 }
 
 /// Every rule, in the order of the enumeration.
-pub const RULES: [RuleInfo; 250] = [
+pub static RULES: [RuleInfo; 250] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",

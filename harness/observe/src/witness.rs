@@ -74,10 +74,16 @@ pub fn swaps_unseen(operation: &Operation) -> bool {
 }
 
 /// Whether an operation changes the flags of VMAs after it changed their entries: unregistering from a userfaultfd
-/// lifts the write-protection first (`mm/userfaultfd.c: userfaultfd_clear_vma`).
+/// lifts the write-protection first (`mm/userfaultfd.c: userfaultfd_clear_vma`), MADV_UNMERGEABLE parts pages first.
 #[must_use]
 pub fn changes_flags_last(operation: &Operation) -> bool {
-    matches!(operation, Operation::UffdOpen { .. } | Operation::UffdClose { .. } | Operation::UffdUnregister { .. })
+    matches!(
+        operation,
+        Operation::UffdOpen { .. }
+            | Operation::UffdClose { .. }
+            | Operation::UffdUnregister { .. }
+            | Operation::Madvise { advice: Advice::Unmergeable, .. }
+    )
 }
 
 /// Bits of entries that an operation clears at a place without a hook.

@@ -8,7 +8,9 @@
 //! What ends the protection of a page, besides resolving it:
 //!
 //! - its content goes: MADV_DONTNEED, munmap, a new mapping over it, MADV_FREE and then reclaim;
-//! - it is not registered any more: UFFDIO_UNREGISTER, close (6.1 leaves the marks), mremap without EVENT_REMAP;
+//! - it is not registered any more: UFFDIO_UNREGISTER, close (6.1 leaves the marks), mremap without EVENT_REMAP (6.1.176
+//!   leaves them too). A range that was registered anew, for missing pages alone, keeps its marks in all of these, and
+//!   they count again when it is registered for write-protection again;
 //! - the page is a child's, and its parent's userfaultfd lacks EVENT_FORK;
 //! - a store resolves it by itself: UFFD_FEATURE_WP_ASYNC, or while the range is registered for something else;
 //! - **ksmd replaces the page by an equal one.** Nobody is asked and nobody told: the next store is *missed*. The

@@ -80,11 +80,9 @@ impl Observed {
         let mut replaced = Vec::new();
         for change in &record.changes {
             let entry = &mut self.entries[change.actor.index()][change.page.index()];
-            if merges {
-                if entry.frame != change.entry.frame {
-                    replaced.push((change.actor, change.page));
-                    self.merged.push(change.entry.frame);
-                }
+            if merges && entry.frame != change.entry.frame {
+                replaced.push((change.actor, change.page));
+                self.merged.push(change.entry.frame);
             }
             *entry = change.entry;
         }

@@ -40,6 +40,8 @@ pub(super) struct Page {
     pub(super) volatile: Volatile,
     /// mlock was here: further operations may fault pages in.
     pub(super) may_be_locked: bool,
+    /// What is mapped and registered there does not follow from the operations.
+    pub(super) is_lost: bool,
     /// MADV_DONTFORK, MADV_WIPEONFORK.
     pub(super) is_not_forked: bool,
     pub(super) is_wiped: bool,
@@ -63,6 +65,7 @@ impl Page {
         written: false,
         volatile: Volatile::InMemory,
         may_be_locked: false,
+        is_lost: false,
         is_not_forked: false,
         is_wiped: false,
     };
@@ -80,8 +83,18 @@ impl Page {
 
     /// Its content goes, and the protection with it.
     pub(super) fn empty(&mut self) {
-        let Self { is_mapped, registration, may_be_locked, is_not_forked, is_wiped, .. } = *self;
-        *self = Self { is_mapped, registration, may_be_locked, is_not_forked, is_wiped, ..Self::UNMAPPED };
+        let Self { is_mapped, registration, may_be_locked, is_lost, is_not_forked, is_wiped, .. } = *self;
+        *self = Self { is_mapped, registration, may_be_locked, is_lost, is_not_forked, is_wiped, ..Self::UNMAPPED };
+    }
+
+    /// The range is registered no more, which lifts the protection where it was registered for that, and where `lifts`
+    /// says so.
+    pub(super) fn unregister(&mut self, lifts: bool) {
+        if lifts && self.is_registered_for_protection() {
+            self.protected = Known::No;
+            self.lost_to_merging = false;
+        }
+        self.registration = None;
     }
 
     pub(super) fn is_registered_for_protection(&self) -> bool {

@@ -236,3 +236,13 @@ fn a_refused_fetch_may_have_populated_the_page() {
     let steps = [map(), open(UffdFeatures::NONE), register(), execute, protect(true), WRITE];
     check(&DIALECTS, &steps, |tally| tally.undetermined == 1);
 }
+
+/// The mark outlives a registration for missing pages alone, and the close of that: nobody resolved it. Registered for
+/// write-protection again, the page is protected as before, in every kernel.
+#[test]
+fn a_mark_outlives_a_registration_for_something_else() {
+    let again = Operation::UffdRegister { uffd: UFFD, range: both(), mode: UffdMode::Missing };
+    let usual = open(UffdFeatures::NONE);
+    let steps = [map(), usual, register(), WRITE, protect(true), again, usual, register(), WRITE];
+    check(&DIALECTS, &steps, |tally| one(tally.messages, Circumstance::ReadOnly));
+}

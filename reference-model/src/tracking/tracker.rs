@@ -147,6 +147,9 @@ impl Tracker {
             },
             _ => return None,
         };
+        if known.is_lost {
+            return Some(Case::Undetermined);
+        }
         let is_registered = known.is_registered_for_protection();
         if !is_registered && !came {
             return None;
@@ -352,7 +355,7 @@ impl Tracker {
             for range in [range, to] {
                 self.range(actor, range, |page| {
                     page.forget();
-                    page.may_be_locked = true;
+                    page.is_lost = true;
                 });
             }
             return;
@@ -453,11 +456,7 @@ impl Tracker {
             Operation::UffdUnregister { uffd, range } if succeeded => {
                 let Some(owner) = self.owner(uffd) else { return };
                 self.range(owner, range, |page| {
-                    if page.registration.is_some() {
-                        page.registration = None;
-                        page.protected = Known::No;
-                        page.lost_to_merging = false;
-                    }
+                    page.unregister(true);
                 });
                 self.wake(owner, range);
             }
@@ -503,11 +502,7 @@ impl Tracker {
         let whole = PageRange::new(0, ARENA_PAGES).expect("the arena");
         self.range(owner, whole, |page| {
             if page.registration.is_some_and(|registration| registration.context == context) {
-                page.registration = None;
-                if lifts {
-                    page.protected = Known::No;
-                    page.lost_to_merging = false;
-                }
+                page.unregister(lifts);
             }
         });
         self.wake(owner, whole);
@@ -539,7 +534,7 @@ impl Tracker {
         let mut is_certain = true;
         for slot in range.slots() {
             let known = pages[slot.index()];
-            if !known.is_mapped {
+            if !known.is_mapped || known.is_lost {
                 // A hole is passed over, memory that cannot be registered ends the call.
                 is_certain &= succeeded;
                 continue;

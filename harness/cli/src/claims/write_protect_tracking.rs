@@ -25,11 +25,11 @@ pub(super) const LIVE: &[LiveCheck] = &[
 
 /// Where programs are run: how many for the property, representatively and in full, and how many for the inference.
 const PLACES: [(Platform, &str, [u32; 2], [u32; 2]); 5] = [
-    (Platform::Bochs, "6.12", [150, 1500], [0, 500]),
+    (Platform::Bochs, "6.12", [250, 1500], [0, 500]),
     (Platform::Bochs, "7.2", [0, 1500], [0, 500]),
-    (Platform::Qemu, "6.1", [250, 3000], [0, 1000]),
+    (Platform::Qemu, "6.1", [300, 3000], [0, 1000]),
     (Platform::Qemu, "6.12", [0, 3000], [300, 1000]),
-    (Platform::Qemu, "7.2", [250, 3000], [0, 1000]),
+    (Platform::Qemu, "7.2", [300, 3000], [0, 1000]),
 ];
 
 /// What programs favour.

@@ -297,7 +297,12 @@ impl Reading {
         if let Some(machine) = &results.machine {
             match tracking::judge(machine.dialect, &current.program, &current.records) {
                 Ok(tally) => results.tracking.add(&tally),
-                Err(violation) => results.untracked.push(format!("program {index}, {violation}")),
+                Err(violation) => {
+                    let steps = current.program.steps.iter().take(violation.step + 1).enumerate();
+                    let steps: String =
+                        steps.map(|(number, step)| format!("\n               {number}  {step}")).collect();
+                    results.untracked.push(format!("program {index}, {violation}{steps}"));
+                }
             }
         }
         match &verdict {
