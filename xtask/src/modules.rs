@@ -206,7 +206,10 @@ fn write_script(path: &Path, body: &str) -> Result<(), TaskError> {
 }
 
 /// The folders of our modules, sorted. None at all would make an artifact of nothing.
-fn folders() -> Result<Vec<PathBuf>, TaskError> {
+///
+/// # Errors
+/// [`TaskError`] if they cannot be read or there are none.
+pub fn folders() -> Result<Vec<PathBuf>, TaskError> {
     let root = cargo::workspace().join(SOURCES);
     let mut folders = Vec::new();
     for entry in fs::read_dir(&root).map_err(TaskError::io("read", &root))? {

@@ -11,10 +11,11 @@ const MODULES: &str = include_str!("../../vm-images/modules.json");
 const PACKAGES: &str = include_str!("../../vm-images/packages.json");
 
 /// Patches that a recipe may name, by file name in `vm-images/bochs/`.
-const PATCHES: [(&str, &str); 3] = [
+const PATCHES: [(&str, &str); 4] = [
     ("load-ram-by-block.patch", include_str!("../../vm-images/bochs/load-ram-by-block.patch")),
     ("supervisor-protection-keys.patch", include_str!("../../vm-images/bochs/supervisor-protection-keys.patch")),
     ("xrstors-compacted-offset.patch", include_str!("../../vm-images/bochs/xrstors-compacted-offset.patch")),
+    ("read-only-entry-stays-clean.patch", include_str!("../../vm-images/bochs/read-only-entry-stays-clean.patch")),
 ];
 
 /// All recipes.

@@ -62,7 +62,7 @@ impl BlockRecord {
 
     /// As words.
     #[must_use]
-    pub fn to_words(&self) -> [u64; RECORD_WORDS] {
+    pub fn to_words(self) -> [u64; RECORD_WORDS] {
         let mut words = [0; RECORD_WORDS];
         let head = [self.legal, self.run, self.faults, self.digest, self.whole_digest, self.mismatches];
         let parts: [&[u64]; 5] = [&head, &self.unspecified, &self.unspecified_set, &self.rules, &self.deviations];

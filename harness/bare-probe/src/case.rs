@@ -190,8 +190,8 @@ impl Outcome {
     pub fn flags(entries: &Entries) -> u64 {
         let mut word = 0;
         for (level, entry) in entries.iter().enumerate() {
-            word |= (entry & ACCESSED) / ACCESSED << (Self::ACCESSED_SHIFT as usize + level);
-            word |= (entry & DIRTY) / DIRTY << (Self::DIRTY_SHIFT as usize + level);
+            word |= ((entry & ACCESSED) / ACCESSED) << (Self::ACCESSED_SHIFT as usize + level);
+            word |= ((entry & DIRTY) / DIRTY) << (Self::DIRTY_SHIFT as usize + level);
         }
         word
     }
@@ -244,9 +244,10 @@ pub fn expect(mutant: Option<Mutant>, context: &Context, case: &Case) -> Expecta
     }
     word |= Outcome::flags(&decision.after);
     let mut open = u64::from(decision.unspecified_code);
-    for level in 0..LEVELS {
-        let flag = (unspecified[level] | decision.unspecified[level]) & !decision.after[level] & ACCESSED;
-        open |= flag / ACCESSED << (Outcome::ACCESSED_SHIFT as usize + level);
+    let first_and_last = unspecified.iter().zip(&decision.unspecified);
+    for (level, ((first, last), after)) in first_and_last.zip(&decision.after).enumerate() {
+        let flag = (first | last) & !after & ACCESSED;
+        open |= (flag / ACCESSED) << (Outcome::ACCESSED_SHIFT as usize + level);
     }
     Expectation { outcome: Outcome(word & !open), mask: !open, rule: decision.rule, decision }
 }

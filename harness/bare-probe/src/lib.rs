@@ -7,9 +7,11 @@ pub mod case;
 pub mod deviation;
 pub mod fact;
 pub mod message;
+mod recording;
 mod session;
 pub mod space;
 
+pub use recording::{RecordedBlock, Recording, RecordingError};
 pub use session::{Answer, BlockAnswer, Disagreement, FactVerdict, Request, Session, SessionError};
 
 /// The guest, a static ELF file for `ptediff_vm::boot_bare`.

@@ -349,7 +349,7 @@ impl Space {
                 state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
                 let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-                let value = axis[((mixed >> 32) * axis.len() as u64 >> 32) as usize];
+                let value = axis[(((mixed >> 32) * axis.len() as u64) >> 32) as usize];
                 case.control |= value.control;
                 case.entries[usize::from(value.level) - 1] |= value.entry;
             }

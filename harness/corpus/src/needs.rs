@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let both = Needs { shadow_stack: true, protection_keys: true, kernels: vec![Dialect::Linux7_2] };
+        let kernels = vec![Dialect::Linux7_2];
+        let both = Needs { shadow_stack: true, protection_keys: true, kernels, ..Needs::default() };
         check(&Needs::default(), &machine(false, Dialect::Linux6_12), &[]);
         check(&both, &Machine { protection_keys: true, ..machine(true, Dialect::Linux7_2) }, &[]);
         check(

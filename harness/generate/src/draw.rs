@@ -28,6 +28,9 @@ use crate::strategy::Options;
 /// translation.
 const FOLLOW_UP: usize = 40;
 
+/// The same in a program whose stores tell what it is about.
+const FOLLOW_UP_OF_TRACKING: usize = 75;
+
 /// Probability, in percent, that a step is drawn without a look at the state.
 const SENSELESS: usize = 5;
 
@@ -86,10 +89,11 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         merging: machine.merging,
         merge_weight: match profile {
             Profile::Merging => 12,
-            Profile::Tracking => 4,
+            Profile::Tracking => 5,
             Profile::Userfault => 2,
             _ => 1,
         },
+        tracks: profile == Profile::Tracking,
         favours_keys: machine.protection_keys && profile == Profile::Keys,
         hoards,
         dialect: machine.dialect,
@@ -127,6 +131,8 @@ pub(crate) struct Draft<'a, R> {
     merging: bool,
     /// How much more often than otherwise that is asked for.
     merge_weight: u32,
+    /// Whether the program is about what takes RW away besides userfaultfd.
+    tracks: bool,
     /// Whether the program is about keys above all.
     pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
@@ -174,7 +180,7 @@ impl<R: Rng> Draft<'_, R> {
             | Operation::Mprotect { range, .. }
             | Operation::PkeyMprotect { range, .. } => range,
             Operation::WritePkru { key, .. } => return self.guarded_by(step.actor, key),
-            Operation::ClearSoftDirty | Operation::Fork { .. } => self.window,
+            Operation::ClearSoftDirty | Operation::Fork { .. } | Operation::MergePages => self.window,
             Operation::Exit => return self.heir_of(step.actor),
             _ => return None,
         };
@@ -218,7 +224,7 @@ impl<R: Rng> Draft<'_, R> {
             return step;
         }
         if let Some((actor, page)) = self.suspect
-            && self.dice.percent(FOLLOW_UP)
+            && self.dice.percent(if self.tracks { FOLLOW_UP_OF_TRACKING } else { FOLLOW_UP })
             && !self.would_wait_alone()
         {
             let step = self.follow_up(actor, page);
@@ -503,10 +509,20 @@ impl<R: Rng> Draft<'_, R> {
             }
             9 => Operation::ClearSoftDirty,
             10 => Operation::MapShadowStack { range: self.hole_run(&scene), token: self.dice.percent(70) },
-            12 if self.merging
-                && self.merge_weight > 2
-                && self.dice.percent(if self.swap_weight > 1 { 45 } else { 75 }) =>
-            {
+            12 if self.tracks && self.dice.percent(85) => {
+                let advice = match self.dice.weighted(&[8, 5, 5]) {
+                    0 if self.swap => Advice::PageOut,
+                    1 if self.merging => Advice::Mergeable,
+                    _ => Advice::PopulateWrite,
+                };
+                let range = if advice == Advice::PageOut {
+                    self.range_of(&scene.populated)
+                } else {
+                    self.range_of(&scene.mapped)
+                };
+                Operation::Madvise { range, advice }
+            }
+            12 if self.merging && self.merge_weight > 2 && self.dice.percent(75) => {
                 // Pages of zeroes are equal, before they are written.
                 let range = self.range_of(&scene.mapped);
                 let advice = match self.dice.weighted(&[45, 40, 8]) {

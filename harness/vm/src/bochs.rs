@@ -50,7 +50,12 @@ impl Backend for Bochs {
             (initramfs.as_slice(), initramfs_address),
             (boot_page.as_slice(), u64::from(BOOT_PAGE_ADDRESS)),
         ];
-        let parts = Parts { cpu_model: spec.cpu_model.as_deref(), cpus: spec.cpus, memory_mib: spec.memory_mib };
+        let parts = Parts {
+            cpu_model: spec.cpu_model.as_deref(),
+            cpus: spec.cpus,
+            memory_mib: spec.memory_mib,
+            errors: "report",
+        };
         emulator.start(&parts, folder, &pieces)
     }
 
@@ -58,7 +63,9 @@ impl Backend for Bochs {
         let emulator = Emulator::find(spec.emulator.as_deref())?;
         let pieces = spec.pieces()?;
         let pieces = pieces.each_ref().map(|(bytes, address)| (bytes.as_slice(), *address));
-        let parts = Parts { cpu_model: spec.cpu_model.as_deref(), cpus: 1, memory_mib: spec.memory_mib };
+        // A freestanding guest may be made of refused accesses, and a record of each takes time.
+        let cpu_model = spec.cpu_model.as_deref();
+        let parts = Parts { cpu_model, cpus: 1, memory_mib: spec.memory_mib, errors: "ignore" };
         emulator.start(&parts, folder, &pieces)
     }
 
@@ -108,6 +115,8 @@ struct Parts<'a> {
     cpu_model: Option<&'a str>,
     cpus: u32,
     memory_mib: u32,
+    /// What becomes of its records of refused accesses and the like: `report` or `ignore`.
+    errors: &'static str,
 }
 
 /// A message of the patched `BX_MEM_C::load_RAM` of our recipe, by which it is known.
@@ -238,12 +247,13 @@ fn configuration(parts: &Parts<'_>, folder: &Folder, emulator: &Emulator) -> Str
          port_e9_hack: enabled=1\n\
          log: {records}\n\
          panic: action=fatal\n\
-         error: action=report\n\
+         error: action={errors}\n\
          info: action=report\n\
          debug: action=ignore\n\
          mouse: enabled=0\n",
         display = if emulator.loads_memory { "nogui" } else { "term" },
         cpus = parts.cpus,
+        errors = parts.errors,
         memory = parts.memory_mib,
         system_bios = emulator.system_bios.display(),
         vga_bios = emulator.vga_bios.display(),

@@ -132,6 +132,7 @@ impl Algebra {
 
     /// What a helper that exists ([`Algebra::has`]) gives. Of one that does not, the answer is meaningless.
     #[must_use]
+    #[inline]
     pub fn answer_of_existing(&self, question: Question, entry: u64) -> u64 {
         let Question { level, helper, argument } = question;
         match helper.kind() {

@@ -1,7 +1,7 @@
 //! What is asked of a kernel and of the model: helpers, and the entries they are asked about.
 
 use super::{Helper, Level};
-use crate::entry::{A, D, FRAME, NX, P, PAT, PKEY, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, UFFD_WP, US};
+use crate::entry::{A, D, NX, P, PAT, PKEY, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, UFFD_WP, US};
 
 /// A helper with its argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,7 +52,7 @@ fn protections() -> Vec<u64> {
 pub enum Reach {
     /// Every combination of the bits that helpers look at most, for seconds.
     Representative,
-    /// Every combination of every bit outside the frame field and 52 to 56, with several frame fields.
+    /// Every combination of every bit outside the frame field and 52 to 56.
     Full,
 }
 
@@ -71,24 +71,21 @@ impl Domain {
     /// P, RW, Dirty, PSE, PROTNONE, UFFD_WP, SOFT_DIRTY, 57, 58 and NX: 10 bits.
     pub const MAIN_BITS: u64 = P | RW | D | PAT | PROTNONE | UFFD_WP | SOFT_DIRTY | 1 << 57 | SAVED_DIRTY | NX;
 
-    /// What stands in the bits that do not vary: nothing; a frame field of ones; a mixed one, with bits of 52 to
-    /// 56; bits 12 (PAT_LARGE) and 30, between the frame fields of the three levels.
-    pub const BASES: [u64; 4] = [0, FRAME, 0x0025_a5a5_a5a5_a000, 1 << 12 | 1 << 30];
+    /// What stands in the bits that do not vary: nothing, so that the empty entry is among them; or a frame field with
+    /// ones and zeros in the parts that only the lower levels have, and some of bits 52 to 56.
+    pub const BASES: [u64; 2] = [0, 0x0025_a5a5_a5a5_b000];
 
     /// The entries that a helper is asked about.
     #[must_use]
     pub fn of(helper: Helper, reach: Reach) -> Vec<Self> {
-        let mask = match reach {
-            Reach::Representative => Self::MAIN_BITS,
-            Reach::Full => Self::EVERY_BIT,
+        let [without_frame, with_frame] = match (reach, helper) {
+            (Reach::Representative, _) => [Self::MAIN_BITS; 2],
+            // 65 protections times every entry: once is enough.
+            (Reach::Full, Helper::Modify) => [Self::MAIN_BITS, Self::EVERY_BIT],
+            (Reach::Full, _) => [Self::EVERY_BIT; 2],
         };
-        // 65 protections times every entry: two frame fields are enough there.
-        let bases = if helper == Helper::Modify || reach == Reach::Representative {
-            &Self::BASES[1..3]
-        } else {
-            &Self::BASES[..]
-        };
-        bases.iter().map(|&base| Self { base, mask }).collect()
+        let [nothing, frame] = Self::BASES;
+        vec![Self { base: nothing, mask: without_frame }, Self { base: frame, mask: with_frame }]
     }
 
     /// How many entries it has.

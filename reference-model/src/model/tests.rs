@@ -3,6 +3,7 @@
 
 mod live_shadow_stack;
 mod shared;
+mod swap;
 
 use super::*;
 use crate::entry::{D, SAVED_DIRTY, SOFT_DIRTY};

@@ -1,5 +1,7 @@
 //! The decision itself.
 
+use core::ops::Range;
+
 use super::{
     ACCESSED, Access, Context, DIRTY, Decision, EXECUTE_DISABLE, Entries, ErrorCode, KEY_SHIFT, Kind, LEVELS, Mode,
     Mutant, PAGE_SIZE, PRESENT, Paging, Rule, USER, WRITABLE,
@@ -59,9 +61,7 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
         // The entries above the one where the walk ended were used, and translated nothing; so was, in the words of
         // SDM 4.7, one that sets a reserved bit. One that is not present has no Accessed flag to set.
         let first = if rule == Rule::ReservedBit { last - 1 } else { last };
-        for used in first..top {
-            decision.unspecified[used] = ACCESSED & !entries[used];
-        }
+        leave_accessed_open(&mut decision, entries, first..top);
         decision.fault = Some(ErrorCode(code));
         decision.rule = rule;
         return decision;
@@ -119,9 +119,7 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
         } else {
             code |= flag(key_flag, ErrorCode::KEY);
         }
-        for used in last - 1..top {
-            decision.unspecified[used] = ACCESSED & !entries[used];
-        }
+        leave_accessed_open(&mut decision, entries, last - 1..top);
         if is(Mutant::DirtyOnFault) && is_write {
             decision.after[last - 1] |= DIRTY;
         }
@@ -150,6 +148,14 @@ pub fn decide_as(mutant: Option<Mutant>, context: &Context, access: Access, entr
         Kind::ShadowStackWrite => Rule::ShadowStackWrite,
     };
     decision
+}
+
+/// Leaves open whether Accessed is set in entries that were used and translated nothing.
+#[inline(always)]
+fn leave_accessed_open(decision: &mut Decision, entries: &Entries, used: Range<usize>) {
+    for (open, entry) in decision.unspecified[used.clone()].iter_mut().zip(&entries[used]) {
+        *open = ACCESSED & !entry;
+    }
 }
 
 #[inline(always)]

@@ -44,6 +44,6 @@ impl fmt::Display for ErrorCode {
                 separator = " ";
             }
         }
-        if separator == " " { formatter.write_str(")") } else { Ok(()) }
+        formatter.write_str(if separator == " " { ")" } else { " ()" })
     }
 }

@@ -26,12 +26,16 @@ mod tracker;
 pub use observed::{Circumstance, Observed};
 pub use tracker::{Case, Tracker, Violation};
 
+use std::fmt;
+
+use serde::Serialize;
+
 use crate::machine::Dialect;
 use crate::observation::StepRecord;
 use crate::program::Program;
 
 /// What was looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Tally {
     /// Stores to pages of a range that is registered for write-protection whose message, or its absence, was checked.
     pub cases: u64,
@@ -75,6 +79,29 @@ impl Tally {
         if !matches!(case, Case::Undetermined) {
             self.cases += 1;
         }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by_name = |counts: &[u64]| {
+            let met = Circumstance::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
+            met.map(|(circumstance, count)| format!("{circumstance} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        let sum = |counts: &[u64]| counts.iter().sum::<u64>();
+        write!(
+            formatter,
+            "{} stores to registered pages: {} messages due and come ({}), {} not due and not come ({}), {} resolved by \
+             WP_ASYNC, {} lost to KSM, {} undetermined",
+            self.cases,
+            sum(&self.messages),
+            by_name(&self.messages),
+            sum(&self.silences),
+            by_name(&self.silences),
+            self.resolved_by_store,
+            self.lost_to_merging,
+            self.undetermined
+        )
     }
 }
 

@@ -227,3 +227,12 @@ fn the_shortest_programs_on_which_the_inference_is_wrong() {
         assert!(lengths.contains(&expected), "{expected:?} in {lengths:?} of {programs} programs");
     }
 }
+
+/// A fetch that is refused for NX has mapped the zero page all the same, which a write-protection then marks. The
+/// tracker does not claim to know.
+#[test]
+fn a_refused_fetch_may_have_populated_the_page() {
+    let execute = Operation::Execute { page: PageIndex::FIRST };
+    let steps = [map(), open(UffdFeatures::NONE), register(), execute, protect(true), WRITE];
+    check(&DIALECTS, &steps, |tally| tally.undetermined == 1);
+}

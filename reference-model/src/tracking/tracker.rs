@@ -206,6 +206,14 @@ impl Tracker {
         let actor = step.actor;
         let succeeded = *outcome == Outcome::Succeeded;
         match step.operation {
+            Operation::Execute { page } if matches!(outcome, Outcome::Faulted(fault) if fault.signal != SIGBUS) => {
+                // A page is put there before the fetch is refused for NX.
+                self.page(actor, page, |page| {
+                    if page.populated == Known::No {
+                        page.forget();
+                    }
+                });
+            }
             Operation::Read { page } | Operation::Execute { page } | Operation::Write { page } => {
                 self.access(actor, page, matches!(step.operation, Operation::Write { .. }), outcome);
             }
@@ -471,14 +479,17 @@ impl Tracker {
         self.descriptors[uffd.index()].and_then(|open| open.owner)
     }
 
-    /// Who waits for an empty page of the range tries again, and may find it free for all now.
+    /// Who waits for a page of the range tries again, and may find nothing to wait for any more.
     fn wake(&mut self, owner: ActorId, range: PageRange) {
-        if let Some((page, _)) = self.waiting[owner.index()]
+        if let Some((page, stores)) = self.waiting[owner.index()]
             && range.slots().any(|slot| slot == page)
         {
             self.page(owner, page, |page| {
+                let waits_on = page.is_registered_for_protection() && page.protected != Known::No;
                 if page.populated != Known::Yes {
                     page.forget();
+                } else if stores && !waits_on {
+                    page.touch(true);
                 }
             });
         }

@@ -51,7 +51,8 @@ static int oracle_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-static ssize_t oracle_write(struct file *file, const char __user *from, size_t size, loff_t *position)
+static ssize_t oracle_write(struct file *file, const char __user *from, size_t size,
+			    loff_t *position)
 {
 	struct conversation *conversation = file->private_data;
 	struct question question;

@@ -33,10 +33,12 @@
 	}
 
 /* A helper that makes an entry of an entry, at one level. */
-#define TRANSFORMER(level, helper) ANSWERS(level##_##helper, level##_val(level##_##helper(__##level(entry))))
+#define TRANSFORMER(level, helper)                                                                 \
+	ANSWERS(level##_##helper, level##_val(level##_##helper(__##level(entry))))
 
 /* A helper that says yes or no: the answer is 1 or 0. */
-#define PREDICATE(level, helper) ANSWERS(level##_##helper, level##_##helper(__##level(entry)) ? 1 : 0)
+#define PREDICATE(level, helper)                                                                   \
+	ANSWERS(level##_##helper, level##_##helper(__##level(entry)) ? 1 : 0)
 
 /* A helper that takes a number out of an entry. */
 #define VALUE(level, helper) ANSWERS(level##_##helper, level##_##helper(__##level(entry)))
@@ -224,7 +226,7 @@ ANSWERS(pmd_mkwrite, call_by_return(address_of_pmd_mkwrite, entry, AREA))
 
 static int find_address(const char *name, unsigned long *address)
 {
-	struct kprobe probe = { .symbol_name = name };
+	struct kprobe probe = {.symbol_name = name};
 	int error = register_kprobe(&probe);
 
 	if (error)
@@ -283,11 +285,8 @@ CONSTANT(pte_pfn_mask, PTE_PFN_MASK)
 CONSTANT(supported_pte_mask, __supported_pte_mask)
 CONSTANT(page_soft_dirty, _PAGE_SOFT_DIRTY)
 CONSTANT(page_uffd_wp, _PAGE_UFFD_WP)
-CONSTANT(page_special, _PAGE_SPECIAL)
-CONSTANT(page_softw4, _PAGE_SOFTW4)
 #ifdef _PAGE_BIT_SAVED_DIRTY
 CONSTANT(page_saved_dirty, _PAGE_SAVED_DIRTY)
-CONSTANT(page_dirty_bits, _PAGE_DIRTY_BITS)
 #endif
 #ifdef CONFIG_ARCH_HAS_PTE_DEVMAP
 CONSTANT(page_devmap, _PAGE_DEVMAP)
@@ -297,6 +296,7 @@ CONSTANT(page_devmap, _PAGE_DEVMAP)
 CONSTANT(cpu_has_shstk, cpu_feature_enabled(X86_FEATURE_SHSTK))
 #endif
 
+/* clang-format off */
 static const struct {
 	const char *name;
 	answer_fn answers;
@@ -319,11 +319,8 @@ static const struct {
 	ROW(supported_pte_mask)
 	ROW(page_soft_dirty)
 	ROW(page_uffd_wp)
-	ROW(page_special)
-	ROW(page_softw4)
 #ifdef _PAGE_BIT_SAVED_DIRTY
 	ROW(page_saved_dirty)
-	ROW(page_dirty_bits)
 #endif
 #ifdef CONFIG_ARCH_HAS_PTE_DEVMAP
 	ROW(page_devmap)
@@ -332,6 +329,7 @@ static const struct {
 	ROW(cpu_has_shstk)
 #endif
 };
+/* clang-format on */
 
 answer_fn helper_answers(const char *name)
 {

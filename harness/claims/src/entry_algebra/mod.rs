@@ -29,6 +29,14 @@ pub(crate) const CLAIMS: &[Claim] = &[
     ),
     Claim {
         seed: Seed::CowPatchReview2021,
+        ..live(
+            "algebra.states-live",
+            "Do real system calls leave pages in each of the five states, in the kernels of today?",
+            "In all but (e): (a) by fork of a written page, (b) by a write through /proc/self/mem to a read-only mapping (7.2 forces only a tracer's and gives EIO), (c) by a shadow-stack store, (d) by fork of that page. No event of generated programs leaves (e), Write=0, Dirty=1 outside a shadow stack.",
+        )
+    },
+    Claim {
+        seed: Seed::CowPatchReview2021,
         ..model(
             "algebra.states",
             "Do the five states (a) to (e) have the encodings that the text gives them?",
@@ -98,6 +106,12 @@ pub(crate) const CLAIMS: &[Claim] = &[
         "What does pte_modify() of the posted series do to a copy-on-write page?",
         "It loses the page's dirty state: _PAGE_CHG_MASK keeps Dirty and not _PAGE_COW, and 11/35 looks for the bit only after the mask was applied. Version 2 of the series (September 2022) has the bit in the mask.",
         seeds::modify_loses_cow,
+    ),
+    model(
+        "algebra.huge-modify",
+        "The patch applies \"the same changes to pmd and pud\": does a change of protection treat a huge page as it does a small one?",
+        "Not in 6.12.95 and 6.12.107: pmd_modify masks Dirty out, so that mprotect makes a written huge page clean, Write=0, Dirty=0, SavedDirty=0. Seen by the helper oracle, and in /proc/PID/smaps, where Private_Dirty becomes Private_Clean; 6.1 and 7.2 keep it, and so do pte_modify and pud_modify of 6.12.",
+        review::huge_modify,
     ),
     model(
         "algebra.planted-faults",

@@ -23,27 +23,27 @@ const RECORDED: [Recorded; 5] = [
     Recorded {
         machine: "6.1.0-50-cloud-amd64 on qemu",
         algebra: Algebra::new(Design::BeforeShadowStacks, false),
-        sha256: "f173c34aa32d441086b673cd87c1a8666b5335ec1954e50bbe4f4eafbe3c91d1",
+        sha256: "aa1dc0ef093b547c1ba058c0e31e897a9a621531c8d79bf5851e890e232080a1",
     },
     Recorded {
         machine: "6.12.95+deb12-cloud-amd64 on qemu",
         algebra: Algebra::new(Design::SavedDirty6_12, false),
-        sha256: "cd078813d8604db324e7e686936613f612f61bf9241b93585a2195893995887e",
+        sha256: "6ac9d9a05fe64374c3f0ade315611d394c5d953d8caca232a3146dcc2cfb7697",
     },
     Recorded {
         machine: "6.12.95+deb12-cloud-amd64 on bochs",
         algebra: Algebra::new(Design::SavedDirty6_12, true),
-        sha256: "d4fa259aba3287deb823c19e390dd7f201d006bd26a4582bac7dd770e8279ca6",
+        sha256: "5a32e08ed928dd2dca82e2fe41dd99862d5e36a01dc52f666214bb97b2b5adf4",
     },
     Recorded {
         machine: "7.2.13+deb14-cloud-amd64 on qemu",
         algebra: Algebra::new(Design::SavedDirty7_2, false),
-        sha256: "7ff2e0e70eef835ea2fe7d46a494a7042c9d55176e241704d1212f57cb7d48f4",
+        sha256: "6c82cb40e0851363d16e75b89534f56d582e80aa963b36d6df797c7d39e01953",
     },
     Recorded {
         machine: "7.2.13+deb14-cloud-amd64 on bochs",
         algebra: Algebra::new(Design::SavedDirty7_2, true),
-        sha256: "456db10cc6d9797764b61b4638b6f332054e6fb136ba1192e06d8f066d42c623",
+        sha256: "69c88782a4abe9d0964679526ba7ce376023e18138f82bcd85b7c36d80dda856",
     },
 ];
 

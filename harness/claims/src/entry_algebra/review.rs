@@ -4,7 +4,7 @@ use ptediff_reference_model::algebra::{
     Algebra, Configuration, Design, Domain, FREE_FOR_SOFTWARE, Helper, Level, Page, Question, Reach,
     SAVED_DIRTY_OR_COW, State,
 };
-use ptediff_reference_model::entry::{P, PAT, RW, US};
+use ptediff_reference_model::entry::{D, P, PAT, RW, US};
 
 use super::tally::Tally;
 use crate::claim::{Cases, Effort, Refuted};
@@ -239,6 +239,27 @@ pub(super) fn state_e(effort: Effort) -> Result<Cases, Refuted> {
     tally.of("entries x designs")
 }
 
+pub(super) fn huge_modify(effort: Effort) -> Result<Cases, Refuted> {
+    let mut tally = Tally::default();
+    for design in Design::ALL.into_iter().filter(|design| !design.is_cow()) {
+        let algebra = Algebra::new(design, true);
+        for entry in domain(effort).into_iter().flat_map(Domain::entries) {
+            let written = entry | P | US | RW | D | PAT;
+            for level in Level::ALL {
+                let question = Question { level, helper: Helper::Modify, argument: P | US };
+                let Some(read_only) = algebra.answer(question, written) else { continue };
+                let is_dirty = algebra.answer(Question::of(level, Helper::Dirty), read_only) == Some(1);
+                let was_saved = design.is_saved_dirty() && entry & SAVED_DIRTY_OR_COW != 0;
+                let loses = design == Design::SavedDirty6_12 && level == Level::Pmd && !was_saved;
+                tally.must(is_dirty != loses, || {
+                    format!("{design:?}: {level}_modify of {written:#x} is {read_only:#x}")
+                })?;
+            }
+        }
+    }
+    tally.of("written entries x kernels")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +325,15 @@ mod tests {
     #[test]
     fn why_is_pte_write_true_for_a_shadow_stack() {
         holds(shadow_stack_is_writable);
+    }
+
+    /// "Define _PAGE_COW and update pte_*() helpers and apply the same changes to pmd and pud": were they the same?
+    ///
+    /// Not in 6.12.95, whose `pmd_modify` drops Dirty before it could be saved: mprotect makes a written huge page
+    /// clean. 6.1 and 7.2 keep it, and 6.12's other two levels do.
+    #[test]
+    fn does_a_change_of_protection_treat_all_levels_alike() {
+        holds(huge_modify);
     }
 
     /// "How you are going to detangle the mess where PTEs look like shadow-stack PTEs on non-shadow-stack hardware."

@@ -200,3 +200,23 @@ pub(super) fn modify_loses_cow(_: Effort) -> Result<Cases, Refuted> {
     }
     tally.of("states x protections")
 }
+
+#[cfg(test)]
+mod tests {
+    use ptediff_reference_model::algebra::PlantedFault;
+
+    use super::*;
+
+    /// The tables are no tables that accept anything.
+    #[test]
+    fn a_wrong_helper_contradicts_the_text() {
+        let wrong = ON(Design::Cow2022).with_planted(PlantedFault::ClearCowLeavesClean);
+        let refuted =
+            check_rows(&mut Tally::default(), &wrong, &WITH_SHADOW_STACKS).expect_err("a wrong pte_clear_cow");
+        assert!(refuted.what.contains("pte_clear_cow of Write=0 Dirty=0 Saved=0"), "{refuted}");
+        // Nor is one design taken for another.
+        for design in Design::ALL.into_iter().filter(|design| !design.is_cow()) {
+            check_rows(&mut Tally::default(), &ON(design), &WITH_SHADOW_STACKS).expect_err("another design");
+        }
+    }
+}

@@ -99,7 +99,6 @@ pub(crate) const CONSTANTS: &[&str] = &[
     "pte_pfn_mask",
     "page_chg_mask",
     "hpage_chg_mask",
-    "page_dirty_bits",
     "page_saved_dirty",
     "page_soft_dirty",
     "page_uffd_wp",
@@ -194,6 +193,11 @@ fn judge(oracle: Oracle, answers: &Answers, effort: Effort) -> Result<Evidence, 
         if oracle.knows(&algebra, level, helper) {
             wrong.extend(difference(&algebra, level, helper, reach, finding));
         }
+    }
+    if !wrong.is_empty() && !answers.machine.is_blessed() {
+        // The helpers of another version may be others: 6.12.95's pmd_modify, for one, was changed since.
+        let what = format!("{place}: nobody has reviewed this version; {}", wrong.join("\n"));
+        return Err(ClaimFailure::Inconclusive(what));
     }
     if !wrong.is_empty() {
         return Err(ClaimFailure::Refuted(format!("{place}: {}", wrong.join("\n"))));

@@ -2,7 +2,9 @@
 
 mod dirty_race;
 pub(crate) mod entry_algebra;
+mod entry_states;
 mod processor_access;
+mod programs;
 mod write_protect_tracking;
 
 use std::time::{Duration, Instant};
@@ -51,7 +53,9 @@ impl From<Failure> for ClaimFailure {
 
 /// Every live check.
 pub fn checks() -> impl Iterator<Item = &'static LiveCheck> {
-    [entry_algebra::LIVE, dirty_race::LIVE, write_protect_tracking::LIVE, processor_access::LIVE].into_iter().flatten()
+    [entry_algebra::LIVE, entry_states::LIVE, dirty_race::LIVE, write_protect_tracking::LIVE, processor_access::LIVE]
+        .into_iter()
+        .flatten()
 }
 
 /// The live check of a claim.

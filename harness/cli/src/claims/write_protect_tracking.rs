@@ -1,28 +1,20 @@
 //! userfaultfd write-protect tracking, live: generated programs, judged by the property and by the inference.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
 use ptediff_claims::{Effort, Evidence};
 use ptediff_corpus::Needs;
 use ptediff_generate::shrink;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
-use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::tracking::inference::{self, Wrong};
 use ptediff_reference_model::tracking::{Circumstance, Tally, imagined, judge, search};
-use ptediff_trace::{Attempt, Decoder, Frame};
 
-use crate::error::Failure;
-use crate::guest::GuestRequest;
 use crate::guest::request::Task;
-use crate::host::launch::{LaunchOptions, Platform, digest_text, launch, own_executable};
-use crate::host::results::Finish;
-use crate::host::session::{Keep, follow};
-use crate::report::progress::Progress;
+use crate::host::launch::Platform;
 
+use super::programs::{Boot, boot};
 use super::{ClaimFailure, LiveCheck, Machines};
 
 /// The live checks of this system.
@@ -31,13 +23,13 @@ pub(super) const LIVE: &[LiveCheck] = &[
     LiveCheck { claim: "tracking.inference-is-wrong", run: inference_is_wrong },
 ];
 
-/// Where programs are run, and how many for each effort.
-const PLACES: [(Platform, &str, u32, u32); 5] = [
-    (Platform::Bochs, "6.12", 300, 3000),
-    (Platform::Bochs, "7.2", 300, 3000),
-    (Platform::Qemu, "6.1", 500, 6000),
-    (Platform::Qemu, "6.12", 500, 6000),
-    (Platform::Qemu, "7.2", 500, 6000),
+/// Where programs are run: how many for the property, representatively and in full, and how many for the inference.
+const PLACES: [(Platform, &str, [u32; 2], [u32; 2]); 5] = [
+    (Platform::Bochs, "6.12", [150, 1500], [0, 500]),
+    (Platform::Bochs, "7.2", [0, 1500], [0, 500]),
+    (Platform::Qemu, "6.1", [250, 3000], [0, 1000]),
+    (Platform::Qemu, "6.12", [0, 3000], [300, 1000]),
+    (Platform::Qemu, "7.2", [250, 3000], [0, 1000]),
 ];
 
 /// What programs favour.
@@ -45,37 +37,9 @@ const PROFILE: &str = "tracking";
 const SEED: u64 = 2019;
 const FEWEST_STEPS: u16 = 8;
 const MOST_STEPS: u16 = 50;
-const RING_BYTES: u32 = 1 << 20;
-const MEMORY_MIB: u32 = 512;
 
 /// Candidates that shrinking one program may cost; each is run on the model alone.
 const SHRINK_BUDGET: u32 = 20_000;
-
-/// One program as it ran.
-struct Ran {
-    program: Program,
-    records: Vec<StepRecord>,
-}
-
-/// A boot: the machine and what ran on it.
-struct Boot {
-    machine: Machine,
-    programs: Vec<Ran>,
-    wall: Duration,
-}
-
-impl Boot {
-    fn evidence(&self, cases: u64, unit: &str, note: String) -> Evidence {
-        Evidence {
-            kernel: self.machine.release.clone(),
-            cpu: format!("{} {}", self.machine.platform, self.machine.cpu_model),
-            cases,
-            unit: unit.to_owned(),
-            seconds: self.wall.as_secs_f64(),
-            note,
-        }
-    }
-}
 
 fn campaign(programs: u32) -> Task {
     Task::Campaign {
@@ -88,83 +52,17 @@ fn campaign(programs: u32) -> Task {
     }
 }
 
-/// Boots a machine, has it run the programs of the task, and brings back what was recorded.
-fn boot(machines: &Machines, platform: Platform, kernel: &str, task: Task) -> Result<Boot, ClaimFailure> {
-    let request = GuestRequest {
-        task,
-        platform: platform.name().to_owned(),
-        require: platform.required_features(),
-        dialect: None,
-        witness_every: 64,
-        ring_bytes: RING_BYTES,
-        shrink_budget: 0,
-        stop_after: u32::MAX,
-        count_known: false,
-        binary: digest_text(&own_executable()?),
-        plant: None,
-    };
-    let options = LaunchOptions {
-        platform,
-        kernel: kernel.to_owned(),
-        emulator: None,
-        cpu_model: None,
-        memory_mib: MEMORY_MIB,
-        cpus: 1,
-        command_line: Vec::new(),
-        files: Vec::new(),
-        silence: machines.silence,
-        limit: None,
-    };
-    let folder = tempfile::tempdir().map_err(|error| Failure::rig(&error))?;
-    let path = folder.path().join("trace");
-    let mut channel = launch(&request, &options)?;
-    let mut keep = Keep::at(Some(&path))?;
-    let results = follow(&mut channel, &mut keep, &mut Progress::silent())?;
-    let place = format!("{kernel} on {}", platform.name());
-    match (&results.ending, results.machine) {
-        (Finish::Finished, Some(machine)) => Ok(Boot { machine, programs: read(&path)?, wall: results.wall }),
-        (Finish::Refused, _) => Err(ClaimFailure::Inconclusive(format!("{place} lacks what is needed"))),
-        (Finish::KernelDied(what), _) => Err(ClaimFailure::Refuted(format!("{place}: the kernel died: {what}"))),
-        (ending, _) => {
-            let message = format!("{place}: {ending:?}\n{}", results.console);
-            Err(Failure::Rig { message, help: None }.into())
-        }
-    }
-}
-
-/// The first runs of all programs of a trace.
-fn read(path: &Path) -> Result<Vec<Ran>, Failure> {
-    let failed = |message: String| Failure::Trace { path: path.to_owned(), message };
-    let bytes = std::fs::read(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
-    let mut decoder = Decoder::new();
-    decoder.push(&bytes);
-    let mut programs = Vec::new();
-    let mut running: Option<Ran> = None;
-    while let Some(frame) = decoder.next_frame().map_err(|error| failed(error.to_string()))? {
-        match frame {
-            Frame::ProgramBegin { attempt, program, .. } => {
-                running = (attempt == Attempt::First).then(|| Ran { program, records: Vec::new() });
-            }
-            Frame::StepDone(done) => {
-                if let Some(ran) = &mut running {
-                    ran.records.push(done.record);
-                }
-            }
-            Frame::ProgramEnd { .. } => programs.extend(running.take()),
-            _ => {}
-        }
-    }
-    Ok(programs)
-}
-
 fn listed(program: &Program) -> String {
     program.steps.iter().enumerate().map(|(index, step)| format!("  {index}  {step}\n")).collect()
 }
 
 fn message_iff_protected(machines: &Machines, effort: Effort) -> Result<Vec<Evidence>, ClaimFailure> {
     let mut evidence = Vec::new();
-    for (platform, kernel, few, many) in PLACES {
-        let programs = if effort == Effort::Full { many } else { few };
+    for (platform, kernel, programs, _) in PLACES {
+        let programs = programs[usize::from(effort == Effort::Full)];
+        if programs == 0 {
+            continue;
+        }
         let boot = boot(machines, platform, kernel, campaign(programs))?;
         let mut tally = Tally::default();
         for ran in &boot.programs {
@@ -183,28 +81,13 @@ fn message_iff_protected(machines: &Machines, effort: Effort) -> Result<Vec<Evid
                 return Err(ClaimFailure::Inconclusive(what));
             }
         }
-        evidence.push(boot.evidence(tally.cases, "stores to registered pages", told(&tally, boot.programs.len())));
+        evidence.push(boot.evidence(
+            tally.cases,
+            "stores to registered pages",
+            format!("{} programs; {tally}", boot.programs.len()),
+        ));
     }
     Ok(evidence)
-}
-
-fn told(tally: &Tally, programs: usize) -> String {
-    let by_name = |counts: &[u64]| {
-        let met = Circumstance::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
-        met.map(|(circumstance, count)| format!("{circumstance} {count}")).collect::<Vec<_>>().join(", ")
-    };
-    let sum = |counts: &[u64]| counts.iter().sum::<u64>();
-    format!(
-        "{programs} programs; {} messages due and come ({}); {} not due and not come ({}); {} resolved by WP_ASYNC; \
-         {} lost to KSM; {} undetermined",
-        sum(&tally.messages),
-        by_name(&tally.messages),
-        sum(&tally.silences),
-        by_name(&tally.silences),
-        tally.resolved_by_store,
-        tally.lost_to_merging,
-        tally.undetermined
-    )
 }
 
 /// A way in which the inference is wrong.
@@ -256,9 +139,13 @@ fn is_wrong_in(machine: &Machine, program: &Program, wanted: Way) -> bool {
 
 fn inference_is_wrong(machines: &Machines, effort: Effort) -> Result<Vec<Evidence>, ClaimFailure> {
     let mut evidence = Vec::new();
-    for (platform, kernel, few, many) in PLACES {
+    let longest = if effort == Effort::Full { 8 } else { 7 };
+    for (platform, kernel, _, programs) in PLACES {
         let place = format!("{kernel} on {}", platform.name());
-        let programs = if effort == Effort::Full { many } else { few };
+        let programs = programs[usize::from(effort == Effort::Full)];
+        if programs == 0 {
+            continue;
+        }
         let boot_of_campaign = boot(machines, platform, kernel, campaign(programs))?;
         let machine = &boot_of_campaign.machine;
         let ways = Ways::of(&boot_of_campaign);
@@ -269,7 +156,7 @@ fn inference_is_wrong(machines: &Machines, effort: Effort) -> Result<Vec<Evidenc
             let shrunk = shrink(program, SHRINK_BUDGET, &mut still, &mut |_| {}).program;
             candidates.push((wanted, "shrunk", shrunk));
         }
-        for (program, wrong) in search::shortest(machine, 7).0 {
+        for (program, wrong) in search::shortest(machine, longest).0 {
             candidates.push((way(&wrong), "searched", program));
         }
         let given: Vec<Program> = candidates.iter().map(|(_, _, program)| program.clone()).collect();

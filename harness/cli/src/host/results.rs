@@ -9,6 +9,7 @@ use ptediff_compare::{KnownDivergence, Tally};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
+use ptediff_reference_model::tracking;
 use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Campaign, End, Refused};
 
@@ -132,6 +133,10 @@ pub struct Results {
     pub machine: Option<Machine>,
     /// What was compared.
     pub tally: Tally,
+    /// Stores that were judged by the property of userfaultfd's write-protection.
+    pub tracking: tracking::Tally,
+    /// Stores that break it. They do not decide the exit code; `ptediff claims` does.
+    pub untracked: Vec<String>,
     /// Programs whose first run was judged.
     pub programs: u32,
     /// Runs judged, re-runs and shrinking included.

@@ -11,6 +11,7 @@ use ptediff_compare::{Judge, known_divergence};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
+use ptediff_reference_model::tracking;
 use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Attempt, Decoder, Frame, WorkList};
 use ptediff_vm::{Activity, Ending};
@@ -293,6 +294,12 @@ impl Reading {
             }
         }
         results.programs += 1;
+        if let Some(machine) = &results.machine {
+            match tracking::judge(machine.dialect, &current.program, &current.records) {
+                Ok(tally) => results.tracking.add(&tally),
+                Err(violation) => results.untracked.push(format!("program {index}, {violation}")),
+            }
+        }
         match &verdict {
             Verdict::Agree => results.agreed += 1,
             Verdict::Diverge(divergence) => {

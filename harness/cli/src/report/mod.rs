@@ -135,6 +135,12 @@ fn human(results: &Results, saved: &[String]) {
         "compared     {} steps, {} transitions, {} entries, {} pagemap words, {} entries by the page walk",
         tally.steps, tally.transitions, tally.entries, tally.pagemap_words, tally.walked
     );
+    if results.tracking.cases > 0 {
+        println!("tracking     {}", results.tracking);
+    }
+    for violation in &results.untracked {
+        println!("             untracked: {violation}");
+    }
     let suppressed: u64 = tally.bits_suppressed.values().sum();
     println!(
         "bits         {} compared, {suppressed} suppressed ({:.3} %)",
