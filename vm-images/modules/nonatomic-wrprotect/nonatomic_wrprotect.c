@@ -92,7 +92,8 @@ static void flush_this_processor(void *unused)
 	native_write_cr3(__native_read_cr3());
 }
 
-static ssize_t wrprotect_write(struct file *file, const char __user *from, size_t size, loff_t *position)
+static ssize_t wrprotect_write(struct file *file, const char __user *from, size_t size,
+			       loff_t *position)
 {
 	struct mm_struct *mm = current->mm;
 	struct request request;
