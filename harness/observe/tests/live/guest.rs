@@ -69,6 +69,8 @@ fn scenario(port: &mut impl Write) -> Result<(), Box<dyn Error>> {
         cleared_unseen: 0,
         moved_unseen: None,
         fills_unseen: false,
+        merges_unseen: false,
+        swaps_unseen: false,
         changes_flags_last: false,
     };
     writeln!(port, "mark reports")?;
@@ -159,6 +161,8 @@ impl Rig {
             cleared_unseen: 0,
             moved_unseen: None,
             fills_unseen: false,
+            merges_unseen: false,
+            swaps_unseen: false,
             changes_flags_last: false,
         };
         let report = self.witnesses.report(&self.observer, probed)?;
@@ -269,6 +273,8 @@ fn lies(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
             cleared_unseen: 0,
             moved_unseen: None,
             fills_unseen: false,
+            merges_unseen: false,
+            swaps_unseen: false,
             changes_flags_last: false,
         };
         let report = rig.witnesses.report(&rig.observer, probed)?;
