@@ -96,7 +96,13 @@ fn entries_of_the_wrong_shape() {
     assert!(matches!(check(&newer, 2, 13, "2", "schema 2"), CorpusError::NewerSchema { found: 2, .. }));
     check(&good.replace("\"schema\": 1", "\"schema\": 0"), 2, 13, "0", "never was a schema 0");
     check(&good.replace("\"schema\": 1", "\"schema\": \"1\""), 2, 13, "\"1\"", "invalid type");
-    check(&good.replace("\"needs\": {}", "\"needs\": {\"swap\": true}"), 6, 13, "\"swap\"", "unknown field `swap`");
+    check(
+        &good.replace("\"needs\": {}", "\"needs\": {\"hugetlb\": true}"),
+        6,
+        13,
+        "\"hugetlb\"",
+        "unknown field `hugetlb`",
+    );
     check(&good.replace("  \"needs\": {},\n", ""), 9, 1, "}", "missing field `needs`");
     check(&good.replace("\"hand\"", "\"dog\""), 5, 26, "\"dog\"", "unknown variant `dog`");
     check(&good.replace("\"name\": \"example\"", "\"name\": \"other\""), 3, 11, "\"other\"", "must be its file's name");

@@ -65,7 +65,7 @@ impl Profile {
     ];
 
     /// How often each profile is picked, in the order of [`Self::ALL`].
-    pub(crate) const FREQUENCIES: [u32; 11] = [28, 18, 24, 12, 8, 12, 18, 60, 24, 12, 12];
+    pub(crate) const FREQUENCIES: [u32; 11] = [28, 18, 29, 12, 8, 12, 18, 60, 24, 14, 12];
 
     /// The profile's name.
     #[must_use]
