@@ -2004,7 +2004,7 @@ pub static RULES: [RuleInfo; 250] = [
         kind: Kind::Vma,
         source: "fs/userfaultfd.c: userfaultfd_register; mm/vma.c: vma_merge_existing_range",
         dialects: ALL,
-        statement: "Registering and unregistering merge as mprotect does; the contexts must be the same.",
+        statement: "Registering and unregistering merge as mprotect does; the contexts must be the same. The VMA that survives keeps its VM_SOFTDIRTY in 6.12, gets that of the changed part in 6.1, and any in 7.2.",
     },
     RuleInfo {
         rule: Rule::NumaHint,
@@ -2273,7 +2273,7 @@ pub static RULES: [RuleInfo; 250] = [
         kind: Kind::EntryByMove,
         source: "mm/mremap.c: move_soft_dirty_pte",
         dialects: ALL,
-        statement: "A swap entry moves and gets bit 1.",
+        statement: "A swap entry moves and gets bit 1; a marker too, which nothing asks for.",
     },
     RuleInfo {
         rule: Rule::UffdWpSwappedSet,

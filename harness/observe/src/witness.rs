@@ -2,7 +2,7 @@
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::{
-    A, D, Entry, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP,
+    A, D, Entry, EntryKind, P, RW, SAVED_DIRTY, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP,
 };
 use ptediff_reference_model::observation::{RawState, RawTransition, WitnessField, WitnessMismatch, WitnessReport};
 use ptediff_reference_model::program::{Advice, Operation, Step};
@@ -262,7 +262,8 @@ fn follow_move(step: ProbedStep<'_>, known: &mut [[u64; ARENA_PAGES]]) {
         let (from, to) = (from.index(), to.index());
         let moved = match Entry(known[from]) {
             Entry(raw) if Entry(raw).is_present() => raw | SOFT_DIRTY,
-            Entry(raw) if Entry(raw).is_swapped() => raw | SWP_SOFT_DIRTY,
+            // A marker is a swap entry to move_soft_dirty_pte.
+            Entry(raw) if Entry(raw).kind() == EntryKind::NonPresent => raw | SWP_SOFT_DIRTY,
             Entry(raw) => raw,
         };
         // mremap takes userfaultfd's mark away.
@@ -438,6 +439,9 @@ mod tests {
         check(moved, WRITTEN, WRITTEN, WRITTEN, &[11]);
         check(moved, WRITTEN, WRITTEN, 0, &[]);
         check(None, WRITTEN, 0, WRITTEN, &[11]);
+        let marker = 0xffff_ffff_ffff_fc00;
+        check(moved, marker, 0, marker | SWP_SOFT_DIRTY, &[]);
+        check(moved, marker, 0, marker, &[11]);
         assert_eq!(moved_unseen(&Step { actor: ActorId::FIRST, operation: Operation::Exit }), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ActorMemory, Model, Slot};
 use crate::arena::ActorId;
-use crate::entry::{D, Entry, RW, SWP_EXCLUSIVE, SWP_UFFD_WP, UFFD_WP};
+use crate::entry::{D, Entry, RW, SWP_EXCLUSIVE, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP};
 use crate::expectation::ExpectedFrame;
 use crate::mutation::Output;
 use crate::observation::Cause;
@@ -112,7 +112,9 @@ impl Model {
                 self.write(Rule::ForkParentMarker, actor, page, parent.bits, parent.frame);
                 transitions.push((Cause::ForkParent, Rule::ForkParentMarker, actor, page, before));
                 if child_wp {
-                    self.write(Rule::ForkChildMarker, child, page, parent.bits, parent.frame);
+                    // make_pte_marker: without what mremap may have left in the parent's.
+                    let fresh = Entry(parent.bits.0 & !SWP_SOFT_DIRTY);
+                    self.write(Rule::ForkChildMarker, child, page, fresh, parent.frame);
                     let empty = self.expect(&Slot::EMPTY);
                     transitions.push((Cause::ForkChild, Rule::ForkChildMarker, child, page, empty));
                 } else {

@@ -182,7 +182,8 @@ impl Model {
                     continue;
                 }
                 if !slot.bits.is_present() {
-                    self.write(Rule::ClearRefsMarker, actor, page, slot.bits, slot.frame);
+                    let cleared = Entry(slot.bits.0 & !SWP_SOFT_DIRTY);
+                    self.write(Rule::ClearRefsMarker, actor, page, cleared, slot.frame);
                     self.transition(Cause::ClearRefs, Rule::ClearRefsMarker, actor, page, before, false);
                     continue;
                 }

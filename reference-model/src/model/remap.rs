@@ -201,8 +201,8 @@ impl Model {
             let is_unmarked = unmarks && bits.is_uffd_wp();
             let moved = match bits {
                 bits if bits.is_present() => Entry(bits.0 | SOFT_DIRTY),
-                bits if bits.is_swapped() => Entry(bits.0 | SWP_SOFT_DIRTY),
-                bits => bits,
+                // move_soft_dirty_pte takes a marker for a swap entry.
+                bits => Entry(bits.0 | SWP_SOFT_DIRTY),
             };
             let moved = match is_unmarked {
                 true if moved.is_swapped() => Entry(moved.0 & !SWP_UFFD_WP),
@@ -211,7 +211,7 @@ impl Model {
             };
             let rule = match frame {
                 _ if is_unmarked => Rule::MovedUffdWp,
-                ExpectedFrame::Frame(_) if bits.is_swapped() => Rule::MovedSwapped,
+                _ if !bits.is_present() => Rule::MovedSwapped,
                 ExpectedFrame::Frame(_) => Rule::MovedEntry,
                 ExpectedFrame::None | ExpectedFrame::Zero => Rule::MovedZeroPage,
             };

@@ -303,7 +303,9 @@ impl Model {
             vmas.split(index, start, end, changed);
             return end;
         }
-        let (target, merged) = vmas.modify(dialect, index, start, end, changed);
+        // userfaultfd_set_ctx takes the flags of the VMA that is there after merging; 6.1 computed them before.
+        let survivor_keeps = dialect != Dialect::Linux6_1;
+        let (target, merged) = vmas.modify_keeping(dialect, index, start, end, changed, survivor_keeps);
         if merged {
             self.vma_rule(Rule::VmaMergeUserfault, owner, target);
         }

@@ -253,6 +253,20 @@ impl VmaList {
     /// give the result the flags of `flags`, a changed copy of that VMA. Returns the index of the VMA that covers
     /// `start`, and whether it merged.
     pub(super) fn modify(&mut self, dialect: Dialect, index: usize, start: u8, end: u8, flags: Vma) -> (usize, bool) {
+        self.modify_keeping(dialect, index, start, end, flags, dialect == Dialect::Linux7_2)
+    }
+
+    /// The same. With `survivor_keeps` the VMA that takes the others in keeps its own VM_SOFTDIRTY, as the callers do
+    /// that set but the flags they are about (7.2 adds that of the others); else it gets that of the part that changes.
+    pub(super) fn modify_keeping(
+        &mut self,
+        dialect: Dialect,
+        index: usize,
+        start: u8,
+        end: u8,
+        flags: Vma,
+        survivor_keeps: bool,
+    ) -> (usize, bool) {
         let middle = self.list[index];
         let changed = Vma { first: start, end, ..flags };
         let left_side = start == middle.first;
@@ -274,6 +288,7 @@ impl VmaList {
                 })
         });
         let sticky = |neighbours: &[&Vma]| match dialect {
+            Dialect::Linux6_1 | Dialect::Linux6_12 if survivor_keeps => neighbours[0].soft_dirty,
             Dialect::Linux6_1 | Dialect::Linux6_12 => middle.soft_dirty,
             Dialect::Linux7_2 => middle.soft_dirty || neighbours.iter().any(|vma| vma.soft_dirty),
         };

@@ -106,7 +106,11 @@ impl Page {
         self.populated = Known::Yes;
         self.written |= is_store;
         if is_store {
-            self.protected = Known::No;
+            // Where the range is registered for something else a mark may stay behind in an entry that the store made
+            // writable (wp_page_reuse keeps it, wp_page_copy does not): it counts again once anything takes the right
+            // to write away.
+            let may_stay = self.protected != Known::No && !self.is_registered_for_protection();
+            self.protected = if may_stay { Known::Unknown } else { Known::No };
             self.lost_to_merging = false;
             self.volatile = Volatile::InMemory;
         } else if self.volatile == Volatile::MayBeOut {
