@@ -154,7 +154,8 @@ fn compile(folder: &Path, name: &str, text: &str) -> Result<Vec<u8>, String> {
 
 /// One boot runs every entry that the machine can run.
 fn prints_what_is_expected(backend: BackendKind, kernel: &str, dialect: Dialect) -> Result<(), Failed> {
-    let machine = Machine::imagined(dialect, backend == BackendKind::Bochs, true);
+    // This guest turns no swap on: such entries are named as not run.
+    let machine = Machine { swap: false, ..Machine::imagined(dialect, backend == BackendKind::Bochs, true) };
     let fit = fitting(&machine)?;
     let mut initramfs = Initramfs::with_init(without_sections(&own_executable()?));
     initramfs.add_directory(FOLDER.trim_start_matches('/'), 0o755);
