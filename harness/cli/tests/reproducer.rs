@@ -29,6 +29,8 @@ const OUTPUT_OF: &str = "=== ";
 const END: &str = "=== end";
 /// Characters of a line that mail carries unbroken.
 const WIDTH: usize = 79;
+/// The guest's memory: each entry is a static file of three quarters of a MiB, and the corpus grows.
+const MEMORY_MIB: u32 = 2048;
 /// Fewest entries that a machine must have run: a corpus that is not found must not pass.
 const FEWEST: usize = 30;
 
@@ -219,6 +221,8 @@ fn compare_all(machine: &Machine, fit: &[&Compiled], text: &str) -> Result<(), F
 fn output_of(backend: BackendKind, kernel: &str, initramfs: Initramfs) -> Result<String, Failed> {
     let mut spec = VmSpec::new(backend, kernel_image(kernel)?, initramfs);
     spec.limit = Some(Duration::from_secs(300));
+    // The kernel unpacks the files into a tmpfs, half of memory at most, and goes on without those that do not fit.
+    spec.memory_mib = MEMORY_MIB;
     let mut running = ptediff_vm::boot(&spec)?;
     let mut bytes = Vec::new();
     loop {
