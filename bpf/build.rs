@@ -6,8 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
 /// Objects by name: `src/NAME.bpf.c` each.
-const OBJECTS: [&str; 2] = ["pte_snapshot", "write_protect_watch"];
-const HEADERS: [&str; 4] = ["src/pte_snapshot.h", "src/kernel.h", "src/page_walk.h", "src/write_protect_watch.h"];
+const OBJECTS: [&str; 3] = ["pte_snapshot", "write_protect_watch", "program_watch"];
+const HEADERS: [&str; 6] = [
+    "src/pte_snapshot.h",
+    "src/kernel.h",
+    "src/page_walk.h",
+    "src/address_walk.h",
+    "src/write_protect_watch.h",
+    "src/program_watch.h",
+];
 
 fn main() {
     for file in HEADERS.iter().chain(&["build.rs"]) {

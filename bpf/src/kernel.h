@@ -67,6 +67,7 @@ struct mm_walk {
 
 struct task_struct {
 	struct mm_struct *mm;
+	int pid;
 	int tgid;
 };
 

@@ -10,9 +10,11 @@
 //! other crates.
 #![forbid(unsafe_code)]
 
+mod program_watch_records;
 mod records;
 mod watch_records;
 
+pub use program_watch_records::*;
 pub use records::*;
 pub use watch_records::*;
 
@@ -24,11 +26,17 @@ static ALIGNED_OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("O
 static ALIGNED_WATCH: &Aligned<[u8]> =
     &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/write_protect_watch.bpf.o")));
 
+static ALIGNED_PROGRAM_WATCH: &Aligned<[u8]> =
+    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/program_watch.bpf.o")));
+
 /// The compiled object, 8-byte aligned.
 pub static OBJECT: &[u8] = &ALIGNED_OBJECT.0;
 
 /// The compiled object of `write_protect_watch.bpf.c`, 8-byte aligned. libbpf alone loads it.
 pub static WATCH_OBJECT: &[u8] = &ALIGNED_WATCH.0;
+
+/// The compiled object of `program_watch.bpf.c`, 8-byte aligned.
+pub static PROGRAM_WATCH_OBJECT: &[u8] = &ALIGNED_PROGRAM_WATCH.0;
 
 /// A program of the object and the kernel function that it hooks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +129,17 @@ mod tests {
     fn every_hook_is_a_program_of_the_source() {
         check_hooks(include_str!("pte_snapshot.bpf.c"), &HOOKS, SNAPSHOT_PROGRAM);
         check_hooks(include_str!("write_protect_watch.bpf.c"), &WATCH_HOOKS, INSPECT_PROGRAM);
+        check_all(include_str!("program_watch.bpf.c"), &PROGRAM_WATCH_HOOKS, 0);
     }
 
     #[track_caller]
     fn check_hooks(source: &str, hooks: &[Hook], on_demand: &str) {
+        check_all(source, hooks, 1);
+        assert!(source.contains(&format!("int {on_demand}(")));
+    }
+
+    #[track_caller]
+    fn check_all(source: &str, hooks: &[Hook], others: usize) {
         for Hook { program, kind, target } in hooks {
             let section = match kind {
                 HookKind::Tracepoint => "tp_btf",
@@ -134,7 +149,6 @@ mod tests {
             let head = format!("SEC(\"{section}/{target}\")\nint {program}(");
             assert!(source.contains(&head), "{head}");
         }
-        assert_eq!(source.matches("\nSEC(\"").count(), hooks.len() + 1, "hooks and the snapshot program");
-        assert!(source.contains(&format!("int {on_demand}(")));
+        assert_eq!(source.matches("\nSEC(\"").count(), hooks.len() + others, "hooks, and what is run on demand");
     }
 }

@@ -12,6 +12,7 @@ pub mod algebra;
 pub mod arena;
 pub mod entry;
 pub mod expectation;
+pub mod invariant;
 pub mod machine;
 pub mod model;
 pub mod mutation;

@@ -69,6 +69,8 @@ pub enum Command {
     Distill(Distill),
     /// Let the observer lie about every field in turn, and see who unmasks it
     Trust(Trust),
+    /// Run any program, and check invariants of its entries at every fault, fork and write-protection
+    Watch(Watch),
     /// List the claims of the seed documents with their evidence, or check them
     Claims(Claims),
 }
@@ -124,10 +126,55 @@ impl MachineArguments {
             cpus: 1,
             command_line: Vec::new(),
             files: Vec::new(),
+            links: Vec::new(),
             silence: Duration::from_secs(self.silence),
             limit: limit.map(Duration::from_secs),
         }
     }
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A machine has nothing but ptediff: the command, the libraries that it is linked with, and what --file \
+and --root name are put into it, at the same paths. With --platform native the command runs here."
+)]
+pub struct Watch {
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Number of CPUs of the machine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub cpus: u32,
+    /// Put this file into the machine, too, with the libraries that it is linked with
+    #[arg(long)]
+    pub file: Vec<PathBuf>,
+    /// Put everything in this folder into the machine, at its root
+    #[arg(long)]
+    pub root: Option<PathBuf>,
+    /// Run the command so many times unwatched and watched, by turns, and compare the times
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub pairs: u32,
+    /// Stop the machine after so many seconds; with --pid, stop watching
+    #[arg(long)]
+    pub time: Option<u64>,
+    /// Print one JSON document: --format json
+    #[arg(long)]
+    pub json: bool,
+    /// Watch this process, and the children that it will have, instead of a command; with --platform native alone
+    #[arg(long, conflicts_with = "command")]
+    pub pid: Option<u32>,
+    /// Flip these bits of each entry that the probes read under the causes of the second mask, to test the watch
+    #[arg(long, hide = true, num_args = 2, value_parser = crate::arguments::mask)]
+    pub plant_bits: Vec<u64>,
+    /// The command, and its arguments
+    #[arg(last = true, required_unless_present = "pid")]
+    pub command: Vec<String>,
+}
+
+/// A mask, decimal or with 0x.
+fn mask(text: &str) -> Result<u64, std::num::ParseIntError> {
+    text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16))
 }
 
 /// Arguments of `claims`.

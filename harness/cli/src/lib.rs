@@ -17,3 +17,4 @@ pub mod exit_code;
 pub mod guest;
 pub mod host;
 pub mod report;
+pub mod watch;

@@ -29,6 +29,7 @@ mod libbpf;
 mod mapped;
 mod observer;
 mod pagemap;
+mod program_watch;
 mod smaps;
 mod test_run;
 mod witness;
@@ -44,7 +45,10 @@ pub use liar::{Lie, LyingObserver, UnknownLie};
 pub use libbpf::{LibbpfObserver, ObserverOptions};
 pub use observer::{Counters, Description, Observer, Registered};
 pub use pagemap::PagemapReader;
-pub use ptediff_bpf::{REGION_PAGES, Tally, Violation};
+pub use program_watch::ProgramWatch;
+pub use ptediff_bpf::{
+    MOST_REPORTS, ProgramWatchCounters, REGION_PAGES, Tally, Violation, WatchReport, WatchSettings, WatchTransition,
+};
 pub use witness::{
     ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen, swaps_unseen,
 };

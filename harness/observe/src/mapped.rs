@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::AtomicU64;
 
-use ptediff_bpf::{ActorSnapshot, Control, RegionTable, Slot, Snapshot, Watch};
+use ptediff_bpf::{
+    ActorSnapshot, Control, ProgramWatchCounters, ProgramWatchState, RegionTable, Slot, Snapshot, Watch, WatchSettings,
+};
 
 use crate::error::ObserveError;
 
@@ -32,6 +34,12 @@ unsafe impl Plain for Snapshot {}
 unsafe impl Plain for Watch {}
 // SAFETY: as above.
 unsafe impl Plain for RegionTable {}
+// SAFETY: as above.
+unsafe impl Plain for ProgramWatchState {}
+// SAFETY: as above.
+unsafe impl Plain for WatchSettings {}
+// SAFETY: as above.
+unsafe impl Plain for ProgramWatchCounters {}
 
 /// A value of type `T` that the probes and this process share.
 ///

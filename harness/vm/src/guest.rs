@@ -120,6 +120,10 @@ pub fn mount_file_systems() -> io::Result<Vec<&'static str>> {
             left_out.push(kind);
             continue;
         }
+        // What the initramfs brought to /tmp is not to be hidden; the root file system is a tmpfs, too.
+        if kind == "tmpfs" && std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()) {
+            continue;
+        }
         match mount(kind, place) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 const TYPE_DIRECTORY: u32 = 0o040_000;
+const TYPE_LINK: u32 = 0o120_000;
 const TYPE_FILE: u32 = 0o100_000;
 const TYPE_CHARACTER_DEVICE: u32 = 0o020_000;
 const LAST_ENTRY: &str = "TRAILER!!!";
@@ -50,6 +51,11 @@ impl Initramfs {
     /// Adds a directory. `mode` is its permissions.
     pub fn add_directory(&mut self, path: &str, mode: u32) {
         self.add(path, Entry { mode: TYPE_DIRECTORY | mode, device: (0, 0), content: Vec::new() });
+    }
+
+    /// Adds a symbolic link to `target`.
+    pub fn add_link(&mut self, path: &str, target: &str) {
+        self.add(path, Entry { mode: TYPE_LINK | 0o777, device: (0, 0), content: target.as_bytes().to_vec() });
     }
 
     /// Adds a character device node: `add_device_node("dev/console", 0o600, 5, 1)`.

@@ -163,8 +163,7 @@ fn ask(
     let mut wanted = Wanted::new(platform, kernel);
     wanted.files.push((oracle.path_in_guest(), module));
     let expected = expected_digests(oracle, platform, kernel, reach_of(effort))?;
-    let answers =
-        machines.ask(&wanted, oracle.claim(), json!({ FULL: effort == Effort::Full, EXPECTED: expected }))?;
+    let answers = machines.ask(&wanted, oracle.claim(), json!({ FULL: effort == Effort::Full, EXPECTED: expected }))?;
     judge(oracle, &answers, effort)
 }
 

@@ -178,6 +178,7 @@ impl Machines {
             cpus: wanted.cpus,
             command_line: wanted.command_line.clone(),
             files: wanted.files.clone(),
+            links: Vec::new(),
             silence: self.silence,
             limit: None,
         };

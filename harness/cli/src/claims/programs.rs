@@ -78,6 +78,7 @@ pub(super) fn boot(machines: &Machines, platform: Platform, kernel: &str, task: 
         cpus: 1,
         command_line: Vec::new(),
         files: Vec::new(),
+        links: Vec::new(),
         silence: machines.silence,
         limit: None,
     };

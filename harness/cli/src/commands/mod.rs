@@ -21,6 +21,7 @@ mod run;
 mod save;
 mod session;
 mod trust;
+mod watch;
 
 use std::any::Any;
 use std::io::IsTerminal;
@@ -33,6 +34,7 @@ use clap::error::ErrorKind;
 use crate::arguments::{Arguments, Command};
 use crate::error::{Failure, complain};
 use crate::exit_code::Exit;
+use crate::guest::watch::{START_ARGUMENT, start};
 
 /// Set to 1 it plants a panic; see [`Exit::Internal`].
 const PLANTED_PANIC: &str = "PTEDIFF_PLANT_PANIC";
@@ -42,6 +44,9 @@ const PLANTED_PANIC: &str = "PTEDIFF_PLANT_PANIC";
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == crate::guest::init::SESSION_ARGUMENT) {
         return session::run();
+    }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == START_ARGUMENT) {
+        return start(std::env::args_os().skip(2));
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -101,6 +106,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Pairs(pairs) => pairs::run(pairs, format),
         Command::Distill(distill) => distill::run(distill),
         Command::Trust(trust) => trust::run(trust, format),
+        Command::Watch(watch) => watch::run(watch, format),
         Command::Claims(claims) => claims::run(claims, format),
     }
 }

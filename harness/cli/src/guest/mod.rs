@@ -11,5 +11,6 @@ pub mod request;
 pub mod session;
 mod swap;
 pub mod trust;
+pub mod watch;
 
 pub use request::{GuestRequest, REQUEST_PATH};

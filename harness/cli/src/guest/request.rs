@@ -7,6 +7,7 @@ use ptediff_reference_model::machine::Dialect;
 use ptediff_reference_model::program::Program;
 
 use super::plant::Plant;
+use crate::watch::WatchTask;
 
 /// Where the request lies in the guest.
 pub const REQUEST_PATH: &str = "/ptediff.json";
@@ -85,6 +86,8 @@ pub enum Task {
         /// What the check asks of its other half.
         parameters: serde_json::Value,
     },
+    /// Watch a program that ptediff did not write.
+    Watch(WatchTask),
     /// Run generated programs while the observer tells every lie in turn.
     Trust {
         /// Seed of the programs.

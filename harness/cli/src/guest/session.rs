@@ -26,6 +26,7 @@ use super::quiet::quieten;
 use super::request::{GuestRequest, Task};
 use super::swap::SwapFile;
 use super::trust;
+use super::watch;
 
 /// How often a diverging program is run again before it counts as stable.
 pub const RERUNS: u16 = 3;
@@ -77,6 +78,15 @@ impl<W: Write> Session<'_, W> {
             self.send(&Frame::Machine(machine.clone()))?;
             let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
             claims::run(name, parameters, &machine, writer)?;
+            return self.send(&Frame::End(End::default()));
+        }
+        if let Task::Watch(task) = &self.request.task {
+            let machine = evidence
+                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.dialect)
+                .map_err(RigError)?;
+            self.send(&Frame::Machine(machine.clone()))?;
+            let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
+            watch::run(task, self.request.ring_bytes, &machine, writer)?;
             return self.send(&Frame::End(End::default()));
         }
         let pinned = pin_to_one_cpu().map_err(|error| RigError::of("the session cannot be kept on one CPU", &error))?;
@@ -202,7 +212,7 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
     let mut end = End::default();
     match &request.task {
         // The test of trust changes the observer: it has a loop of its own.
-        Task::Doctor | Task::Trust { .. } | Task::Claim { .. } => {}
+        Task::Doctor | Task::Trust { .. } | Task::Claim { .. } | Task::Watch(_) => {}
         Task::Replay { programs, needs, repeat } => {
             for (index, program) in programs.iter().enumerate() {
                 let missing = needs.get(index).map(|needs| missing(needs, program, &runner.machine));
@@ -285,7 +295,9 @@ fn generation(task: &Task) -> Result<Options, RigError> {
             (usize::from(*min_steps)..=usize::from(*max_steps), profile)
         }
         Task::Trust { max_steps, .. } => (8.min(usize::from(*max_steps))..=usize::from(*max_steps), None),
-        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor | Task::Claim { .. } => return Ok(Options::default()),
+        Task::Bench { .. } | Task::Replay { .. } | Task::Doctor | Task::Claim { .. } | Task::Watch(_) => {
+            return Ok(Options::default());
+        }
     };
     Ok(Options { steps, profile })
 }
@@ -402,7 +414,7 @@ fn campaign_of(request: &GuestRequest) -> Campaign {
             profile: None,
         },
         Task::Replay { programs, .. } => WorkList::Given(programs.clone()),
-        Task::Doctor | Task::Claim { .. } => WorkList::Given(Vec::new()),
+        Task::Doctor | Task::Claim { .. } | Task::Watch(_) => WorkList::Given(Vec::new()),
     };
     Campaign {
         work,

@@ -72,6 +72,8 @@ pub struct LaunchOptions {
     pub command_line: Vec<String>,
     /// Files for the initramfs: path and content.
     pub files: Vec<(String, Vec<u8>)>,
+    /// Symbolic links for the initramfs: path and target.
+    pub links: Vec<(String, String)>,
     /// Silence after which the guest counts as hung.
     pub silence: Duration,
     /// Time after which the machine is stopped.
@@ -156,7 +158,10 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
         initramfs.add_file(&path, 0o644, content);
     }
     for (path, content) in &options.files {
-        initramfs.add_file(path, 0o644, content.clone());
+        initramfs.add_file(path, 0o755, content.clone());
+    }
+    for (path, target) in &options.links {
+        initramfs.add_link(path, target);
     }
     let backend = if options.platform == Platform::Bochs { BackendKind::Bochs } else { BackendKind::Qemu };
     let mut spec = VmSpec::new(backend, kernel, initramfs);

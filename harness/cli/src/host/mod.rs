@@ -3,5 +3,6 @@
 pub mod channel;
 pub mod launch;
 pub mod opinion;
+pub mod programs;
 pub mod results;
 pub mod session;

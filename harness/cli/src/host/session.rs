@@ -220,7 +220,11 @@ impl Reading {
             Frame::Refused(refused) => self.results.refused = Some(refused),
             Frame::RigFailure { message } => self.rig_failure = Some(message),
             Frame::End(end) => self.results.end = Some(end),
-            Frame::Finding(finding) => self.results.findings.push((finding.name, finding.value)),
+            Frame::Finding(finding) => {
+                if !progress.hear(&finding.name, &finding.value) {
+                    self.results.findings.push((finding.name, finding.value));
+                }
+            }
         }
     }
 

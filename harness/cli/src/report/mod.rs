@@ -6,6 +6,7 @@ pub mod progress;
 pub mod reproducer;
 pub mod snapshots;
 pub mod timeline;
+pub mod watch;
 pub mod wrap;
 
 use std::collections::BTreeMap;

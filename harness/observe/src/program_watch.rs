@@ -1,0 +1,155 @@
+//! The watch over programs that ptediff did not write: probes that judge every entry by invariants, in the kernel.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, RingBuffer, RingBufferBuilder};
+use ptediff_bpf::{
+    PROGRAM_WATCH_HOOKS, PROGRAM_WATCH_MAP, PROGRAM_WATCH_OBJECT, ProgramWatchCounters, ProgramWatchState, REPORTS_MAP,
+    WATCHED_MAP, WatchReport, WatchSettings,
+};
+
+use crate::error::ObserveError;
+use crate::geometry::Geometry;
+use crate::libbpf::{keep_warning, load_error, missing_hook, require_btf, take_warnings};
+use crate::mapped::MappedValue;
+
+/// The probes of `program_watch.bpf.c`, loaded; attached between [`Self::attach`] and [`Self::detach`]. When this process
+/// ends, however it does, the kernel detaches and unloads them.
+pub struct ProgramWatch {
+    state: MappedValue<ProgramWatchState>,
+    watched: MapHandle,
+    ring: RingBuffer<'static>,
+    records: Rc<RefCell<Vec<Result<WatchReport, usize>>>>,
+    links: Vec<Link>,
+    object: Object,
+}
+
+impl fmt::Debug for ProgramWatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ProgramWatch").field("counters", &self.counters()).finish_non_exhaustive()
+    }
+}
+
+impl ProgramWatch {
+    /// Loads the probes. `ring_bytes` is the size of the ring buffer of violations: a power of two, at least a page; a
+    /// report takes 704 bytes.
+    ///
+    /// # Errors
+    /// The kernel lacks BTF, or does not take the object.
+    pub fn load(settings: &WatchSettings, ring_bytes: u32) -> Result<Self, ObserveError> {
+        require_btf()?;
+        let geometry = Geometry::measure()?;
+        libbpf_rs::set_print(Some((PrintLevel::Warn, keep_warning)));
+        drop(take_warnings());
+        let refused = |error: libbpf_rs::Error| load_error(format!("{error}\n{}", take_warnings()));
+        let mut open = ObjectBuilder::default().open_memory(PROGRAM_WATCH_OBJECT).map_err(refused)?;
+        for mut map in open.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            if name == REPORTS_MAP {
+                map.set_max_entries(ring_bytes).map_err(refused)?;
+            } else if name.ends_with(".rodata") {
+                let bytes = geometry.record().to_bytes();
+                map.initial_value_mut()
+                    .filter(|constants| constants.len() == bytes.len())
+                    .ok_or_else(|| load_error("`geometry` is not alone in .rodata"))?
+                    .copy_from_slice(&bytes);
+            }
+        }
+        let object = open.load().map_err(refused)?;
+        let map = |name: &str| {
+            object.maps().find(|map| map.name() == name).ok_or_else(|| load_error(format!("no map `{name}`")))
+        };
+        let mut state = MappedValue::<ProgramWatchState>::open(map(PROGRAM_WATCH_MAP)?.as_fd(), PROGRAM_WATCH_MAP)?;
+        state.write_field(offset_of!(ProgramWatchState, settings), *settings);
+        let watched = MapHandle::try_from(&map(WATCHED_MAP)?).map_err(refused)?;
+        let records = Rc::new(RefCell::new(Vec::new()));
+        let mut builder = RingBufferBuilder::new();
+        let into = Rc::clone(&records);
+        let reports = map(REPORTS_MAP)?;
+        builder
+            .add(&reports, move |bytes| {
+                into.borrow_mut().push(WatchReport::of_bytes(bytes).ok_or(bytes.len()));
+                0
+            })
+            .map_err(refused)?;
+        let ring = builder.build().map_err(refused)?;
+        Ok(Self { state, watched, ring, records, links: Vec::new(), object })
+    }
+
+    /// Watches a process, and the children that it will have.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn watch(&mut self, process: u32) -> Result<(), ObserveError> {
+        self.watched
+            .update(&process.to_ne_bytes(), &1u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|error| load_error(format!("process {process} cannot be watched: {error}")))
+    }
+
+    /// Attaches every probe.
+    ///
+    /// # Errors
+    /// [`ObserveError::MissingHook`]
+    pub fn attach(&mut self) -> Result<(), ObserveError> {
+        for hook in &PROGRAM_WATCH_HOOKS {
+            let program = self.object.progs_mut().find(|program| program.name() == hook.program);
+            let program = program.ok_or_else(|| load_error(format!("no program `{}`", hook.program)))?;
+            let link = program.attach_trace().map_err(|error| missing_hook(hook, hook.target, &error.to_string()))?;
+            self.links.push(link);
+        }
+        Ok(())
+    }
+
+    /// Detaches every probe. Counters stay.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// What was counted until now.
+    #[must_use]
+    pub fn counters(&self) -> ProgramWatchCounters {
+        self.state.read_field(offset_of!(ProgramWatchState, counters))
+    }
+
+    /// The reports since the last call.
+    ///
+    /// # Errors
+    /// The ring buffer gives something that no probe writes.
+    pub fn reports(&mut self) -> Result<Vec<WatchReport>, ObserveError> {
+        self.ring
+            .consume()
+            .map_err(|error| ObserveError::BadEvent(format!("libbpf cannot read the ring buffer: {error}")))?;
+        self.records
+            .borrow_mut()
+            .drain(..)
+            .map(|record| record.map_err(|bytes| ObserveError::BadEvent(format!("a record of {bytes} bytes"))))
+            .collect()
+    }
+
+    /// Runs of the probes that the kernel left out, as one was running already on the same CPU (`recursion_misses`, since
+    /// they were loaded): what they would have seen is lost.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn missed(&self) -> Result<u64, ObserveError> {
+        let mut missed = 0;
+        for program in self.object.progs() {
+            // SAFETY: a record of integers and addresses, for which zeroes are values.
+            let mut info = unsafe { std::mem::zeroed::<bpf_prog_info>() };
+            let mut length = size_of::<bpf_prog_info>() as u32;
+            // SAFETY: the kernel writes at most `length` bytes to `info`; its pointers are null, with lengths of 0.
+            let answer =
+                unsafe { bpf_prog_get_info_by_fd(program.as_fd().as_raw_fd(), &raw mut info, &raw mut length) };
+            if answer != 0 {
+                return Err(ObserveError::last_os_error("asking about a loaded program"));
+            }
+            missed += info.recursion_misses;
+        }
+        Ok(missed)
+    }
+}
