@@ -59,6 +59,7 @@ struct vm_area_struct {
 	unsigned long vm_end;
 	struct mm_struct *vm_mm;
 	unsigned long vm_flags;
+	void *anon_vma;
 };
 
 struct mm_walk {

@@ -129,7 +129,13 @@ mod tests {
     fn every_hook_is_a_program_of_the_source() {
         check_hooks(include_str!("pte_snapshot.bpf.c"), &HOOKS, SNAPSHOT_PROGRAM);
         check_hooks(include_str!("write_protect_watch.bpf.c"), &WATCH_HOOKS, INSPECT_PROGRAM);
-        check_all(include_str!("program_watch.bpf.c"), &PROGRAM_WATCH_HOOKS, 0);
+        let source = include_str!("program_watch.bpf.c");
+        let hooks: Vec<Hook> = FOLLOW_HOOKS.iter().chain(&TRAMPOLINE_HOOKS).copied().collect();
+        check_all(source, &hooks, GRAPH_HOOKS.len());
+        for (program, target) in GRAPH_HOOKS {
+            let kind = if program.ends_with("enter") { "kprobe" } else { "kretprobe" };
+            assert!(source.contains(&format!("SEC(\"{kind}.multi/{target}\")\nint {program}(")), "{program}");
+        }
     }
 
     #[track_caller]

@@ -5,7 +5,7 @@
  * lost on the way; what could not be read or paired is counted. A violation is reported with its entry, its
  * stack and the last transitions of its page.
  *
- * Several CPUs, any number of threads: state between the entry and the exit of a function is kept by thread,
+ * Several CPUs, any number of threads: what a function was called with is kept by thread,
  * counters are added to atomically, and what is read lies on the program's own stack.
  */
 #include "kernel.h"
@@ -22,6 +22,7 @@ static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3
 static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*const bpf_get_current_comm)(void *into, u32 size) = (void *)16;
 static long (*const bpf_get_task_stack)(void *task, void *into, u32 size, u64 flags) = (void *)141;
+static long (*const bpf_get_func_arg)(void *context, u32 number, u64 *value) = (void *)183;
 static void *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_loop)(u32 times, void *body, void *context, u64 flags) = (void *)181;
 
@@ -66,8 +67,6 @@ static long (*const bpf_loop)(u32 times, void *body, void *context, u64 flags) =
 /* Pages of a range that are read at once; ranges are judged up to so many reads. */
 #define CHUNK	    16
 #define MOST_CHUNKS (1 << 18)
-/* Entries that a lane of eight bits can count. */
-#define FULL_LANES 224
 
 #define MET(number) (1ULL << PTEDIFF_INVARIANT_##number)
 
@@ -91,6 +90,15 @@ struct {
 	MAP_TYPE(value, struct ptediff_watch_transition);
 } history SEC(".maps");
 
+/* Entries that were judged: by cause, and by the invariants that say something of them. */
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_ARRAY);
+	MAP_UINT(max_entries, PTEDIFF_JUDGED);
+	MAP_UINT(map_flags, BPF_F_MMAPABLE);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u64);
+} judged SEC(".maps");
+
 /* Watched processes, by thread group. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
@@ -99,18 +107,26 @@ struct {
 	MAP_TYPE(value, u32);
 } watched SEC(".maps");
 
-struct open_fault {
-	u64 address;
-	u64 before;
+/* What a function was called with, until it returns. */
+struct call {
+	u64 vma; /* 0: it is not running */
+	u64 other; /* the parent's VMA, where vma is the child's */
+	u64 start;
+	u64 end;
 };
 
-/* Faults that run, by thread. */
+/* By cause. */
+struct calls {
+	struct call by_cause[PTEDIFF_WATCH_CAUSES];
+};
+
+/* By thread, for as long as it lives. */
 struct {
 	MAP_UINT(type, BPF_MAP_TYPE_HASH);
-	MAP_UINT(max_entries, 8192);
+	MAP_UINT(max_entries, 32768);
 	MAP_TYPE(key, u32);
-	MAP_TYPE(value, struct open_fault);
-} open_faults SEC(".maps");
+	MAP_TYPE(value, struct calls);
+} open_calls SEC(".maps");
 
 static __always_inline struct ptediff_program_watch *the_watch(void)
 {
@@ -133,7 +149,7 @@ static __always_inline int is_watched(void)
 
 /* Remembers a transition: of one page, or of a whole range. Returns how many there were before. */
 static __always_inline void remember(struct ptediff_program_watch *state, u64 mm, u64 start, u64 end,
-				     u64 before, u64 after, u32 cause)
+				     u64 after, u32 cause)
 {
 	u64 number = __sync_fetch_and_add(&state->transitions, 1);
 	u32 place = number & (PTEDIFF_HISTORY - 1);
@@ -145,7 +161,6 @@ static __always_inline void remember(struct ptediff_program_watch *state, u64 mm
 	known->mm = mm;
 	known->start = start;
 	known->end = end;
-	known->before = before;
 	known->after = after;
 	known->cause = cause;
 	known->thread = bpf_get_current_pid_tgid();
@@ -178,7 +193,6 @@ static long look_back(u32 number, struct told *told)
 struct subject {
 	u64 mm;
 	u64 address;
-	u64 before;
 	u64 after;
 	u64 vm_flags;
 	u64 vm_start;
@@ -215,7 +229,6 @@ __verified_once int report(struct subject *subject)
 	told->broken = subject->verdict >> BROKEN_SHIFT & MET_MASK;
 	told->mm = subject->mm;
 	told->address = subject->address;
-	told->before = subject->before;
 	told->after = subject->after;
 	told->vm_flags = subject->vm_flags;
 	told->vm_start = subject->vm_start;
@@ -385,32 +398,14 @@ __verified_once u64 judge_entry(u64 entry, u64 cause, u64 vm_flags)
 	return (met & holds) | (broken & holds) << BROKEN_SHIFT | exclusive << EXCLUSIVE_SHIFT;
 }
 
-/* Eight bits as eight lanes of eight bits, each 0 or 1. */
-static __always_inline u64 spread(u64 bits)
+/* Counts a judged entry, by its cause and by what is said of it. */
+static __always_inline void count_entry(u64 verdict, u32 cause)
 {
-	bits = (bits & 0xff) * 0x0101010101010101ULL & 0x8040201008040201ULL;
-	return (bits + 0x00406070787c7e7fULL) >> 7 & 0x0101010101010101ULL;
-}
+	u32 place = cause << PTEDIFF_INVARIANTS | (verdict & MET_MASK);
+	u64 *counter = bpf_map_lookup_elem(&judged, &place);
 
-/* Adds lanes to the counters of premises. */
-__verified_once int count_premises(u64 low, u64 high, u64 entries, u64 cause)
-{
-	struct ptediff_program_watch *state = the_watch();
-	u32 lane;
-
-	if (!state || cause >= PTEDIFF_WATCH_CAUSES)
-		return 0;
-	add(&state->counters.entries[cause], entries);
-#pragma clang loop unroll(disable)
-	for (lane = 0; lane < 8; lane++) {
-		u64 first = low >> 8 * lane & 0xff, second = high >> 8 * lane & 0xff;
-
-		if (first)
-			add(&state->counters.premises[lane], first);
-		if (second)
-			add(&state->counters.premises[lane + 8], second);
-	}
-	return 0;
+	if (counter)
+		add(counter, 1);
 }
 
 /* What was read, but in a test of the watch. */
@@ -425,9 +420,6 @@ struct range {
 	struct subject subject; /* its address is the next page to be judged */
 	u64 end;
 	u64 table; /* page table of the next page, if it is known */
-	u64 low;   /* lanes of premises */
-	u64 high;
-	u64 entries; /* in the lanes */
 };
 
 /* Judges one entry, not of none. Verified once, not for every way through a range. */
@@ -440,23 +432,13 @@ __verified_once int judge_in_range(struct range *range, u64 entry)
 		return 0;
 	entry = as_planted(state, entry, range->subject.cause);
 	verdict = judge_entry(entry, range->subject.cause, range->subject.vm_flags);
-	range->low += spread(verdict);
-	range->high += spread(verdict >> 8);
-	range->entries++;
+	count_entry(verdict, range->subject.cause);
 	if (verdict >> BROKEN_SHIFT & MET_MASK) {
 		range->subject.after = entry;
 		range->subject.verdict = verdict;
 		report(&range->subject);
 	}
 	return 0;
-}
-
-static __always_inline void flush(struct range *range)
-{
-	count_premises(range->low, range->high, range->entries, range->subject.cause);
-	range->low = 0;
-	range->high = 0;
-	range->entries = 0;
 }
 
 /* The next pages of a range: a hole, a huge page, or up to CHUNK entries of one page table. */
@@ -508,41 +490,146 @@ static long judge_chunk(u32 number, struct range *range)
 	range->subject.address = address;
 	if (!(address & ((1ULL << 21) - 1)))
 		range->table = 0;
-	if (range->entries >= FULL_LANES)
-		flush(range);
 	return 0;
 }
 
-/* The mm_struct of a VMA, as a number. */
-static __always_inline u64 mm_of(struct vm_area_struct *vma)
-{
-	u64 mm = 0;
+#define VMA_READ 64
 
-	bpf_probe_read_kernel(&mm, sizeof(mm), &vma->vm_mm);
-	return mm;
+/* The fields of a VMA, read at once. */
+struct vma {
+	u64 start;
+	u64 end;
+	u64 mm;
+	u64 flags;
+};
+
+__verified_once int read_vma(u64 address, struct vma *vma)
+{
+	struct ptediff_program_watch *state = the_watch();
+	u8 bytes[VMA_READ] __attribute__((aligned(8)));
+	struct vm_area_struct *layout = (void *)0;
+
+#define VMA_FIELD(field)                                                                           \
+	(*(u64 *)(bytes + __builtin_preserve_field_info(layout->field, CORE_FIELD_OFFSET)))
+	if (!state || !vma)
+		return 0;
+	if (bpf_probe_read_kernel(bytes, sizeof(bytes), (void *)address)) {
+		add(&state->counters.read_errors, 1);
+		return 0;
+	}
+	vma->start = VMA_FIELD(vm_start);
+	vma->end = VMA_FIELD(vm_end);
+	vma->mm = VMA_FIELD(vm_mm);
+	vma->flags = VMA_FIELD(vm_flags);
+	return 1;
 }
 
-/* Judges a range of one VMA, whose function has just ended. */
-static __always_inline void judge_range(struct vm_area_struct *vma, u64 start, u64 end, u32 cause)
+/* Judges a range of one VMA, or all of it, whose function has just ended. */
+static __always_inline void judge_range(u64 address, u64 start, u64 end, u32 cause)
 {
 	struct ptediff_program_watch *state = the_watch();
 	struct range range = {};
+	struct vma vma = {};
 
-	if (!state || cause >= PTEDIFF_WATCH_CAUSES)
+	if (!state || cause >= PTEDIFF_WATCH_CAUSES || !read_vma(address, &vma))
 		return;
-	range.subject.mm = mm_of(vma);
+	if (!end) {
+		start = vma.start;
+		end = vma.end;
+	}
+	range.subject.mm = vma.mm;
 	range.subject.address = start;
-	range.subject.vm_flags = vma->vm_flags;
-	range.subject.vm_start = vma->vm_start;
-	range.subject.vm_end = vma->vm_end;
+	range.subject.vm_flags = vma.flags;
+	range.subject.vm_start = vma.start;
+	range.subject.vm_end = vma.end;
 	range.subject.cause = cause;
 	range.end = end;
 	add(&state->counters.events[cause], 1);
-	remember(state, range.subject.mm, start, end, 0, 0, cause);
+	remember(state, vma.mm, start, end, 0, cause);
 	bpf_loop(MOST_CHUNKS, judge_chunk, &range, 0);
-	flush(&range);
 	if (range.subject.address < end)
 		add(&state->counters.cut_short, 1);
+}
+
+/* handle_mm_fault has ended. */
+static __always_inline void fault_done(u64 address_of_vma, u64 address, u32 reason)
+{
+	struct ptediff_program_watch *state = the_watch();
+	struct subject subject = {};
+	struct leaf leaf = {};
+	struct vma vma = {};
+
+	if (!state)
+		return;
+	/* Both gave the lock up: the VMA may be gone. */
+	if (reason & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)) {
+		add(&state->counters.retries, 1);
+		return;
+	}
+	if (!read_vma(address_of_vma, &vma))
+		return;
+	subject.address = address & ~(PAGE_SIZE - 1);
+	find_leaf(vma.mm, subject.address, &leaf);
+	subject.after = leaf.entry;
+	if (leaf.is_error || (leaf.level == PTEDIFF_LEVEL_PTE &&
+			      bpf_probe_read_kernel(&subject.after, sizeof(subject.after),
+						    (void *)(leaf.table +
+							     (subject.address >> 12 & 511) * 8)))) {
+		add(&state->counters.read_errors, 1);
+		return;
+	}
+	add(&state->counters.events[PTEDIFF_CAUSE_FAULT], 1);
+	remember(state, vma.mm, subject.address, subject.address + PAGE_SIZE, subject.after,
+		 PTEDIFF_CAUSE_FAULT);
+	if (entry_is_none(subject.after))
+		return;
+	subject.after = as_planted(state, subject.after, PTEDIFF_CAUSE_FAULT);
+	subject.verdict = judge_entry(subject.after, PTEDIFF_CAUSE_FAULT, vma.flags);
+	count_entry(subject.verdict, PTEDIFF_CAUSE_FAULT);
+	if (!(subject.verdict >> BROKEN_SHIFT & MET_MASK))
+		return;
+	subject.mm = vma.mm;
+	subject.level = leaf.level;
+	subject.vm_flags = vma.flags;
+	subject.vm_start = vma.start;
+	subject.vm_end = vma.end;
+	subject.cause = PTEDIFF_CAUSE_FAULT;
+	report(&subject);
+}
+
+/*
+ * Whether copy_page_range copies anything of a VMA: the others the child is to fault in by itself
+ * (mm/memory.c: vma_needs_copy).
+ */
+static __always_inline int is_copied(struct ptediff_program_watch *state, u64 parent)
+{
+	u64 flags = 0, anon_vma = 0;
+
+	bpf_probe_read_kernel(&flags, sizeof(flags), &((struct vm_area_struct *)parent)->vm_flags);
+	if (flags & (VM_PFNMAP | VM_MIXEDMAP | VM_HUGETLB | VM_UFFD_WP))
+		return 1;
+	bpf_probe_read_kernel(&anon_vma, sizeof(anon_vma),
+			      &((struct vm_area_struct *)parent)->anon_vma);
+	return anon_vma != 0;
+}
+
+/* copy_page_range has ended. */
+static __always_inline void fork_done(u64 child, u64 parent, int error)
+{
+	struct ptediff_program_watch *state = the_watch();
+
+	if (!state)
+		return;
+	if (error) {
+		add(&state->counters.failed, 1);
+		return;
+	}
+	if (!is_copied(state, parent)) {
+		add(&state->counters.not_copied, 1);
+		return;
+	}
+	judge_range(parent, 0, 0, PTEDIFF_CAUSE_FORK_PARENT);
+	judge_range(child, 0, 0, PTEDIFF_CAUSE_FORK_CHILD);
 }
 
 /* A child of a watched process is watched. */
@@ -562,110 +649,46 @@ int follow_fork(u64 *context)
 	return 0;
 }
 
-/* A process that nobody waits for any more: its number may be given away again. */
+/* A thread, or a process that nobody waits for any more: its number may be given away again. */
 SEC("tp_btf/sched_process_free")
 int forget_process(u64 *context)
 {
 	struct task_struct *task = (void *)context[0];
-	u32 process = task->tgid;
+	u32 process = task->tgid, thread = task->pid;
 
-	if ((u32)task->pid == process)
+	bpf_map_delete_elem(&open_calls, &thread);
+	if (thread == process)
 		bpf_map_delete_elem(&watched, &process);
 	return 0;
 }
 
-SEC("fentry/handle_mm_fault")
-int program_fault_enter(u64 *context)
-{
-	struct vm_area_struct *vma = (void *)context[0];
-	struct ptediff_program_watch *state = the_watch();
-	u32 thread = bpf_get_current_pid_tgid();
-	struct open_fault fault = {};
-	struct leaf leaf = {};
+/*
+ * By trampolines: kernels on which a running program is not preempted. The kernel leaves a program out that
+ * runs already on the same CPU.
+ */
 
-	if (!state || !is_watched())
-		return 0;
-	fault.address = context[1] & ~(PAGE_SIZE - 1);
-	find_leaf(mm_of(vma), fault.address, &leaf);
-	fault.before = leaf.entry;
-	if (!leaf.is_error && leaf.level == PTEDIFF_LEVEL_PTE)
-		bpf_probe_read_kernel(&fault.before, sizeof(fault.before),
-				      (void *)(leaf.table + (fault.address >> 12 & 511) * 8));
-	if (bpf_map_update_elem(&open_faults, &thread, &fault, BPF_ANY))
-		add(&state->counters.no_room, 1);
-	return 0;
+/* An argument as a number: functions that are verified once take no kernel pointers. */
+static __always_inline u64 argument(void *context, u32 number)
+{
+	u64 value = 0;
+
+	bpf_get_func_arg(context, number, &value);
+	return value;
 }
 
 SEC("fexit/handle_mm_fault")
 int program_fault_exit(u64 *context)
 {
-	struct vm_area_struct *vma = (void *)context[0];
-	u32 reason = context[4], thread = bpf_get_current_pid_tgid();
-	struct ptediff_program_watch *state = the_watch();
-	struct subject subject = {};
-	struct open_fault *fault;
-	struct leaf leaf = {};
-
-	fault = bpf_map_lookup_elem(&open_faults, &thread);
-	if (!state)
-		return 0;
-	subject.address = context[1] & ~(PAGE_SIZE - 1);
-	if (!fault) {
-		if (is_watched())
-			add(&state->counters.unpaired, 1);
-		return 0;
-	}
-	subject.before = fault->before;
-	if (fault->address != subject.address)
-		add(&state->counters.unpaired, 1);
-	bpf_map_delete_elem(&open_faults, &thread);
-	/* Both gave the lock up: the VMA may be gone. */
-	if (reason & (VM_FAULT_RETRY | VM_FAULT_COMPLETED)) {
-		add(&state->counters.retries, 1);
-		return 0;
-	}
-	subject.mm = mm_of(vma);
-	find_leaf(subject.mm, subject.address, &leaf);
-	subject.after = leaf.entry;
-	subject.level = leaf.level;
-	if (leaf.is_error || (leaf.level == PTEDIFF_LEVEL_PTE &&
-			      bpf_probe_read_kernel(&subject.after, sizeof(subject.after),
-						    (void *)(leaf.table +
-							     (subject.address >> 12 & 511) * 8)))) {
-		add(&state->counters.read_errors, 1);
-		return 0;
-	}
-	add(&state->counters.events[PTEDIFF_CAUSE_FAULT], 1);
-	remember(state, subject.mm, subject.address, subject.address + PAGE_SIZE, subject.before,
-		 subject.after, PTEDIFF_CAUSE_FAULT);
-	if (entry_is_none(subject.after))
-		return 0;
-	subject.after = as_planted(state, subject.after, PTEDIFF_CAUSE_FAULT);
-	subject.vm_flags = vma->vm_flags;
-	subject.vm_start = vma->vm_start;
-	subject.vm_end = vma->vm_end;
-	subject.cause = PTEDIFF_CAUSE_FAULT;
-	subject.verdict = judge_entry(subject.after, PTEDIFF_CAUSE_FAULT, subject.vm_flags);
-	count_premises(spread(subject.verdict), spread(subject.verdict >> 8), 1, PTEDIFF_CAUSE_FAULT);
-	if (subject.verdict >> BROKEN_SHIFT & MET_MASK)
-		report(&subject);
+	if (is_watched())
+		fault_done(argument(context, 0), context[1], context[4]);
 	return 0;
 }
 
 SEC("fexit/copy_page_range")
 int program_fork_exit(u64 *context)
 {
-	struct vm_area_struct *child = (void *)context[0], *parent = (void *)context[1];
-	struct ptediff_program_watch *state = the_watch();
-
-	if (!state || !is_watched())
-		return 0;
-	if ((int)context[2]) {
-		add(&state->counters.failed, 1);
-		return 0;
-	}
-	judge_range(parent, parent->vm_start, parent->vm_end, PTEDIFF_CAUSE_FORK_PARENT);
-	judge_range(child, child->vm_start, child->vm_end, PTEDIFF_CAUSE_FORK_CHILD);
+	if (is_watched())
+		fork_done(argument(context, 0), argument(context, 1), context[2]);
 	return 0;
 }
 
@@ -673,7 +696,7 @@ SEC("fexit/change_protection")
 int program_protect_exit(u64 *context)
 {
 	if (is_watched())
-		judge_range((void *)context[1], context[2], context[3], PTEDIFF_CAUSE_PROTECT);
+		judge_range(argument(context, 1), context[2], context[3], PTEDIFF_CAUSE_PROTECT);
 	return 0;
 }
 
@@ -681,8 +704,135 @@ SEC("fexit/clear_refs_pte_range")
 int program_clear_exit(u64 *context)
 {
 	struct mm_walk *walk = (void *)context[3];
+	u64 vma = 0;
 
-	if (is_watched())
-		judge_range(walk->vma, context[1], context[2], PTEDIFF_CAUSE_CLEAR_REFS);
+	if (is_watched() && !bpf_probe_read_kernel(&vma, sizeof(vma), &walk->vma))
+		judge_range(vma, context[1], context[2], PTEDIFF_CAUSE_CLEAR_REFS);
+	return 0;
+}
+
+/*
+ * By the function graph tracer: kernels that preempt what runs in the kernel. These programs run with preemption
+ * off. What a function was called with must be remembered.
+ */
+
+/* The registers of x86-64 as far as the arguments go (arch/x86/include/asm/ptrace.h). */
+struct pt_regs {
+	u64 unused[10];
+	u64 ax;
+	u64 cx;
+	u64 dx;
+	u64 si;
+	u64 di;
+};
+
+static __always_inline int call_begins(u32 cause, struct call *call)
+{
+	struct ptediff_program_watch *state = the_watch();
+	u32 thread = bpf_get_current_pid_tgid();
+	struct calls *known = bpf_map_lookup_elem(&open_calls, &thread);
+	struct calls none = {};
+
+	if (!state)
+		return 0;
+	if (!known) {
+		if (bpf_map_update_elem(&open_calls, &thread, &none, BPF_ANY))
+			add(&state->counters.no_room, 1);
+		known = bpf_map_lookup_elem(&open_calls, &thread);
+	}
+	if (known)
+		known->by_cause[cause] = *call;
+	return 0;
+}
+
+/* What the function that returns was called with. Returns 0 if nobody watches the process. */
+static __always_inline int call_ends(u32 cause, struct call *call)
+{
+	struct ptediff_program_watch *state = the_watch();
+	u32 thread = bpf_get_current_pid_tgid();
+	struct calls *known = bpf_map_lookup_elem(&open_calls, &thread);
+
+	if (!known || !known->by_cause[cause].vma) {
+		if (state && is_watched())
+			add(&state->counters.unpaired, 1);
+		return 0;
+	}
+	*call = known->by_cause[cause];
+	known->by_cause[cause].vma = 0;
+	return 1;
+}
+
+SEC("kprobe.multi/handle_mm_fault")
+int graph_fault_enter(struct pt_regs *registers)
+{
+	struct call call = {.vma = registers->di, .start = registers->si};
+
+	return is_watched() ? call_begins(PTEDIFF_CAUSE_FAULT, &call) : 0;
+}
+
+SEC("kretprobe.multi/handle_mm_fault")
+int graph_fault_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (call_ends(PTEDIFF_CAUSE_FAULT, &call))
+		fault_done(call.vma, call.start, registers->ax);
+	return 0;
+}
+
+SEC("kprobe.multi/copy_page_range")
+int graph_fork_enter(struct pt_regs *registers)
+{
+	struct call call = {.vma = registers->di, .other = registers->si};
+
+	return is_watched() ? call_begins(PTEDIFF_CAUSE_FORK_CHILD, &call) : 0;
+}
+
+SEC("kretprobe.multi/copy_page_range")
+int graph_fork_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (call_ends(PTEDIFF_CAUSE_FORK_CHILD, &call))
+		fork_done(call.vma, call.other, registers->ax);
+	return 0;
+}
+
+SEC("kprobe.multi/change_protection")
+int graph_protect_enter(struct pt_regs *registers)
+{
+	struct call call = {.vma = registers->si, .start = registers->dx, .end = registers->cx};
+
+	return is_watched() ? call_begins(PTEDIFF_CAUSE_PROTECT, &call) : 0;
+}
+
+SEC("kretprobe.multi/change_protection")
+int graph_protect_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (call_ends(PTEDIFF_CAUSE_PROTECT, &call))
+		judge_range(call.vma, call.start, call.end, PTEDIFF_CAUSE_PROTECT);
+	return 0;
+}
+
+SEC("kprobe.multi/clear_refs_pte_range")
+int graph_clear_enter(struct pt_regs *registers)
+{
+	struct mm_walk *walk = (void *)registers->cx;
+	struct call call = {.start = registers->si, .end = registers->dx};
+
+	if (is_watched() && !bpf_probe_read_kernel(&call.vma, sizeof(call.vma), &walk->vma))
+		call_begins(PTEDIFF_CAUSE_CLEAR_REFS, &call);
+	return 0;
+}
+
+SEC("kretprobe.multi/clear_refs_pte_range")
+int graph_clear_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (call_ends(PTEDIFF_CAUSE_CLEAR_REFS, &call))
+		judge_range(call.vma, call.start, call.end, PTEDIFF_CAUSE_CLEAR_REFS);
 	return 0;
 }

@@ -31,6 +31,9 @@
 
 #define PTEDIFF_WATCH_CAUSES 5 /* PTEDIFF_CAUSE_* of pte_snapshot.h */
 
+/* Size of the array `judged`: entries by cause and invariants that say something of them. */
+#define PTEDIFF_JUDGED (PTEDIFF_WATCH_CAUSES << PTEDIFF_INVARIANTS)
+
 /* Kernel addresses of a violation's stack; transitions of its page that are told. */
 #define PTEDIFF_STACK_DEPTH    16
 #define PTEDIFF_TOLD	       8
@@ -52,15 +55,14 @@ struct ptediff_watch_settings {
 /* What happened, counted with atomic additions. */
 struct ptediff_watch_counters {
 	ptediff_u64 events[PTEDIFF_WATCH_CAUSES];  /* function calls that were judged */
-	ptediff_u64 entries[PTEDIFF_WATCH_CAUSES]; /* entries, not none, that were */
-	ptediff_u64 premises[PTEDIFF_INVARIANTS];  /* entries about which the invariant says something */
 	ptediff_u64 violations[PTEDIFF_INVARIANTS];
 	ptediff_u64 processes;	 /* that were watched, those at the beginning included */
 	ptediff_u64 retries;	 /* faults that gave up the mmap lock: the VMA may be gone, nothing is read */
+	ptediff_u64 not_copied;	 /* VMAs of which a fork copies nothing */
 	ptediff_u64 failed;	 /* function calls that returned an error: they may have stopped half-way */
 	/* From here on: what was not seen. */
-	ptediff_u64 no_room;	 /* faults that found no room to remember their entry */
-	ptediff_u64 unpaired;	 /* faults seen at their exit alone, of a watched process */
+	ptediff_u64 no_room;	 /* function calls that found no room to be remembered */
+	ptediff_u64 unpaired;	 /* function calls seen at their end alone, of a watched process */
 	ptediff_u64 read_errors; /* page tables that the kernel would not let be read */
 	ptediff_u64 cut_short;	 /* ranges too long to be judged to their end */
 	ptediff_u64 unfollowed;	 /* children that could not be watched */
@@ -73,8 +75,7 @@ struct ptediff_watch_transition {
 	ptediff_u64 mm;
 	ptediff_u64 start; /* address of the first page */
 	ptediff_u64 end;   /* behind the last page */
-	ptediff_u64 before;
-	ptediff_u64 after;
+	ptediff_u64 after; /* at a fault */
 	ptediff_u32 cause;
 	ptediff_u32 thread;
 };
@@ -93,8 +94,7 @@ struct ptediff_watch_report {
 	ptediff_u64 broken; /* invariants, by bit */
 	ptediff_u64 mm;
 	ptediff_u64 address;
-	ptediff_u64 before; /* at a fault; 0 else */
-	ptediff_u64 after;
+	ptediff_u64 after; /* the entry */
 	ptediff_u64 vm_flags;
 	ptediff_u64 vm_start;
 	ptediff_u64 vm_end;
@@ -111,9 +111,9 @@ struct ptediff_watch_report {
 };
 
 _Static_assert(sizeof(struct ptediff_watch_settings) == 48, "settings");
-_Static_assert(sizeof(struct ptediff_watch_counters) == 8 * (2 * 5 + 2 * 16 + 9), "counters");
-_Static_assert(sizeof(struct ptediff_watch_transition) == 56, "transition");
-_Static_assert(sizeof(struct ptediff_program_watch) == 48 + 408 + 16, "program watch");
-_Static_assert(sizeof(struct ptediff_watch_report) == 120 + 128 + 8 * 56, "report");
+_Static_assert(sizeof(struct ptediff_watch_counters) == 8 * (5 + 16 + 10), "counters");
+_Static_assert(sizeof(struct ptediff_watch_transition) == 48, "transition");
+_Static_assert(sizeof(struct ptediff_program_watch) == 48 + 248 + 16, "program watch");
+_Static_assert(sizeof(struct ptediff_watch_report) == 112 + 128 + 8 * 48, "report");
 
 #endif

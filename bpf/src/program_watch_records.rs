@@ -6,6 +6,8 @@ use crate::{Hook, HookKind, hook};
 pub const INVARIANTS: usize = 16;
 /// Causes that are told apart (`PTEDIFF_WATCH_CAUSES`).
 pub const WATCH_CAUSES: usize = 5;
+/// Size of the array [`JUDGED_MAP`] (`PTEDIFF_JUDGED`).
+pub const JUDGED: usize = WATCH_CAUSES << INVARIANTS;
 /// Kernel addresses of a stack (`PTEDIFF_STACK_DEPTH`).
 pub const STACK_DEPTH: usize = 16;
 /// Transitions of its page that a report tells (`PTEDIFF_TOLD`).
@@ -37,21 +39,19 @@ pub struct WatchSettings {
 pub struct ProgramWatchCounters {
     /// Function calls that were judged, by cause.
     pub events: [u64; WATCH_CAUSES],
-    /// Entries that were, by cause.
-    pub entries: [u64; WATCH_CAUSES],
-    /// Entries about which an invariant says something.
-    pub premises: [u64; INVARIANTS],
     /// Entries that break it.
     pub violations: [u64; INVARIANTS],
     /// Processes that were watched.
     pub processes: u64,
     /// Faults that gave up the mmap lock.
     pub retries: u64,
+    /// VMAs of which a fork copies nothing.
+    pub not_copied: u64,
     /// Function calls that returned an error.
     pub failed: u64,
-    /// Not seen: faults without room to remember their entry.
+    /// Not seen: function calls without room to be remembered.
     pub no_room: u64,
-    /// Not seen: faults known from their exit alone.
+    /// Not seen: function calls known from their end alone.
     pub unpaired: u64,
     /// Not seen: page tables that could not be read.
     pub read_errors: u64,
@@ -75,9 +75,7 @@ pub struct WatchTransition {
     pub start: u64,
     /// Behind the last page.
     pub end: u64,
-    /// Entry before; 0 where it was not read.
-    pub before: u64,
-    /// Entry after; 0 where it was not read.
+    /// Entry after a fault; 0 at other causes.
     pub after: u64,
     /// Cause.
     pub cause: u32,
@@ -111,8 +109,6 @@ pub struct WatchReport {
     pub mm: u64,
     /// Address of the page.
     pub address: u64,
-    /// Entry before, at a fault.
-    pub before: u64,
     /// Entry that breaks the invariants.
     pub after: u64,
     /// `vm_flags` of the VMA.
@@ -153,8 +149,7 @@ impl WatchReport {
         let mut words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let mut word = || words.next().unwrap_or_default();
         let halves = |word: u64| ((word & 0xffff_ffff) as u32, (word >> 32) as u32);
-        let [number, broken, mm, address, before, after, vm_flags, vm_start, vm_end, event] =
-            std::array::from_fn(|_| word());
+        let [number, broken, mm, address, after, vm_flags, vm_start, vm_end, event] = std::array::from_fn(|_| word());
         let ((cause, level), (process, thread), (exclusive, stack_bytes)) =
             (halves(word()), halves(word()), halves(word()));
         let mut task = [0; 16];
@@ -162,16 +157,15 @@ impl WatchReport {
         task[8..].copy_from_slice(&word().to_le_bytes());
         let stack = std::array::from_fn(|_| word());
         let told = std::array::from_fn(|_| {
-            let [number, mm, start, end, before, after] = std::array::from_fn(|_| word());
+            let [number, mm, start, end, after] = std::array::from_fn(|_| word());
             let (cause, thread) = halves(word());
-            WatchTransition { number, mm, start, end, before, after, cause, thread }
+            WatchTransition { number, mm, start, end, after, cause, thread }
         });
         Some(Self {
             number,
             broken,
             mm,
             address,
-            before,
             after,
             vm_flags,
             vm_start,
@@ -190,31 +184,48 @@ impl WatchReport {
     }
 }
 
-/// Every program of [`crate::PROGRAM_WATCH_OBJECT`], in the order in which they are attached.
-pub const PROGRAM_WATCH_HOOKS: [Hook; 7] = [
+/// Programs of [`crate::PROGRAM_WATCH_OBJECT`] that follow processes, on every kernel.
+pub const FOLLOW_HOOKS: [Hook; 2] = [
     hook("follow_fork", HookKind::Tracepoint, "sched_process_fork"),
     hook("forget_process", HookKind::Tracepoint, "sched_process_free"),
-    hook("program_fault_enter", HookKind::FunctionEntry, "handle_mm_fault"),
+];
+
+/// Those that judge, by trampolines.
+pub const TRAMPOLINE_HOOKS: [Hook; 4] = [
     hook("program_fault_exit", HookKind::FunctionExit, "handle_mm_fault"),
     hook("program_fork_exit", HookKind::FunctionExit, "copy_page_range"),
     hook("program_protect_exit", HookKind::FunctionExit, "change_protection"),
     hook("program_clear_exit", HookKind::FunctionExit, "clear_refs_pte_range"),
 ];
 
+/// Those that judge, by the function graph tracer: names of programs and the function that they hook.
+pub const GRAPH_HOOKS: [(&str, &str); 8] = [
+    ("graph_fault_enter", "handle_mm_fault"),
+    ("graph_fault_exit", "handle_mm_fault"),
+    ("graph_fork_enter", "copy_page_range"),
+    ("graph_fork_exit", "copy_page_range"),
+    ("graph_protect_enter", "change_protection"),
+    ("graph_protect_exit", "change_protection"),
+    ("graph_clear_enter", "clear_refs_pte_range"),
+    ("graph_clear_exit", "clear_refs_pte_range"),
+];
+
 /// Name of the mmapable array of one [`ProgramWatchState`].
 pub const PROGRAM_WATCH_MAP: &str = "program_watch";
 /// Name of the ring buffer of [`WatchReport`] records.
 pub const REPORTS_MAP: &str = "reports";
+/// Name of the mmapable array of [`JUDGED`] counters of entries: by cause, and by the invariants that say something.
+pub const JUDGED_MAP: &str = "judged";
 /// Name of the hash of watched thread groups.
 pub const WATCHED_MAP: &str = "watched";
 
 // The sizes that program_watch.h asserts.
 const _: () = {
     assert!(size_of::<WatchSettings>() == 48);
-    assert!(size_of::<ProgramWatchCounters>() == 8 * (2 * WATCH_CAUSES + 2 * INVARIANTS + 9));
-    assert!(size_of::<WatchTransition>() == 56);
-    assert!(size_of::<ProgramWatchState>() == 48 + 408 + 16);
-    assert!(size_of::<WatchReport>() == 120 + 8 * STACK_DEPTH + TOLD * 56);
+    assert!(size_of::<ProgramWatchCounters>() == 8 * (WATCH_CAUSES + INVARIANTS + 10));
+    assert!(size_of::<WatchTransition>() == 48);
+    assert!(size_of::<ProgramWatchState>() == 48 + 248 + 16);
+    assert!(size_of::<WatchReport>() == 112 + 8 * STACK_DEPTH + TOLD * 48);
 };
 
 #[cfg(test)]
@@ -241,8 +252,8 @@ mod tests {
         let words = size_of::<WatchReport>() / 8;
         let bytes: Vec<u8> = (0..words as u64).flat_map(u64::to_le_bytes).collect();
         let report = WatchReport::of_bytes(&bytes).expect("the size is right");
-        assert_eq!((report.number, report.event, report.cause, report.level), (0, 9, 10, 0));
-        assert_eq!((report.stack[0], report.told[0].number, report.told[7].cause), (15, 31, words as u32 - 1));
+        assert_eq!((report.number, report.event, report.cause, report.level), (0, 8, 9, 0));
+        assert_eq!((report.stack[0], report.told[0].number, report.told[7].cause), (14, 30, words as u32 - 1));
         assert_eq!(WatchReport::of_bytes(&bytes[1..]), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use ptediff_observe::ProgramWatchCounters;
+use ptediff_observe::{JudgedEntries, ProgramWatchCounters};
 use ptediff_reference_model::invariant::{Invariant, Moment};
 
 /// Names of the findings.
@@ -79,6 +79,8 @@ pub struct Counters {
     pub processes: u64,
     /// Faults that gave up their lock and were tried again.
     pub retries: u64,
+    /// VMAs of which a fork copies nothing.
+    pub not_copied: u64,
     /// Function calls that failed: the copy for a child was not finished.
     pub failed: u64,
     /// What was not seen, by reason.
@@ -90,12 +92,12 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// From the probes' record; `missed` is what the kernel left out.
+    /// From the probes' records; `missed` is what the kernel left out.
     #[must_use]
-    pub fn new(counted: &ProgramWatchCounters, missed: u64, invariants: u64) -> Self {
+    pub fn new(counted: &ProgramWatchCounters, judged: &JudgedEntries, missed: u64, invariants: u64) -> Self {
         let lost = [
-            ("faults without room to remember their entry", counted.no_room),
-            ("faults seen at their exit alone", counted.unpaired),
+            ("function calls without room to be remembered", counted.no_room),
+            ("function calls seen at their end alone", counted.unpaired),
             ("page tables that could not be read", counted.read_errors),
             ("ranges too long to be judged to their end", counted.cut_short),
             ("children that could not be watched", counted.unfollowed),
@@ -103,11 +105,12 @@ impl Counters {
         ];
         Self {
             events: counted.events.to_vec(),
-            entries: counted.entries.to_vec(),
-            premises: counted.premises.to_vec(),
+            entries: judged.entries.to_vec(),
+            premises: judged.premises.to_vec(),
             violations: counted.violations.to_vec(),
             processes: counted.processes,
             retries: counted.retries,
+            not_copied: counted.not_copied,
             failed: counted.failed,
             lost: lost.into_iter().map(|(why, count)| (why.to_owned(), count)).collect(),
             unreported: counted.unreported,
@@ -152,8 +155,6 @@ pub struct Violation {
     pub cause: u32,
     /// Address of the page.
     pub address: u64,
-    /// Raw entry before, at a fault.
-    pub before: u64,
     /// Raw entry.
     pub after: u64,
     /// Level of the table that holds it: 1 pte, 2 pmd, 3 pud.
@@ -183,8 +184,8 @@ pub struct Transition {
     pub number: u64,
     /// When, by the number of [`Moment::ALL`].
     pub cause: u32,
-    /// Raw entries before and after; `None` where a whole range was changed.
-    pub entries: Option<(u64, u64)>,
+    /// The raw entry that a fault left; `None` where a whole range was changed.
+    pub entry: Option<u64>,
     /// The thread.
     pub thread: u32,
 }

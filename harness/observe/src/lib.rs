@@ -45,7 +45,7 @@ pub use liar::{Lie, LyingObserver, UnknownLie};
 pub use libbpf::{LibbpfObserver, ObserverOptions};
 pub use observer::{Counters, Description, Observer, Registered};
 pub use pagemap::PagemapReader;
-pub use program_watch::ProgramWatch;
+pub use program_watch::{Attachment, JudgedEntries, ProgramWatch};
 pub use ptediff_bpf::{
     MOST_REPORTS, ProgramWatchCounters, REGION_PAGES, Tally, Violation, WatchReport, WatchSettings, WatchTransition,
 };

@@ -34,6 +34,8 @@ unsafe impl Plain for Snapshot {}
 unsafe impl Plain for Watch {}
 // SAFETY: as above.
 unsafe impl Plain for RegionTable {}
+// SAFETY: an array of integers.
+unsafe impl<const LENGTH: usize> Plain for [u64; LENGTH] {}
 // SAFETY: as above.
 unsafe impl Plain for ProgramWatchState {}
 // SAFETY: as above.

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, RingBuffer, RingBufferBuilder};
 use ptediff_bpf::{
-    PROGRAM_WATCH_HOOKS, PROGRAM_WATCH_MAP, PROGRAM_WATCH_OBJECT, ProgramWatchCounters, ProgramWatchState, REPORTS_MAP,
-    WATCHED_MAP, WatchReport, WatchSettings,
+    FOLLOW_HOOKS, GRAPH_HOOKS, Hook, INVARIANTS, JUDGED, JUDGED_MAP, PROGRAM_WATCH_MAP, PROGRAM_WATCH_OBJECT,
+    ProgramWatchCounters, ProgramWatchState, REPORTS_MAP, TRAMPOLINE_HOOKS, WATCH_CAUSES, WATCHED_MAP, WatchReport,
+    WatchSettings,
 };
 
 use crate::error::ObserveError;
@@ -18,14 +19,35 @@ use crate::geometry::Geometry;
 use crate::libbpf::{keep_warning, load_error, missing_hook, require_btf, take_warnings};
 use crate::mapped::MappedValue;
 
+/// Entries that were judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JudgedEntries {
+    /// By cause.
+    pub entries: [u64; WATCH_CAUSES],
+    /// By invariant: those about which it says something.
+    pub premises: [u64; INVARIANTS],
+}
+
+/// How the judging probes are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attachment {
+    /// Trampolines (fexit): the cheaper way. The kernel leaves a program out where it runs already on the same CPU
+    /// (`kernel/bpf/trampoline.c: __bpf_prog_enter_recur`), as happens where it may be preempted.
+    Trampolines,
+    /// The function graph tracer (`kprobe.multi` since 6.14): with preemption off, so that none is left out.
+    FunctionGraph,
+}
+
 /// The probes of `program_watch.bpf.c`, loaded; attached between [`Self::attach`] and [`Self::detach`]. When this process
 /// ends, however it does, the kernel detaches and unloads them.
 pub struct ProgramWatch {
     state: MappedValue<ProgramWatchState>,
+    judged: MappedValue<[u64; JUDGED]>,
     watched: MapHandle,
     ring: RingBuffer<'static>,
     records: Rc<RefCell<Vec<Result<WatchReport, usize>>>>,
     links: Vec<Link>,
+    attachment: Attachment,
     object: Object,
 }
 
@@ -37,11 +59,11 @@ impl fmt::Debug for ProgramWatch {
 
 impl ProgramWatch {
     /// Loads the probes. `ring_bytes` is the size of the ring buffer of violations: a power of two, at least a page; a
-    /// report takes 704 bytes.
+    /// report takes 624 bytes.
     ///
     /// # Errors
     /// The kernel lacks BTF, or does not take the object.
-    pub fn load(settings: &WatchSettings, ring_bytes: u32) -> Result<Self, ObserveError> {
+    pub fn load(settings: &WatchSettings, attachment: Attachment, ring_bytes: u32) -> Result<Self, ObserveError> {
         require_btf()?;
         let geometry = Geometry::measure()?;
         libbpf_rs::set_print(Some((PrintLevel::Warn, keep_warning)));
@@ -60,12 +82,19 @@ impl ProgramWatch {
                     .copy_from_slice(&bytes);
             }
         }
+        for mut program in open.progs_mut() {
+            let name = program.name().to_string_lossy().into_owned();
+            let is_graph = GRAPH_HOOKS.iter().any(|(known, _)| *known == name);
+            let is_follower = FOLLOW_HOOKS.iter().any(|hook| hook.program == name);
+            program.set_autoload(is_follower || is_graph == (attachment == Attachment::FunctionGraph));
+        }
         let object = open.load().map_err(refused)?;
         let map = |name: &str| {
             object.maps().find(|map| map.name() == name).ok_or_else(|| load_error(format!("no map `{name}`")))
         };
         let mut state = MappedValue::<ProgramWatchState>::open(map(PROGRAM_WATCH_MAP)?.as_fd(), PROGRAM_WATCH_MAP)?;
         state.write_field(offset_of!(ProgramWatchState, settings), *settings);
+        let judged = MappedValue::open(map(JUDGED_MAP)?.as_fd(), JUDGED_MAP)?;
         let watched = MapHandle::try_from(&map(WATCHED_MAP)?).map_err(refused)?;
         let records = Rc::new(RefCell::new(Vec::new()));
         let mut builder = RingBufferBuilder::new();
@@ -78,7 +107,7 @@ impl ProgramWatch {
             })
             .map_err(refused)?;
         let ring = builder.build().map_err(refused)?;
-        Ok(Self { state, watched, ring, records, links: Vec::new(), object })
+        Ok(Self { state, judged, watched, ring, records, links: Vec::new(), attachment, object })
     }
 
     /// Watches a process, and the children that it will have.
@@ -96,13 +125,25 @@ impl ProgramWatch {
     /// # Errors
     /// [`ObserveError::MissingHook`]
     pub fn attach(&mut self) -> Result<(), ObserveError> {
-        for hook in &PROGRAM_WATCH_HOOKS {
-            let program = self.object.progs_mut().find(|program| program.name() == hook.program);
-            let program = program.ok_or_else(|| load_error(format!("no program `{}`", hook.program)))?;
-            let link = program.attach_trace().map_err(|error| missing_hook(hook, hook.target, &error.to_string()))?;
+        let tracing: &[Hook] = if self.attachment == Attachment::Trampolines { &TRAMPOLINE_HOOKS } else { &[] };
+        let graph: &[(&str, &str)] = if self.attachment == Attachment::FunctionGraph { &GRAPH_HOOKS } else { &[] };
+        for hook in FOLLOW_HOOKS.iter().chain(tracing) {
+            let link = self.program(hook.program)?.attach_trace();
+            self.links.push(link.map_err(|error| missing_hook(hook, hook.target, &error.to_string()))?);
+        }
+        for (program, function) in graph {
+            let link = self.program(program)?.attach().map_err(|error| ObserveError::MissingHook {
+                function: (*function).to_owned(),
+                hint: format!("probe `{program}` (kprobe.multi) needs it: {error}"),
+            })?;
             self.links.push(link);
         }
         Ok(())
+    }
+
+    fn program(&self, name: &str) -> Result<libbpf_rs::ProgramMut<'_>, ObserveError> {
+        let mut programs = self.object.progs_mut();
+        programs.find(|program| program.name() == name).ok_or_else(|| load_error(format!("no program `{name}`")))
     }
 
     /// Detaches every probe. Counters stay.
@@ -114,6 +155,23 @@ impl ProgramWatch {
     #[must_use]
     pub fn counters(&self) -> ProgramWatchCounters {
         self.state.read_field(offset_of!(ProgramWatchState, counters))
+    }
+
+    /// The entries that were judged until now.
+    #[must_use]
+    pub fn judged(&self) -> JudgedEntries {
+        let mut judged = JudgedEntries::default();
+        for place in 0..JUDGED {
+            let count = self.judged.read_field::<u64>(place * size_of::<u64>());
+            if count == 0 {
+                continue;
+            }
+            judged.entries[place >> INVARIANTS] += count;
+            for (invariant, premise) in judged.premises.iter_mut().enumerate() {
+                *premise += count * (place as u64 >> invariant & 1);
+            }
+        }
+        judged
     }
 
     /// The reports since the last call.
@@ -138,7 +196,8 @@ impl ProgramWatch {
     /// The kernel does not say.
     pub fn missed(&self) -> Result<u64, ObserveError> {
         let mut missed = 0;
-        for program in self.object.progs() {
+        // One that was not loaded has no descriptor.
+        for program in self.object.progs().filter(|program| program.as_fd().as_raw_fd() >= 0) {
             // SAFETY: a record of integers and addresses, for which zeroes are values.
             let mut info = unsafe { std::mem::zeroed::<bpf_prog_info>() };
             let mut length = size_of::<bpf_prog_info>() as u32;

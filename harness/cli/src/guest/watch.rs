@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use ptediff_observe::{ObserveError, ProgramWatch, WatchReport, WatchSettings};
+use ptediff_observe::{Attachment, ObserveError, ProgramWatch, WatchReport, WatchSettings};
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::invariant::{Invariant, Moment, Seen, marker_bits, marker_type, violated, vm_flag};
-use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::machine::{KernelVersion, Machine};
 use ptediff_trace::{Finding, Frame, Refused, Writer};
 
 use super::program::RigError;
@@ -24,6 +24,8 @@ use crate::watch::{Counters, Output, Ran, Transition, Violation, WatchTask, Whom
 pub const START_ARGUMENT: &str = "__start";
 /// Exit code of a command that could not be started, as in a shell.
 const NOT_STARTED: i32 = 127;
+/// First kernel whose `kprobe.multi` is the function graph tracer's (`kernel/trace/fprobe.c`).
+const GRAPH_SINCE: KernelVersion = KernelVersion { major: 6, minor: 14, patch: 0 };
 /// How often the ring buffer is read.
 const POLL: Duration = Duration::from_millis(50);
 /// How often the counters are told.
@@ -60,7 +62,9 @@ pub(super) fn run<W: Write>(
         plant_flip,
         plant_causes,
     };
-    let watch = match ProgramWatch::load(&settings, ring_bytes) {
+    // Debian's 7.2 preempts what runs in the kernel; 6.12 and 6.1 do not, and have no function graph for it either.
+    let attachment = if machine.version >= GRAPH_SINCE { Attachment::FunctionGraph } else { Attachment::Trampolines };
+    let watch = match ProgramWatch::load(&settings, attachment, ring_bytes) {
         Ok(watch) => watch,
         Err(error @ (ObserveError::NoBtf(_) | ObserveError::MissingHook { .. })) => {
             return send(writer, &Frame::Refused(Refused { missing: vec![error.to_string()], seen: Vec::new() }));
@@ -207,7 +211,7 @@ impl<W: Write> Watching<'_, W> {
 
     fn counters(&self) -> Result<Counters, RigError> {
         let missed = self.watch.missed().map_err(|error| RigError::of("the probes' statistics", &error))?;
-        Ok(Counters::new(&self.watch.counters(), missed, self.invariants))
+        Ok(Counters::new(&self.watch.counters(), &self.watch.judged(), missed, self.invariants))
     }
 
     fn tell_reports(&mut self) -> Result<(), RigError> {
@@ -287,7 +291,7 @@ fn violation_of(report: &WatchReport, symbols: &Symbols, machine: &Machine, inva
     let history = report.told.iter().filter(|told| told.number != 0).map(|told| Transition {
         number: told.number,
         cause: told.cause,
-        entries: (told.cause == 0).then_some((told.before, told.after)),
+        entry: (told.cause == 0).then_some(told.after),
         thread: told.thread,
     });
     Violation {
@@ -295,7 +299,6 @@ fn violation_of(report: &WatchReport, symbols: &Symbols, machine: &Machine, inva
         broken: Invariant::of_mask(report.broken).map(|invariant| invariant.identifier().to_owned()).collect(),
         cause: report.cause,
         address: report.address,
-        before: report.before,
         after: report.after,
         level: report.level,
         vm_flags: report.vm_flags,

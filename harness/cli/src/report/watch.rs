@@ -61,9 +61,6 @@ pub fn violation_text(violation: &Violation) -> String {
         _ => "entry",
     };
     line(level, format!("{:#018x} [{}]", violation.after, Entry(violation.after)));
-    if violation.cause == 0 {
-        line("before", format!("{:#018x} [{}]", violation.before, Entry(violation.before)));
-    }
     let (start, end) = violation.vma;
     line("address", format!("{:#x} in VMA {start:#x}-{end:#x}, vm_flags {:#x}", violation.address, violation.vm_flags));
     if let Some(exclusive) = violation.exclusive {
@@ -76,8 +73,8 @@ pub fn violation_text(violation: &Violation) -> String {
         line(if number == 0 { "stack" } else { "" }, function.clone());
     }
     for (number, transition) in violation.history.iter().enumerate() {
-        let what = match transition.entries {
-            Some((before, after)) => format!("{} => {}", Entry(before), Entry(after)),
+        let what = match transition.entry {
+            Some(entry) => format!("left {entry:#018x} [{}]", Entry(entry)),
             None => "a range with this page".to_owned(),
         };
         let says = format!(
