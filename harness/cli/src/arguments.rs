@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use ptediff_reference_model::machine::Dialect;
 
@@ -152,6 +153,13 @@ pub struct Watch {
     /// Put everything in this folder into the machine, at its root
     #[arg(long)]
     pub root: Option<PathBuf>,
+    /// Add this word to the kernel's command line, such as preempt=full
+    #[arg(long)]
+    pub append: Vec<String>,
+    /// How the probes are attached: by the function graph tracer where the kernel may preempt them, by trampolines else,
+    /// unless this says otherwise
+    #[arg(long, value_enum)]
+    pub probes: Option<Probes>,
     /// Run the command so many times unwatched and watched, by turns, and compare the times
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub pairs: u32,
@@ -170,6 +178,15 @@ pub struct Watch {
     /// The command, and its arguments
     #[arg(last = true, required_unless_present = "pid")]
     pub command: Vec<String>,
+}
+
+/// How the probes of `watch` are attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum Probes {
+    /// fexit: cheaper; the kernel leaves one out that runs already on the same CPU.
+    Trampolines,
+    /// kprobe.multi, since 6.14: with preemption off.
+    Graph,
 }
 
 /// A mask, decimal or with 0x.

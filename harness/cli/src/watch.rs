@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::arguments::Probes;
 use ptediff_observe::{JudgedEntries, ProgramWatchCounters};
 use ptediff_reference_model::invariant::{Invariant, Moment};
 
@@ -28,6 +29,8 @@ pub struct WatchTask {
     pub pairs: u32,
     /// Seconds of the guest's clock after which a process is left alone.
     pub seconds: Option<u64>,
+    /// How the probes are attached, where somebody asks for it.
+    pub probes: Option<Probes>,
     /// Bits to be flipped in what the probes read, and the causes under which: a test of the watch.
     pub plant: Option<(u64, u64)>,
 }

@@ -36,6 +36,7 @@ pub(super) fn run(arguments: &Watch, format: Format) -> Result<Exit, Failure> {
     }
     let mut options = arguments.machine.launch_options(if in_place { None } else { arguments.time });
     options.cpus = arguments.cpus;
+    options.command_line.clone_from(&arguments.append);
     let whom = match arguments.pid {
         Some(process) => Whom::Process(process),
         None if in_place => Whom::Command(arguments.command.clone()),
@@ -45,7 +46,13 @@ pub(super) fn run(arguments: &Watch, format: Format) -> Result<Exit, Failure> {
         [bits, causes] => Some((*bits, *causes)),
         _ => None,
     };
-    let task = Task::Watch(WatchTask { whom, pairs: arguments.pairs, seconds: arguments.time, plant });
+    let task = Task::Watch(WatchTask {
+        whom,
+        pairs: arguments.pairs,
+        seconds: arguments.time,
+        probes: arguments.probes,
+        plant,
+    });
     let request = request(&arguments.machine, task)?;
     let mut channel = launch(&request, &options)?;
 

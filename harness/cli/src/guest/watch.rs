@@ -18,6 +18,7 @@ use ptediff_reference_model::machine::{KernelVersion, Machine};
 use ptediff_trace::{Finding, Frame, Refused, Writer};
 
 use super::program::RigError;
+use crate::arguments::Probes;
 use crate::watch::{Counters, Output, Ran, Transition, Violation, WatchTask, Whom, finding};
 
 /// The hidden word by which a command waits until it is watched.
@@ -63,7 +64,12 @@ pub(super) fn run<W: Write>(
         plant_causes,
     };
     // Debian's 7.2 preempts what runs in the kernel; 6.12 and 6.1 do not, and have no function graph for it either.
-    let attachment = if machine.version >= GRAPH_SINCE { Attachment::FunctionGraph } else { Attachment::Trampolines };
+    let attachment = match task.probes {
+        Some(Probes::Graph) => Attachment::FunctionGraph,
+        Some(Probes::Trampolines) => Attachment::Trampolines,
+        None if machine.version >= GRAPH_SINCE => Attachment::FunctionGraph,
+        None => Attachment::Trampolines,
+    };
     let watch = match ProgramWatch::load(&settings, attachment, ring_bytes) {
         Ok(watch) => watch,
         Err(error @ (ObserveError::NoBtf(_) | ObserveError::MissingHook { .. })) => {

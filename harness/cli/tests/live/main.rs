@@ -15,6 +15,7 @@ mod processor;
 #[path = "../support/repository.rs"]
 mod repository;
 mod rig;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -30,7 +31,10 @@ fn main() -> ExitCode {
     let in_place = may_run_in_place();
     let mut trials = corpus::trials(in_place);
     let on_machines: Vec<Trial> =
-        [campaigns::trials(), claims::trials(), processor::trials(), rig::trials()].into_iter().flatten().collect();
+        [campaigns::trials(), claims::trials(), processor::trials(), rig::trials(), watch::trials()]
+            .into_iter()
+            .flatten()
+            .collect();
     trials.extend(on_machines.into_iter().map(|trial| trial.with_ignored_flag(in_place)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     machine::remove_folder();
