@@ -318,6 +318,10 @@ fn violation_of(report: &WatchReport, symbols: &Symbols, machine: &Machine, inva
     }
 }
 
+/// Functions through which the function graph tracer calls the probes.
+const TRACER: [&str; 4] =
+    ["kprobe_multi_link_exit_handler", "fprobe_return", "ftrace_return_to_handler", "return_to_handler"];
+
 /// The kernel's functions by address.
 struct Symbols(Vec<(u64, String)>);
 
@@ -346,7 +350,7 @@ impl Symbols {
         let Some((start, name)) = behind.checked_sub(1).and_then(|place| self.0.get(place)) else {
             return Some(format!("{address:#x}"));
         };
-        let is_ours = name.starts_with("bpf_") || name.contains("__bpf");
+        let is_ours = name.starts_with("bpf_") || name.contains("__bpf") || TRACER.contains(&name.as_str());
         (!is_ours).then(|| format!("{name}+{:#x}", address - start))
     }
 }

@@ -157,15 +157,16 @@ fn is_found(planted: &Planted) -> Result<(), Failed> {
         "4" => "copy_page_range",
         _ => "change_protection",
     };
+    // `exe` is ptediff itself, before it becomes the command.
     let is_whole = |violation: &Value| {
         let stack = violation["stack"].to_string();
         violation["contradiction"].is_null()
             && violation["task"] == "meets-every-kin"
             && violation["history"].as_array().is_some_and(|history| !history.is_empty())
             // By trampolines the function itself stands there; by the function graph it has returned.
-            && (stack.contains(function) || planted.kernel == "7.2" && stack.contains('+'))
+            && (stack.contains(function) || planted.kernel == "7.2" && stack.contains("+0x"))
     };
-    match told.iter().find(|violation| violation["task"] != "ptediff" && !is_whole(violation)) {
+    match told.iter().find(|violation| violation["task"] != "exe" && !is_whole(violation)) {
         None if !told.is_empty() => Ok(()),
         odd => Err(run.wrong(&format!("a violation is not told as it must be: {odd:?}"))),
     }
