@@ -330,8 +330,8 @@ __verified_once u64 judge_entry(u64 entry, u64 cause, u64 vm_flags)
 			if (entry & ENTRY_WRITE)
 				broken |= MET(SHADOW_STACK_READ_ONLY);
 		}
-		/* Private hugetlb memory has both, see the invariant. */
-		if (entry & ENTRY_SAVED_DIRTY && (vm_flags & (VM_HUGETLB | VM_SHARED)) != VM_HUGETLB) {
+		/* Hugetlb memory may have both, see the invariant. */
+		if (entry & ENTRY_SAVED_DIRTY && !(vm_flags & VM_HUGETLB)) {
 			met |= MET(SAVED_DIRTY_READ_ONLY);
 			if (entry & ENTRY_WRITE)
 				broken |= MET(SAVED_DIRTY_READ_ONLY);

@@ -179,7 +179,7 @@ impl Invariant {
             I::CleanUnlessWritable => "Outside a shadow-stack VMA no entry has Write=0, Dirty=1.",
             I::ShadowStackReadOnly => "The entries of a shadow-stack VMA are Write=0.",
             I::SavedDirtyReadOnly => {
-                "SavedDirty is never with Write=1. Private hugetlb memory is excepted: pte_mkwrite_novma leaves it there."
+                "SavedDirty is never with Write=1. Hugetlb memory is excepted: it is made dirty first and writable then, by pte_mkwrite_novma, which leaves SavedDirty there."
             }
             I::UffdWpReadOnly => {
                 "In a VMA with VM_UFFD_WP an entry marked uffd-wp is Write=0. (Elsewhere a mark may be left over from an earlier registration.)"
@@ -214,7 +214,7 @@ impl Invariant {
                 "arch/x86/mm/pgtable.c: pte_mkwrite, pmd_mkwrite; include/linux/mm.h: maybe_mkwrite"
             }
             I::SavedDirtyReadOnly => {
-                "arch/x86/include/asm/pgtable.h: pte_mkwrite, pte_clear_saveddirty; mm/hugetlb.c: make_huge_pte"
+                "arch/x86/include/asm/pgtable.h: pte_mkwrite, pte_clear_saveddirty; mm/hugetlb.c: make_huge_pte, set_huge_ptep_writable"
             }
             I::UffdWpReadOnly => "mm/userfaultfd.c: uffd_wp_range; arch/x86/include/asm/pgtable.h: pte_mkuffd_wp",
             I::ProtectionKey => "arch/x86/mm/pgprot.c: vm_get_page_prot; mm/mprotect.c: mprotect_fixup",
@@ -290,13 +290,12 @@ fn breaks(seen: &Seen, dialect: Dialect, invariant: Invariant) -> bool {
     let kind = entry.kind();
     let (present, leaf) = (kind == EntryKind::Present, entry.is_present());
     let (writable, child) = (entry.has(RW), moment == Moment::ForkChild);
-    let private_hugetlb = vma(vm_flag::HUGETLB) && !vma(vm_flag::SHARED);
     let no_anonymous_page = vma(vm_flag::SHARED | vm_flag::PFNMAP | vm_flag::MIXEDMAP) || entry.has(SPECIAL);
     let forked = child || moment == Moment::ForkParent;
     match invariant {
         I::CleanUnlessWritable => leaf && !writable && entry.has(D) && !vma(vm_flag::SHADOW_STACK),
         I::ShadowStackReadOnly => leaf && writable && vma(vm_flag::SHADOW_STACK),
-        I::SavedDirtyReadOnly => leaf && writable && entry.has(SAVED_DIRTY) && !private_hugetlb,
+        I::SavedDirtyReadOnly => leaf && writable && entry.has(SAVED_DIRTY) && !vma(vm_flag::HUGETLB),
         I::UffdWpReadOnly => leaf && writable && entry.has(UFFD_WP) && vma(vm_flag::UFFD_WP),
         I::ProtectionKey => leaf && u64::from(entry.protection_key()) != vm_flags >> vm_flag::PKEY_SHIFT & 0xf,
         I::WritableByVma => leaf && writable && !vma(vm_flag::WRITE),
@@ -346,9 +345,11 @@ mod tests {
         check(0x8400_0000_0000_0865, Moment::Fault, shadow_stack, None, &[]);
         check(Entry::UFFD_WP_MARKER.0, Moment::Fault, PRIVATE, None, &[]);
         check(Entry::SWAPPED.0, Moment::ForkChild, PRIVATE, None, &[]);
-        // A pinned page that fork copied, and private hugetlb memory.
+        // A pinned page that fork copied; hugetlb memory, private and (seen in the kernel's selftest pagemap_ioctl on
+        // 6.12.95, after write-protection by userfaultfd) shared.
         check(0x8000_0000_0000_0827, Moment::ForkChild, PRIVATE, Some(true), &[]);
         check(0x8400_0000_0000_08e7, Moment::Fault, PRIVATE | vm_flag::HUGETLB, Some(true), &[]);
+        check(0x8400_0000_06a0_08a7, Moment::Fault, 0x84_410fb, None, &[]);
     }
 
     /// Each invariant is broken by an entry that differs from a healthy one in a bit.

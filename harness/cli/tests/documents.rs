@@ -10,6 +10,7 @@ use std::process::Command;
 use ptediff_claims::{Check, Claim, Evidence, Record, System, claims};
 use ptediff_corpus::{Corpus, Entry};
 use ptediff_generate::reached;
+use ptediff_reference_model::invariant::Invariant;
 use ptediff_reference_model::machine::{Dialect, Machine};
 use ptediff_reference_model::rule::{RULES, Rule};
 
@@ -42,6 +43,23 @@ fn the_rules_are_those_of_the_model() {
         writeln!(table, "| `{rule}` | {statement} | {source} | {} |", dialects.join(", ")).unwrap();
     }
     check("rules.md", &table);
+}
+
+#[test]
+fn the_invariants_are_those_of_the_watch() {
+    let machine = |dialect| Machine::imagined(dialect, true, true);
+    let mut table = "| invariant | statement | source | kernels |\n| --- | --- | --- | --- |\n".to_owned();
+    for invariant in Invariant::ALL {
+        let dialects = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+        let kernels: Vec<String> = dialects
+            .into_iter()
+            .filter(|kind| invariant.holds_on(&machine(*kind)))
+            .map(|kind| kind.to_string())
+            .collect();
+        let (statement, source) = (invariant.statement(), invariant.source());
+        writeln!(table, "| `{invariant}` | {statement} | {source} | {} |", kernels.join(", ")).unwrap();
+    }
+    check("watch.md", &table);
 }
 
 #[test]

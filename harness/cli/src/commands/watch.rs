@@ -83,13 +83,15 @@ fn pack(arguments: &Watch, options: &mut LaunchOptions) -> Result<Vec<String>, F
         let path = std::path::absolute(file).map_err(|source| Failure::File { path: file.clone(), source })?;
         luggage.pack(&path)?;
     }
-    if let Some(program) = command.first_mut()
-        && !luggage.files.contains_key(program)
-        && !luggage.links.contains_key(program)
-    {
-        let path = find(program)?;
-        luggage.pack(&path)?;
-        *program = path.to_string_lossy().into_owned();
+    if let Some(program) = command.first_mut() {
+        let in_folder = arguments.root.as_ref().filter(|_| luggage.files.contains_key(program));
+        if let Some(folder) = in_folder {
+            luggage.pack_what_runs(&folder.join(program.trim_start_matches('/')))?;
+        } else if !luggage.files.contains_key(program) && !luggage.links.contains_key(program) {
+            let path = find(program)?;
+            luggage.pack(&path)?;
+            *program = path.to_string_lossy().into_owned();
+        }
     }
     let needed = BARE_MEMORY + COPIES * luggage.bytes().div_ceil(1 << 20);
     options.memory_mib = options.memory_mib.max(u32::try_from(needed).unwrap_or(u32::MAX));

@@ -46,13 +46,20 @@ impl Luggage {
             return Ok(());
         }
         let content = fs::read(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
-        let interpreter = script_interpreter(&content);
-        let is_program = content.starts_with(b"\x7fELF");
         self.files.insert(name, content);
-        if let Some(interpreter) = interpreter {
+        self.pack_what_runs(path)
+    }
+
+    /// Packs what a file of this machine is run by, where the luggage does not have it.
+    ///
+    /// # Errors
+    /// Something cannot be read.
+    pub fn pack_what_runs(&mut self, path: &Path) -> Result<(), Failure> {
+        let content = fs::read(path).map_err(|source| Failure::File { path: path.to_owned(), source })?;
+        if let Some(interpreter) = script_interpreter(&content) {
             return self.pack(Path::new(&interpreter));
         }
-        if is_program {
+        if content.starts_with(b"\x7fELF") {
             for library in libraries(path) {
                 self.pack(&library)?;
             }
