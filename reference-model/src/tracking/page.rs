@@ -32,6 +32,8 @@ pub(super) struct Page {
     pub(super) populated: Known,
     /// Write-protected by the user, and not resolved since.
     pub(super) protected: Known,
+    /// A mark may be left in an entry that is writable.
+    pub(super) mark_may_stay: bool,
     /// Protected until ksmd replaced it.
     pub(super) lost_to_merging: bool,
     /// A store may have given it a frame of its own, which fork then shares.
@@ -61,6 +63,7 @@ impl Page {
         registration: None,
         populated: Known::No,
         protected: Known::No,
+        mark_may_stay: false,
         lost_to_merging: false,
         written: false,
         volatile: Volatile::InMemory,
@@ -77,6 +80,7 @@ impl Page {
     pub(super) fn forget(&mut self) {
         self.populated = Known::Unknown;
         self.protected = Known::Unknown;
+        self.mark_may_stay = true;
         self.lost_to_merging = false;
         self.written = true;
     }
@@ -108,8 +112,9 @@ impl Page {
         if is_store {
             // Where the range is registered for something else a mark may stay behind in an entry that the store made
             // writable (wp_page_reuse keeps it, wp_page_copy does not): it counts again once anything takes the right
-            // to write away.
-            let may_stay = self.protected != Known::No && !self.is_registered_for_protection();
+            // to write away. Until then later stores say nothing about it, registered or not.
+            let may_stay = self.protected != Known::No && (!self.is_registered_for_protection() || self.mark_may_stay);
+            self.mark_may_stay = may_stay;
             self.protected = if may_stay { Known::Unknown } else { Known::No };
             self.lost_to_merging = false;
             self.volatile = Volatile::InMemory;
