@@ -58,7 +58,8 @@ __verified_once u32 find_leaf(u64 mm, u64 address, struct leaf *leaf)
 	leaf->table = table;
 	if (geometry.five_level && step_down(leaf, address, PTEDIFF_LEVEL_PGD))
 		return 0;
-	if (step_down(leaf, address, PTEDIFF_LEVEL_P4D) || step_down(leaf, address, PTEDIFF_LEVEL_PUD) ||
+	if (step_down(leaf, address, PTEDIFF_LEVEL_P4D) ||
+	    step_down(leaf, address, PTEDIFF_LEVEL_PUD) ||
 	    step_down(leaf, address, PTEDIFF_LEVEL_PMD))
 		return 0;
 	leaf->level = PTEDIFF_LEVEL_PTE;

@@ -109,7 +109,7 @@ struct {
 
 /* What a function was called with, until it returns. */
 struct call {
-	u64 vma; /* 0: it is not running */
+	u64 vma;   /* 0: it is not running */
 	u64 other; /* the parent's VMA, where vma is the child's */
 	u64 start;
 	u64 end;
@@ -148,8 +148,8 @@ static __always_inline int is_watched(void)
 }
 
 /* Remembers a transition: of one page, or of a whole range. Returns how many there were before. */
-static __always_inline void remember(struct ptediff_program_watch *state, u64 mm, u64 start, u64 end,
-				     u64 after, u32 cause)
+static __always_inline void remember(struct ptediff_program_watch *state, u64 mm, u64 start,
+				     u64 end, u64 after, u32 cause)
 {
 	u64 number = __sync_fetch_and_add(&state->transitions, 1);
 	u32 place = number & (PTEDIFF_HISTORY - 1);
@@ -240,7 +240,8 @@ __verified_once int report(struct subject *subject)
 	told->thread = bpf_get_current_pid_tgid();
 	told->exclusive = subject->verdict >> EXCLUSIVE_SHIFT;
 	bpf_get_current_comm(told->task, sizeof(told->task));
-	number = bpf_get_task_stack(bpf_get_current_task_btf(), told->stack, sizeof(told->stack), 0);
+	number =
+		bpf_get_task_stack(bpf_get_current_task_btf(), told->stack, sizeof(told->stack), 0);
 	told->stack_bytes = (long)number > 0 ? number : 0;
 	__builtin_memset(told->told, 0, sizeof(told->told));
 
@@ -367,7 +368,8 @@ __verified_once u64 judge_entry(u64 entry, u64 cause, u64 vm_flags)
 			if (entry & (ENTRY_WRITE | ENTRY_USER | ENTRY_NX))
 				broken |= MET(PROT_NONE_BARE);
 		}
-		if (is_child && !(vm_flags & VM_HUGETLB) && !(entry & ENTRY_WRITE && exclusive == 1)) {
+		if (is_child && !(vm_flags & VM_HUGETLB) &&
+		    !(entry & ENTRY_WRITE && exclusive == 1)) {
 			met |= MET(FORK_CHILD_OLD);
 			if (entry & ENTRY_ACCESSED)
 				broken |= MET(FORK_CHILD_OLD);
@@ -571,10 +573,10 @@ static __always_inline void fault_done(u64 address_of_vma, u64 address, u32 reas
 	subject.address = address & ~(PAGE_SIZE - 1);
 	find_leaf(vma.mm, subject.address, &leaf);
 	subject.after = leaf.entry;
-	if (leaf.is_error || (leaf.level == PTEDIFF_LEVEL_PTE &&
-			      bpf_probe_read_kernel(&subject.after, sizeof(subject.after),
-						    (void *)(leaf.table +
-							     (subject.address >> 12 & 511) * 8)))) {
+	if (leaf.is_error ||
+	    (leaf.level == PTEDIFF_LEVEL_PTE &&
+	     bpf_probe_read_kernel(&subject.after, sizeof(subject.after),
+				   (void *)(leaf.table + (subject.address >> 12 & 511) * 8)))) {
 		add(&state->counters.read_errors, 1);
 		return;
 	}

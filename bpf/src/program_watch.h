@@ -11,23 +11,23 @@
  * Invariants, by bit. What they state, where they hold and where they come from stands in
  * reference-model/src/invariant.rs, in the same order.
  */
-#define PTEDIFF_INVARIANT_CLEAN_UNLESS_WRITABLE	      0
-#define PTEDIFF_INVARIANT_SHADOW_STACK_READ_ONLY      1
-#define PTEDIFF_INVARIANT_SAVED_DIRTY_READ_ONLY	      2
-#define PTEDIFF_INVARIANT_UFFD_WP_READ_ONLY	      3
-#define PTEDIFF_INVARIANT_PROTECTION_KEY	      4
-#define PTEDIFF_INVARIANT_WRITABLE_BY_VMA	      5
-#define PTEDIFF_INVARIANT_EXECUTABLE_BY_VMA	      6
-#define PTEDIFF_INVARIANT_USER			      7
-#define PTEDIFF_INVARIANT_NOT_GLOBAL		      8
-#define PTEDIFF_INVARIANT_PROT_NONE_BARE	      9
-#define PTEDIFF_INVARIANT_PRIVATE_WRITABLE_EXCLUSIVE  10
-#define PTEDIFF_INVARIANT_FORK_CHILD_OLD	      11
-#define PTEDIFF_INVARIANT_FORK_CHILD_UFFD_WP	      12
-#define PTEDIFF_INVARIANT_FORK_SWAP_SHARED	      13
-#define PTEDIFF_INVARIANT_SWAP_ENCODING		      14
-#define PTEDIFF_INVARIANT_MARKER_ENCODING	      15
-#define PTEDIFF_INVARIANTS			      16
+#define PTEDIFF_INVARIANT_CLEAN_UNLESS_WRITABLE	     0
+#define PTEDIFF_INVARIANT_SHADOW_STACK_READ_ONLY     1
+#define PTEDIFF_INVARIANT_SAVED_DIRTY_READ_ONLY	     2
+#define PTEDIFF_INVARIANT_UFFD_WP_READ_ONLY	     3
+#define PTEDIFF_INVARIANT_PROTECTION_KEY	     4
+#define PTEDIFF_INVARIANT_WRITABLE_BY_VMA	     5
+#define PTEDIFF_INVARIANT_EXECUTABLE_BY_VMA	     6
+#define PTEDIFF_INVARIANT_USER			     7
+#define PTEDIFF_INVARIANT_NOT_GLOBAL		     8
+#define PTEDIFF_INVARIANT_PROT_NONE_BARE	     9
+#define PTEDIFF_INVARIANT_PRIVATE_WRITABLE_EXCLUSIVE 10
+#define PTEDIFF_INVARIANT_FORK_CHILD_OLD	     11
+#define PTEDIFF_INVARIANT_FORK_CHILD_UFFD_WP	     12
+#define PTEDIFF_INVARIANT_FORK_SWAP_SHARED	     13
+#define PTEDIFF_INVARIANT_SWAP_ENCODING		     14
+#define PTEDIFF_INVARIANT_MARKER_ENCODING	     15
+#define PTEDIFF_INVARIANTS			     16
 
 #define PTEDIFF_WATCH_CAUSES 5 /* PTEDIFF_CAUSE_* of pte_snapshot.h */
 
@@ -35,12 +35,12 @@
 #define PTEDIFF_JUDGED (PTEDIFF_WATCH_CAUSES << PTEDIFF_INVARIANTS)
 
 /* Kernel addresses of a violation's stack; transitions of its page that are told. */
-#define PTEDIFF_STACK_DEPTH    16
-#define PTEDIFF_TOLD	       8
+#define PTEDIFF_STACK_DEPTH 16
+#define PTEDIFF_TOLD	    8
 /* Transitions that are remembered: a power of two. */
-#define PTEDIFF_HISTORY	       4096
+#define PTEDIFF_HISTORY 4096
 /* Reports until one is refused: a storm of violations is counted, its first ones are told. */
-#define PTEDIFF_MOST_REPORTS   256
+#define PTEDIFF_MOST_REPORTS 256
 
 /* What user space decides, before the probes are attached. */
 struct ptediff_watch_settings {
@@ -48,18 +48,21 @@ struct ptediff_watch_settings {
 	ptediff_u64 shadow_stack_flag; /* VM_SHADOW_STACK of this kernel, or 0 */
 	ptediff_u64 marker_bits;       /* PTE_MARKER_* bits that this kernel has */
 	ptediff_u64 marker_type;       /* swap type of markers, or ~0 */
-	ptediff_u64 plant_flip;	       /* bits that are flipped in what was read: 0, but in tests of the watch */
-	ptediff_u64 plant_causes;      /* causes under which they are, by bit */
+	ptediff_u64
+		plant_flip; /* bits that are flipped in what was read: 0, but in tests of the watch */
+	ptediff_u64 plant_causes; /* causes under which they are, by bit */
 };
 
 /* What happened, counted with atomic additions. */
 struct ptediff_watch_counters {
-	ptediff_u64 events[PTEDIFF_WATCH_CAUSES];  /* function calls that were judged */
+	ptediff_u64 events[PTEDIFF_WATCH_CAUSES]; /* function calls that were judged */
 	ptediff_u64 violations[PTEDIFF_INVARIANTS];
-	ptediff_u64 processes;	 /* that were watched, those at the beginning included */
-	ptediff_u64 retries;	 /* faults that gave up the mmap lock: the VMA may be gone, nothing is read */
-	ptediff_u64 not_copied;	 /* VMAs of which a fork copies nothing */
-	ptediff_u64 failed;	 /* function calls that returned an error: they may have stopped half-way */
+	ptediff_u64 processes; /* that were watched, those at the beginning included */
+	ptediff_u64
+		retries; /* faults that gave up the mmap lock: the VMA may be gone, nothing is read */
+	ptediff_u64 not_copied; /* VMAs of which a fork copies nothing */
+	ptediff_u64
+		failed; /* function calls that returned an error: they may have stopped half-way */
 	/* From here on: what was not seen. */
 	ptediff_u64 no_room;	 /* function calls that found no room to be remembered */
 	ptediff_u64 unpaired;	 /* function calls seen at their end alone, of a watched process */
