@@ -17,6 +17,7 @@ pub mod control_file;
 pub mod error;
 pub mod kernels;
 pub mod lint;
+pub mod loaders;
 pub mod modules;
 pub mod progress;
 pub mod recipes;

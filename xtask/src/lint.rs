@@ -22,6 +22,13 @@ pub fn run() -> Result<Vec<String>, TaskError> {
     guest_formatting.current_dir(cargo::workspace());
     let mut clippy = cargo::command();
     clippy.args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let mut one_loader = ["libbpf", "aya"].map(|loader| {
+        let mut clippy = cargo::command();
+        clippy.args(["clippy", "--locked", "--package", "ptediff", "--package", "ptediff-observe", "--lib", "--bins"]);
+        clippy.args(["--no-default-features", "--features", loader, "--", "-D", "warnings"]);
+        clippy
+    });
+    let [libbpf_alone, aya_alone] = &mut one_loader;
     let mut clang_format = Command::new("clang-format");
     clang_format.args(["--dry-run", "-Werror", "--style=file"]);
     clang_format.args(c_files(&cargo::workspace().join("bpf/src"))?).current_dir(cargo::workspace());
@@ -34,6 +41,8 @@ pub fn run() -> Result<Vec<String>, TaskError> {
         ("cargo fmt", &mut formatting),
         ("rustfmt of the bare probe's guest", &mut guest_formatting),
         ("cargo clippy", &mut clippy),
+        ("cargo clippy with libbpf alone", libbpf_alone),
+        ("cargo clippy with aya alone", aya_alone),
         ("clang-format", &mut clang_format),
     ] {
         note(&format!("lint: {name}"));

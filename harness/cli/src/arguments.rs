@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use ptediff_observe::Loader;
 use ptediff_reference_model::machine::Dialect;
 
 use crate::guest::plant::Plant;
@@ -76,6 +77,47 @@ pub enum Command {
     Claims(Claims),
 }
 
+/// Who loads the probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoaderChoice {
+    /// libbpf, by libbpf-rs
+    Libbpf,
+    /// aya, Rust alone
+    Aya,
+    /// Both, each with probes of its own; where they differ the rig has failed
+    Both,
+}
+
+impl Default for LoaderChoice {
+    /// libbpf where this build has it.
+    fn default() -> Self {
+        if Loader::Libbpf.is_built_in() { Self::Libbpf } else { Self::Aya }
+    }
+}
+
+impl LoaderChoice {
+    /// The loader, and the one that checks it.
+    #[must_use]
+    pub const fn loaders(self) -> (Loader, Option<Loader>) {
+        match self {
+            Self::Libbpf => (Loader::Libbpf, None),
+            Self::Aya => (Loader::Aya, None),
+            Self::Both => (Loader::Libbpf, Some(Loader::Aya)),
+        }
+    }
+
+    /// Its name on the command line and in a trace.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Libbpf => "libbpf",
+            Self::Aya => "aya",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// Which machine.
 #[derive(Debug, Args)]
 pub struct MachineArguments {
@@ -106,6 +148,9 @@ pub struct MachineArguments {
     /// Bytes of the probes' ring buffer: a power of two
     #[arg(long, default_value_t = 1 << 20)]
     pub ring_bytes: u32,
+    /// Library that loads the probes, or both beside each other, compared
+    #[arg(long, value_enum, default_value_t = LoaderChoice::default())]
+    pub loader: LoaderChoice,
     /// Ask the witnesses after every Nth step; 0 for only at divergences [default: 64; replay: 1]
     #[arg(long)]
     pub witness_every: Option<u16>,

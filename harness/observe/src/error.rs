@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ptediff_reference_model::arena::ActorId;
 use thiserror::Error;
 
+use crate::loader::Loader;
+
 /// Why nothing can be observed, or why what was observed cannot be trusted. All of these are failures of the
 /// rig or a lack of the kernel's; none is a divergence.
 #[derive(Debug, Error)]
@@ -52,9 +54,12 @@ pub enum ObserveError {
     /// A record of the ring buffer that no probe writes.
     #[error("the ring buffer gave a record that no probe writes: {0}")]
     BadEvent(String),
-    /// The aya smoke test saw something else than libbpf.
-    #[error("the object behaves differently under aya: {0}")]
+    /// Two loaders' observations of the same thing differ: one of them is wrong.
+    #[error("the loaders disagree: {0}")]
     LoadersDisagree(String),
+    /// This build lacks the loader.
+    #[error("{0} is not built in: this ptediff was built without the cargo feature `{0}`")]
+    NotBuiltIn(Loader),
 }
 
 impl ObserveError {

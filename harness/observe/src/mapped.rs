@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
+#[cfg(feature = "libbpf")]
 use std::sync::atomic::AtomicU64;
 
 use ptediff_bpf::{
@@ -96,6 +97,7 @@ impl<T: Plain> MappedValue<T> {
     }
 
     /// The counter at this offset, for good: the array stays mapped. The probes count it up on any CPU.
+    #[cfg(feature = "libbpf")]
     pub(crate) fn leak_counter(self, offset: usize) -> &'static AtomicU64 {
         let field = self.field::<u64>(offset).cast::<AtomicU64>();
         std::mem::forget(self);

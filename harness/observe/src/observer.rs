@@ -60,6 +60,69 @@ pub trait Observer {
 
     /// What a report prints about the observer.
     fn description(&self) -> &Description;
+
+    /// What was compared between two loaders, where two observe.
+    fn compared(&self) -> Option<Compared> {
+        None
+    }
+}
+
+/// An observer behind a pointer observes too: borrowed for a while, or chosen at run time.
+macro_rules! observe_through {
+    ($($pointer:ty),*) => {$(
+        impl<Inner: Observer + ?Sized> Observer for $pointer {
+            fn set_nursery(&mut self, pid: u32) {
+                (**self).set_nursery(pid);
+            }
+
+            fn expect_child(&mut self, actor: ActorId) {
+                (**self).expect_child(actor);
+            }
+
+            fn forget(&mut self, actor: ActorId) {
+                (**self).forget(actor);
+            }
+
+            fn registered(&self, actor: ActorId) -> Option<Registered> {
+                (**self).registered(actor)
+            }
+
+            fn snapshot(&mut self, state: &mut RawState) -> Result<(), ObserveError> {
+                (**self).snapshot(state)
+            }
+
+            fn drain(&mut self, transitions: &mut Vec<RawTransition>) -> Result<u32, ObserveError> {
+                (**self).drain(transitions)
+            }
+
+            fn event_digest(&self) -> u64 {
+                (**self).event_digest()
+            }
+
+            fn description(&self) -> &Description {
+                (**self).description()
+            }
+
+            fn compared(&self) -> Option<Compared> {
+                (**self).compared()
+            }
+        }
+    )*};
+}
+
+observe_through!(&mut Inner, Box<Inner>);
+
+/// What two loaders gave alike. Where they differ, [`ObserveError::LoadersDisagree`] says so at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Compared {
+    /// Events, all their fields.
+    pub events: u64,
+    /// Snapshots.
+    pub snapshots: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Snapshots that had to be taken anew: memory changed between the two loaders' looks, or one look was wrong.
+    pub moved: u64,
 }
 
 /// The probes' counters since they were loaded.

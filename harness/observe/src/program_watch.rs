@@ -10,33 +10,16 @@ use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
 use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, RingBuffer, RingBufferBuilder};
 use ptediff_bpf::{
     FOLLOW_HOOKS, GRAPH_HOOKS, Hook, INVARIANTS, JUDGED, JUDGED_MAP, PROGRAM_WATCH_MAP, PROGRAM_WATCH_OBJECT,
-    ProgramWatchCounters, ProgramWatchState, REPORTS_MAP, TRAMPOLINE_HOOKS, WATCH_CAUSES, WATCHED_MAP, WatchReport,
-    WatchSettings,
+    ProgramWatchCounters, ProgramWatchState, REPORTS_MAP, TRAMPOLINE_HOOKS, WATCHED_MAP, WatchReport, WatchSettings,
 };
 
+use crate::attachment::Attachment;
 use crate::error::ObserveError;
 use crate::geometry::Geometry;
-use crate::libbpf::{keep_warning, load_error, missing_hook, require_btf, take_warnings};
+use crate::libbpf::{keep_warning, load_error, take_warnings};
+use crate::loader::{missing_hook, require_btf};
 use crate::mapped::MappedValue;
-
-/// Entries that were judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct JudgedEntries {
-    /// By cause.
-    pub entries: [u64; WATCH_CAUSES],
-    /// By invariant: those about which it says something.
-    pub premises: [u64; INVARIANTS],
-}
-
-/// How the judging probes are attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attachment {
-    /// Trampolines (fexit): the cheaper way. The kernel leaves a program out where it runs already on the same CPU
-    /// (`kernel/bpf/trampoline.c: __bpf_prog_enter_recur`), as happens where it may be preempted.
-    Trampolines,
-    /// The function graph tracer (`kprobe.multi` since 6.14): with preemption off, so that none is left out.
-    FunctionGraph,
-}
+use crate::watch_counters::JudgedEntries;
 
 /// The probes of `program_watch.bpf.c`, loaded; attached between [`Self::attach`] and [`Self::detach`]. When this process
 /// ends, however it does, the kernel detaches and unloads them.

@@ -8,54 +8,16 @@ use std::sync::atomic::AtomicU64;
 use libbpf_rs::{Link, MapCore, Object, ObjectBuilder, PrintLevel};
 use ptediff_bpf::{
     CAUSE_CLEAR_REFS, CAUSE_FAULT, CAUSE_FORK_CHILD, CAUSE_FORK_PARENT, CAUSE_PROTECT, INSPECT_PROGRAM, INSPECTED_MAP,
-    RegionTable, Tally, Violation, WATCH_HOOKS, WATCH_MAP, WATCH_OBJECT, Watch,
+    RegionTable, WATCH_HOOKS, WATCH_MAP, WATCH_OBJECT, Watch,
 };
 
 use crate::error::ObserveError;
 use crate::geometry::Geometry;
-use crate::libbpf::{keep_warning, load_error, missing_hook, require_btf, take_warnings};
+use crate::libbpf::{keep_warning, load_error, take_warnings};
+use crate::loader::{missing_hook, require_btf};
 use crate::mapped::MappedValue;
 use crate::test_run;
-
-/// `VM_SHADOW_STACK` where a kernel has it (`include/linux/mm.h`, 6.12; 7.2 keeps the number).
-pub const VM_SHADOW_STACK: u64 = 1 << 37;
-
-/// What the watch has seen since it was opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WatchCounters {
-    /// `handle_mm_fault`.
-    pub fault: Tally,
-    /// `copy_page_range`, the parent's entries.
-    pub fork_parent: Tally,
-    /// `copy_page_range`, the child's entries against the parent's before.
-    pub fork_child: Tally,
-    /// `change_protection`: mprotect and userfaultfd.
-    pub protect: Tally,
-    /// `clear_refs_pte_range`.
-    pub clear_refs: Tally,
-    /// Exits without an entry: something was not seen.
-    pub unpaired: u64,
-    /// Page tables that could not be read: something was not seen.
-    pub read_errors: u64,
-    /// All violations.
-    pub violations: u64,
-    /// The first of them.
-    pub kept: Vec<Violation>,
-}
-
-impl WatchCounters {
-    /// Entries that were write-protected in place: the child's are not among them, nobody could write to those.
-    #[must_use]
-    pub fn protected_in_place(&self) -> u64 {
-        self.fork_parent.protected + self.protect.protected + self.clear_refs.protected
-    }
-
-    /// Entries in which Dirty arrived between the entry and the exit of a function that write-protects.
-    #[must_use]
-    pub fn arrived_meanwhile(&self) -> u64 {
-        self.fork_parent.dirty_arrived + self.protect.dirty_arrived + self.clear_refs.dirty_arrived
-    }
-}
+use crate::watch_counters::{VM_SHADOW_STACK, WatchCounters};
 
 /// The probes of `write_protect_watch.bpf.c`, loaded and attached.
 pub struct WriteProtectWatch {

@@ -64,6 +64,20 @@ impl Frame {
         !matches!(self, Self::Log(_) | Self::Progress(_) | Self::Figures(_) | Self::Finding(_))
     }
 
+    /// Whether it is of a program: what was done, seen and judged, whoever observed.
+    #[must_use]
+    pub fn is_observation(&self) -> bool {
+        matches!(self, Self::ProgramBegin { .. } | Self::StepDone(_) | Self::ProgramEnd { .. })
+    }
+
+    /// The frame's payload, as it travels.
+    ///
+    /// # Errors
+    /// None that a frame gives; the encoder may.
+    pub fn payload(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_stdvec(self)
+    }
+
     /// The frame's name, for messages.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -1,6 +1,7 @@
 //! The live checks of the Dirty/RW race: two CPUs, one writes, the other takes the right to write away.
 
 use ptediff_claims::{Effort, Evidence};
+use ptediff_observe::Loader;
 use ptediff_reference_model::machine::Dialect;
 use ptediff_vm::store::Store;
 use serde_json::json;
@@ -65,6 +66,7 @@ fn storm(
     let wanted = wanted(platform, kernel);
     let permits = kernel == "6.1";
     let request = Request { rounds, seed: 1, reclaim_every: 16, permits_write_0_dirty_1: permits, plant: None };
+    require_watch()?;
     let answers = machines.ask(&wanted, "race.two-processors", json!(request))?;
     let summary: Summary = answers.one(FINDING)?;
     let place = format!("{kernel} on {}", platform.name());
@@ -172,6 +174,7 @@ fn planted(
         permits_write_0_dirty_1: false,
         plant: Some(plant.request),
     };
+    require_watch()?;
     let answers = machines.ask(&wanted, "race.planted-module", json!(request))?;
     let summary: Summary = answers.one(FINDING)?;
     let place = format!("{kernel} on {}, {}", platform.name(), plant.name);
@@ -195,4 +198,12 @@ fn planted(
 fn module(kernel: &str) -> Result<Vec<u8>, ClaimFailure> {
     let path = Store::open().and_then(|store| store.module(kernel, MODULE)).map_err(Failure::from)?;
     std::fs::read(&path).map_err(|source| Failure::File { path, source }.into())
+}
+
+/// The watch over write-protections is libbpf's.
+fn require_watch() -> Result<(), ClaimFailure> {
+    if Loader::Libbpf.is_built_in() {
+        return Ok(());
+    }
+    Err(ClaimFailure::Inconclusive("this ptediff was built without libbpf, whose probes watch".to_owned()))
 }

@@ -15,6 +15,7 @@ use serde_json::Value;
 use ptediff_claims::{Claim, Effort, Evidence};
 use ptediff_reference_model::machine::Machine;
 
+use crate::arguments::LoaderChoice;
 use crate::error::Failure;
 use crate::guest::GuestRequest;
 use crate::guest::request::Task;
@@ -163,6 +164,7 @@ impl Machines {
             dialect: None,
             witness_every: 0,
             ring_bytes: RING_BYTES,
+            loader: LoaderChoice::default(),
             shrink_budget: 0,
             stop_after: 1,
             count_known: false,

@@ -9,6 +9,7 @@ use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
 use ptediff_trace::{Attempt, Decoder, Frame};
 
+use crate::arguments::LoaderChoice;
 use crate::error::Failure;
 use crate::guest::GuestRequest;
 use crate::guest::request::Task;
@@ -63,6 +64,7 @@ pub(super) fn boot(machines: &Machines, platform: Platform, kernel: &str, task: 
         dialect: None,
         witness_every: 64,
         ring_bytes: RING_BYTES,
+        loader: LoaderChoice::default(),
         shrink_budget: 0,
         stop_after: u32::MAX,
         count_known: false,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ptediff_generate::{Options, program};
+use ptediff_observe::Loader;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 
@@ -104,7 +105,28 @@ fn figures(results: &Results, machine: &Machine) -> Result<Vec<(String, f64)>, F
     }
     figures.push(("observation and comparison in all, us a step".to_owned(), (whole - bare) / steps * 1e6));
     figures.push(("model alone on this host, steps/s".to_owned(), model_speed(machine)));
+    let (bare, _) = spent(results, "unobserved storm");
+    for loader in Loader::built_in() {
+        let (load, loads) = spent(results, &format!("{loader} load"));
+        let (attach, _) = spent(results, &format!("{loader} attach"));
+        let (storm, _) = spent(results, &format!("{loader} storm"));
+        let (read, events) = spent(results, &format!("{loader} read"));
+        figures.push((format!("{loader}: load, ms"), load / loads * 1e3));
+        figures.push((format!("{loader}: attach, ms"), attach / loads * 1e3));
+        figures.push((format!("{loader}: probes, us an event of a storm"), (storm - bare) / events * 1e6));
+        figures.push((format!("{loader}: reading, us an event of a storm"), read / events * 1e6));
+        figures.push((format!("{loader}: events of the storms"), events));
+    }
     Ok(figures)
+}
+
+/// Seconds of a phase that came more than once, and the sum of the values at its ends.
+fn spent(results: &Results, phase: &str) -> (f64, f64) {
+    let named = |name: String| results.marks.iter().filter(move |(known, _, _)| *known == name);
+    let (begins, ends) = (named(format!("{phase} begins")), named(format!("{phase} ends")));
+    begins.zip(ends).fold((0.0, 0.0), |(seconds, values), ((_, _, begin), (_, value, end))| {
+        (seconds + (*end - *begin).as_secs_f64(), values + value)
+    })
 }
 
 /// Steps a second of the model alone, on this host.

@@ -27,6 +27,13 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
     if machine.plant.is_some() && machine.platform == Platform::Native {
         return Err(Failure::usage("failures are planted in virtual machines only", "choose --platform bochs or qemu"));
     }
+    let (first, second) = machine.loader.loaders();
+    if let Some(missing) = [Some(first), second].into_iter().flatten().find(|loader| !loader.is_built_in()) {
+        return Err(Failure::usage(
+            format!("--loader {}: this ptediff was built without {missing}", machine.loader.name()),
+            "leave it out, or build with the cargo features `libbpf` and `aya`",
+        ));
+    }
     let mut require = machine.platform.required_features();
     require.extend(machine.require.iter().cloned());
     Ok(GuestRequest {
@@ -39,6 +46,7 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
             _ => WITNESS_EVERY,
         }),
         ring_bytes: machine.ring_bytes,
+        loader: machine.loader,
         shrink_budget: 0,
         stop_after: 1,
         count_known: false,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::rc::Rc;
 
+use ptediff_observe::Loader;
 use serde::de::DeserializeOwned;
 
 use crate::arguments::{Format, Watch};
@@ -32,6 +33,12 @@ pub(super) fn run(arguments: &Watch, format: Format) -> Result<Exit, Failure> {
         return Err(Failure::usage(
             "a process of this machine cannot be watched in another one",
             "add --platform native, inside a machine that is meant for it",
+        ));
+    }
+    if !Loader::Libbpf.is_built_in() {
+        return Err(Failure::usage(
+            "this ptediff was built without libbpf, whose probes watch",
+            "build it with the cargo feature `libbpf`",
         ));
     }
     let mut options = arguments.machine.launch_options(if in_place { None } else { arguments.time });

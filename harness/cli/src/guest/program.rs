@@ -35,7 +35,9 @@ impl RigError {
 /// How far [`Runner::run_to`] goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// The probes are attached; nobody reads them.
+    /// The probes are attached; nobody reads what they give.
+    Unread,
+    /// The probes are attached; their events are read at the program's end.
     Attached,
     /// Events are drained and a snapshot is taken after each step.
     Observed,
@@ -226,7 +228,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
         for (number, step) in program.steps.iter().enumerate() {
             let outcome =
                 self.perform(number, step).map_err(|error| RigError::of(&format!("step {number} ({step})"), &error))?;
-            if depth == Depth::Attached {
+            if matches!(depth, Depth::Unread | Depth::Attached) {
                 continue;
             }
             transitions.clear();
@@ -240,6 +242,9 @@ impl<O: Observer, W: Write> Runner<O, W> {
             }
         }
         self.clean_up()?;
+        if depth == Depth::Unread {
+            return Ok(());
+        }
         transitions.clear();
         self.drain(&mut transitions).map(drop)
     }
@@ -317,7 +322,10 @@ impl<O: Observer, W: Write> Runner<O, W> {
 
     /// Reads the events since the last time. An event that was changed, dropped or moved between the probes
     /// and us counts as lost: the probes' own digest says so.
-    fn drain(&mut self, transitions: &mut Vec<RawTransition>) -> Result<u32, RigError> {
+    ///
+    /// # Errors
+    /// The events cannot be read.
+    pub fn drain(&mut self, transitions: &mut Vec<RawTransition>) -> Result<u32, RigError> {
         let lost =
             self.observer.drain(transitions).map_err(|error| RigError::of("the events cannot be read", &error))?;
         let differs = self.ledger.enter(transitions, self.observer.event_digest()).is_err();

@@ -7,6 +7,7 @@ use ptediff_reference_model::machine::Dialect;
 use ptediff_reference_model::program::Program;
 
 use super::plant::Plant;
+use crate::arguments::LoaderChoice;
 use crate::watch::WatchTask;
 
 /// Where the request lies in the guest.
@@ -28,6 +29,8 @@ pub struct GuestRequest {
     pub witness_every: u16,
     /// Bytes of the probes' ring buffer.
     pub ring_bytes: u32,
+    /// Who loads the probes.
+    pub loader: LoaderChoice,
     /// Executions that shrinking one divergence may cost.
     pub shrink_budget: u32,
     /// Divergences after which the campaign ends.

@@ -8,13 +8,15 @@ use ptediff_compare::{KnownDivergence, known_divergence};
 use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
-use ptediff_observe::{EventLedger, LibbpfObserver, LyingObserver, ObserveError, Observer, ObserverOptions, Witnesses};
+use ptediff_observe::{
+    BothObserver, EventLedger, Lie, LyingObserver, ObserveError, Observer, ObserverOptions, ProbeObserver, Witnesses,
+};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
 use ptediff_reference_model::verdict::Verdict;
-use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
+use ptediff_trace::{Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
 use ptediff_vm::in_place::pin_to_one_cpu;
 
 use super::bench;
@@ -30,6 +32,15 @@ use super::watch;
 
 /// How often a diverging program is run again before it counts as stable.
 pub const RERUNS: u16 = 3;
+
+/// Marks at the end of a session with two loaders: what was compared between them.
+pub const EVENTS_COMPARED: &str = "events of both loaders";
+/// Likewise.
+pub const SNAPSHOTS_COMPARED: &str = "snapshots of both loaders";
+/// Likewise.
+pub const ENTRIES_COMPARED: &str = "entries of both loaders";
+/// Likewise.
+pub const SNAPSHOTS_MOVED: &str = "snapshots taken anew";
 
 /// A planted liar lies about every this-many-th snapshot or event.
 const LIE_PERIOD: u64 = 5;
@@ -96,19 +107,23 @@ impl<W: Write> Session<'_, W> {
         let shadow_stack = evidence.may_have_shadow_stack();
         let executable = PathBuf::from("/proc/self/exe");
         let options = ExecutorOptions { shadow_stack, executable, step_timeout: STEP_TIMEOUT };
-        let mut executor =
-            Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
+        let start = || Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error));
+        let mut executor = start()?;
         if let Task::Bench { seed, programs, max_steps } = &self.request.task {
             let machine =
                 evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
             let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
             bench::bare(writer, &mut executor, &machine, *seed, *programs, *max_steps)?;
+            let Some(writer) = self.writer.take() else { return Err(RigError("the trace is gone".to_owned())) };
+            self.writer = Some(bench::loaders(writer, &start, &machine)?);
             // Actor 0 is from before the probes: another executor gives the probes one that they know.
-            executor =
-                Executor::start(&options).map_err(|error| RigError::of("the nursery cannot be started", &error))?;
+            executor = start()?;
         }
-        let options = ObserverOptions { ring_bytes: self.request.ring_bytes, ..ObserverOptions::default() };
-        let mut observer = match LibbpfObserver::open(&options) {
+        let lie = match &self.request.plant {
+            Some(Plant::Lie(name)) => Some(name.parse().map_err(|error| RigError::of("the planted lie", &error))?),
+            _ => None,
+        };
+        let mut observer = match observe(self.request, lie) {
             Ok(observer) => observer,
             // The kernel lacks what the probes need: that is no failure of ours, and no verdict either.
             Err(error @ (ObserveError::NoBtf(_) | ObserveError::MissingHook { .. })) => {
@@ -117,7 +132,7 @@ impl<W: Write> Session<'_, W> {
             Err(error) => return Err(RigError::of("the probes cannot be attached", &error)),
         };
         observer.set_nursery(executor.nursery_pid());
-        if shadow_stack && let Err(outcome) = prove_shadow_stack(&mut executor, &mut observer)? {
+        if shadow_stack && let Err(outcome) = prove_shadow_stack(&mut executor, &mut *observer)? {
             let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];
             return self.refuse(missing, evidence.lines());
         }
@@ -130,14 +145,7 @@ impl<W: Write> Session<'_, W> {
         let witnesses =
             Witnesses::open(&description).map_err(|error| RigError::of("the witnesses cannot see", &error))?;
         let zero_frame = description.geometry.zero_frame;
-        match &self.request.plant {
-            Some(Plant::Lie(name)) => {
-                let lie = name.parse().map_err(|error| RigError::of("the planted lie", &error))?;
-                let observer = LyingObserver::new(observer, lie, LIE_PERIOD);
-                self.work(machine, executor, observer, witnesses, zero_frame)
-            }
-            _ => self.work(machine, executor, observer, witnesses, zero_frame),
-        }
+        self.work(machine, executor, observer, witnesses, zero_frame)
     }
 
     fn work<O: Observer>(
@@ -189,8 +197,24 @@ impl<W: Write> Session<'_, W> {
     }
 }
 
+/// The observer that was asked for. A planted lie is told by it, or by the second of two.
+fn observe(request: &GuestRequest, lie: Option<Lie>) -> Result<Box<dyn Observer>, ObserveError> {
+    let options = ObserverOptions { ring_bytes: request.ring_bytes, ..ObserverOptions::default() };
+    let open = |loader, lie: Option<Lie>| -> Result<Box<dyn Observer>, ObserveError> {
+        let observer = ProbeObserver::open(loader, &options)?;
+        Ok(match lie {
+            Some(lie) => Box::new(LyingObserver::new(observer, lie, LIE_PERIOD)),
+            None => Box::new(observer),
+        })
+    };
+    Ok(match request.loader.loaders() {
+        (only, None) => open(only, lie)?,
+        (first, Some(second)) => Box::new(BothObserver::new(open(first, None)?, open(second, lie)?)?),
+    })
+}
+
 /// A shadow-stack page is mapped and stored to; `Err` with what came instead.
-fn prove_shadow_stack(executor: &mut Executor, observer: &mut LibbpfObserver) -> Result<Result<(), Outcome>, RigError> {
+fn prove_shadow_stack(executor: &mut Executor, observer: &mut dyn Observer) -> Result<Result<(), Outcome>, RigError> {
     let actor = ActorId::FIRST;
     let steps = [
         (Operation::MapShadowStack { range: PageRange::FIRST_PAGE, token: true }, Outcome::Succeeded),
@@ -262,6 +286,16 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
 fn send_end<O: Observer, W: Write>(runner: &mut Runner<O, W>, mut end: End) -> Result<(), RigError> {
     end.runs = runner.runs;
     end.steps = runner.steps;
+    if let Some(compared) = runner.observer.compared() {
+        let figure = |name: &str, value: u64| Figure { name: name.to_owned(), value: value as f64 };
+        let figures = vec![
+            figure(EVENTS_COMPARED, compared.events),
+            figure(SNAPSHOTS_COMPARED, compared.snapshots),
+            figure(ENTRIES_COMPARED, compared.entries),
+            figure(SNAPSHOTS_MOVED, compared.moved),
+        ];
+        runner.send(&Frame::Figures(figures))?;
+    }
     runner.send(&Frame::End(end))
 }
 
@@ -419,7 +453,7 @@ fn campaign_of(request: &GuestRequest) -> Campaign {
     Campaign {
         work,
         dialect: request.dialect,
-        observer: "libbpf".to_owned(),
+        observer: request.loader.name().to_owned(),
         witness_every: request.witness_every,
         shrink_budget: request.shrink_budget,
         seconds: 0,

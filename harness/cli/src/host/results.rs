@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use ptediff_compare::{KnownDivergence, Tally};
+use ptediff_observe::Compared;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
@@ -14,6 +15,7 @@ use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Campaign, End, Refused};
 
 use crate::exit_code::Exit;
+use crate::guest::session::{ENTRIES_COMPARED, EVENTS_COMPARED, SNAPSHOTS_COMPARED, SNAPSHOTS_MOVED};
 
 use super::opinion::Opinion;
 
@@ -177,6 +179,8 @@ pub struct Results {
     pub trace_bytes: u64,
     /// SHA-256 of the trace: the same seed, binary and kernel give the same.
     pub trace_digest: String,
+    /// SHA-256 over the frames of programs: what was done, seen and judged. Loaders that see the same give the same.
+    pub observation_digest: String,
     /// The records of each replayed program's first run, in order.
     pub records: Vec<Vec<StepRecord>>,
 }
@@ -215,6 +219,19 @@ impl Results {
         self.divergences.iter().enumerate().filter_map(|(index, found)| {
             let first = !self.divergences[..index].iter().any(|earlier| earlier.known == found.known);
             (found.known.is_none() || self.count_known || first).then_some(found)
+        })
+    }
+
+    /// What two loaders gave alike, where two observed to the end.
+    #[must_use]
+    pub fn loaders(&self) -> Option<Compared> {
+        let mark =
+            |name: &str| self.marks.iter().find(|(known, _, _)| known == name).map(|(_, value, _)| *value as u64);
+        Some(Compared {
+            events: mark(EVENTS_COMPARED)?,
+            snapshots: mark(SNAPSHOTS_COMPARED)?,
+            entries: mark(ENTRIES_COMPARED)?,
+            moved: mark(SNAPSHOTS_MOVED)?,
         })
     }
 

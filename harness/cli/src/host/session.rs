@@ -127,6 +127,8 @@ struct Current {
 struct Reading {
     start: Instant,
     digest: Sha256,
+    /// Over the frames of programs alone.
+    observed: Sha256,
     results: Results,
     current: Option<Current>,
     /// Steps received.
@@ -141,6 +143,7 @@ impl Reading {
         Self {
             start: Instant::now(),
             digest: Sha256::new(),
+            observed: Sha256::new(),
             results: Results::default(),
             current: None,
             steps: 0,
@@ -177,6 +180,12 @@ impl Reading {
     }
 
     fn frame(&mut self, frame: Frame, progress: &mut Progress) {
+        if frame.is_observation() {
+            match frame.payload() {
+                Ok(payload) => self.observed.update(payload),
+                Err(error) => self.damage = Some(error.to_string()),
+            }
+        }
         match frame {
             Frame::Hello(hello) => {
                 progress.begin(match &hello.campaign.work {
@@ -338,6 +347,7 @@ impl Reading {
     fn finish(mut self, decoder: &Decoder, ending: Option<Ending>, console: String) -> Results {
         self.results.wall = self.start.elapsed();
         self.results.trace_digest = hexadecimal(&self.digest.finalize());
+        self.results.observation_digest = hexadecimal(&self.observed.finalize());
         self.results.running = self.current.map(|current| Running {
             index: current.index,
             program: current.program,

@@ -136,6 +136,12 @@ fn human(results: &Results, saved: &[String]) {
         "compared     {} steps, {} transitions, {} entries, {} pagemap words, {} entries by the page walk",
         tally.steps, tally.transitions, tally.entries, tally.pagemap_words, tally.walked
     );
+    if let Some(loaders) = results.loaders() {
+        println!(
+            "loaders      libbpf and aya: {} events, {} snapshots of {} entries, all alike; {} looked at again",
+            loaders.events, loaders.snapshots, loaders.entries, loaders.moved
+        );
+    }
     if results.tracking.cases > 0 {
         println!("tracking     {}", results.tracking);
     }
@@ -151,6 +157,7 @@ fn human(results: &Results, saved: &[String]) {
     for (reason, bits) in &tally.bits_suppressed {
         println!("             {bits}: {}", reason.reason());
     }
+    println!("observed     sha256 {}", results.observation_digest);
     println!("trace        {} bytes, sha256 {}", results.trace_bytes, results.trace_digest);
     if results.programs > 0 {
         operations(results);
@@ -335,6 +342,9 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         "divergences": divergences,
         "inconclusive": inconclusive,
         "disagreements": results.disagreements,
+        "loaders": results.loaders().map(|compared| serde_json::json!({
+            "events": compared.events, "snapshots": compared.snapshots, "entries": compared.entries, "moved": compared.moved,
+        })),
         "seconds": results.wall.as_secs_f64(),
         "seconds_to_first_comparison": results.first_comparison.map(|time| time.as_secs_f64()),
         "steps": results.tally.steps,
@@ -348,6 +358,7 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         "unreached": unreached,
         "trace_bytes": results.trace_bytes,
         "trace_sha256": results.trace_digest,
+        "observed_sha256": results.observation_digest,
         "stored": saved,
         "exit": results.exit() as u8,
     })

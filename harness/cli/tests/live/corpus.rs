@@ -1,4 +1,4 @@
-//! Every entry of the corpus on every kernel: one boot a kernel, one test an entry.
+//! Every entry of the corpus on every kernel, under both loaders: one boot a kernel, one test an entry.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -32,13 +32,24 @@ fn replay(kernel: &str, platform: &str) -> Result<Live, String> {
         require(kernel, (platform == "bochs").then_some("bochs-3.0"))?;
         let trace = file(&format!("corpus-{kernel}.trace"));
         let words = ["replay", "--all", "--corpus", CORPUS, "--platform", platform, "--kernel", kernel];
-        live(&[&words[..], &["--trace", word(&trace)]].concat())
+        live(&[&words[..], &["--loader", "both", "--trace", word(&trace)]].concat())
     };
     on_machine().map_err(said)
 }
 
 fn replay_in_place() -> Result<Live, String> {
-    let mut command = command(&["replay", "--all", "--corpus", CORPUS, "--platform", "native", "--format", "json"]);
+    let mut command = command(&[
+        "replay",
+        "--all",
+        "--corpus",
+        CORPUS,
+        "--platform",
+        "native",
+        "--loader",
+        "both",
+        "--format",
+        "json",
+    ]);
     command.env("PTEDIFF_NATIVE", "1");
     Live::of(&run(command)).map_err(said)
 }
@@ -57,12 +68,24 @@ pub(crate) fn trials(in_place: bool) -> Vec<Trial> {
         if in_place { &[("native", &IN_PLACE)] } else { &[("6.1", &ON_6_1), ("6.12", &ON_6_12), ("7.2", &ON_7_2)] };
     let mut trials = Vec::new();
     for &(kernel, replayed) in runs {
+        trials.push(Trial::test(format!("corpus::{kernel}::loaders"), move || loaders_agree(replayed)));
         for name in corpus.names() {
             let entry = name.clone();
             trials.push(Trial::ignorable_test(format!("corpus::{kernel}::{name}"), move || check(replayed, &entry)));
         }
     }
     trials
+}
+
+/// Both loaders saw the same, and it was not little. That no event was lost, the entries' agreement says.
+fn loaders_agree(replayed: &Replayed) -> Result<(), Failed> {
+    let replayed = replayed.as_ref().map_err(Clone::clone)?;
+    let compared = |name: &str| replayed.json["loaders"][name].as_u64().unwrap_or(0);
+    let (events, snapshots, steps) = (compared("events"), compared("snapshots"), replayed.json["steps"].as_u64());
+    if events < 1000 || Some(snapshots) != steps || replayed.json["loaders"]["moved"] != 0 {
+        return Err(replayed.wrong(&format!("{events} events, {snapshots} snapshots in {steps:?} steps")));
+    }
+    Ok(())
 }
 
 /// The entry agreed; or the machine lacks something, which is no verdict.

@@ -60,6 +60,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     for (platform, program) in [("qemu", "qemu-system"), ("bochs", "bochs")] {
         trials.push(Trial::test(format!("rig::{platform}::emulator_killed"), || emulator_killed(platform, program)));
     }
+    for lie in ["event.drop", "event.mapcount", "event.reorder", "before.D", "entry.RW"] {
+        trials.push(Trial::test(format!("rig::qemu::two_loaders::{lie}"), move || a_loader_lies(lie)));
+    }
+    trials.push(Trial::test("rig::qemu::either_loader_alone", either_loader_alone));
     trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
     trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
     trials.push(Trial::test("rig::a_changed_kernel_is_found_shrunk_and_stored", a_changed_kernel_is_found));
@@ -93,6 +97,31 @@ fn check(planted: &Planted) -> Result<(), Failed> {
         ran.must_be("/running", "null")?;
     }
     Ok(())
+}
+
+/// One of two loaders loses or alters a record, which the other has: the rig has failed, and says in which program.
+fn a_loader_lies(lie: &str) -> Result<(), Failed> {
+    require("6.12", None)?;
+    let plant = format!("lie:{lie}");
+    let ran = live(&["run", "--platform", "qemu", "--cases", "3", "--loader", "both", "--plant", &plant])?;
+    ran.must_exit(Exit::Rig)?;
+    ran.must_say("/ending/rig-failed", "the loaders disagree: libbpf v")?;
+    ran.must_be("/running/index", "0")
+}
+
+/// Either loader alone gives the same records, byte for byte.
+fn either_loader_alone() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let campaign = ["run", "--platform", "qemu", "--cases", "40", "--seed", "5", "--loader"];
+    let by_libbpf = live(&[&campaign[..], &["libbpf"]].concat())?;
+    let by_aya = live(&[&campaign[..], &["aya"]].concat())?;
+    by_libbpf.must_exit(Exit::Agree)?;
+    by_aya.must_exit(Exit::Agree)?;
+    by_aya.must_be("/observed_sha256", &by_libbpf.text("/observed_sha256"))?;
+    match by_aya.text("/trace_sha256") == by_libbpf.text("/trace_sha256") {
+        true => Err(by_aya.wrong("the trace's head does not name the loader")),
+        false => Ok(()),
+    }
 }
 
 /// The emulator is killed by its process identifier in the middle of a campaign.

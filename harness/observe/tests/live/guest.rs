@@ -7,7 +7,8 @@ use std::fs;
 use std::io::Write;
 
 use ptediff_observe::{
-    EventLedger, LibbpfObserver, Lie, LyingObserver, ObserveError, Observer, ObserverOptions, ProbedStep, Witnesses,
+    BothObserver, Compared, EventLedger, Lie, Loader, LyingObserver, ObserveError, Observer, ObserverOptions,
+    ProbeObserver, ProbedStep, Witnesses,
 };
 use ptediff_reference_model::arena::ActorId;
 use ptediff_reference_model::entry::Entry;
@@ -45,17 +46,24 @@ fn report(port: &mut impl Write) {
 }
 
 fn scenario(port: &mut impl Write) -> Result<(), Box<dyn Error>> {
-    for (name, verdict) in [("missing hook", missing_hook()), ("no BTF", no_btf()?), ("aya", aya())] {
-        check(port, name, verdict)?;
+    for loader in Loader::ALL {
+        check(port, &format!("missing hook for {loader}"), missing_hook(loader))?;
+        check(port, &format!("no BTF for {loader}"), no_btf(loader)?)?;
     }
-    writeln!(port, "mark open")?;
-    let observer = LibbpfObserver::open(&ObserverOptions::default())?;
-    writeln!(port, "mark opened")?;
+    let mut open = |loader: Loader| -> Result<Box<dyn Observer>, Box<dyn Error>> {
+        writeln!(port, "mark {loader}")?;
+        let observer = ProbeObserver::open(loader, &ObserverOptions::default())?;
+        writeln!(port, "mark {loader} done")?;
+        Ok(Box::new(observer))
+    };
+    let observer = BothObserver::new(open(Loader::Libbpf)?, open(Loader::Aya)?)?;
     for line in observer.description().to_string().lines() {
         writeln!(port, "figure {line}")?;
     }
     let mut rig = Rig::new(observer)?;
     steps(port, &mut rig)?;
+    let compared = rig.observer.compared().unwrap_or_default();
+    check(port, "loaders", both_saw_much(compared))?;
     lies(port, &mut rig)?;
     writeln!(port, "mark snapshots")?;
     for _ in 0..TIMED_SNAPSHOTS {
@@ -78,9 +86,17 @@ fn scenario(port: &mut impl Write) -> Result<(), Box<dyn Error>> {
         rig.witnesses.report(&rig.observer, asleep)?;
     }
     writeln!(port, "mark reports done")?;
-    writeln!(port, "figure counters: {:?}", rig.observer.counters())?;
-    let verdict = loss();
-    check(port, "loss", verdict)
+    drop(rig);
+    for loader in Loader::ALL {
+        check(port, &format!("loss for {loader}"), loss(loader))?;
+    }
+    Ok(())
+}
+
+/// That the loaders agreed is worth as much as they saw.
+fn both_saw_much(compared: Compared) -> Result<String, String> {
+    let said = format!("{compared:?}");
+    if compared.events >= 25 && compared.snapshots >= 15 && compared.moved == 0 { Ok(said) } else { Err(said) }
 }
 
 fn check(port: &mut impl Write, name: &str, verdict: Result<String, String>) -> Result<(), Box<dyn Error>> {
@@ -95,9 +111,9 @@ fn wrong(error: impl Display) -> String {
     error.to_string().replace('\n', " / ")
 }
 
-fn missing_hook() -> Result<String, String> {
+fn missing_hook(loader: Loader) -> Result<String, String> {
     let renamed = vec![("copy_page_range".to_owned(), "copy_page_strange".to_owned())];
-    match LibbpfObserver::open(&ObserverOptions { renamed, ..ObserverOptions::default() }) {
+    match ProbeObserver::open(loader, &ObserverOptions { renamed, ..ObserverOptions::default() }) {
         Err(error @ ObserveError::MissingHook { .. }) if error.to_string().contains("`copy_page_strange`") => {
             Ok(wrong(error))
         }
@@ -107,13 +123,13 @@ fn missing_hook() -> Result<String, String> {
 }
 
 /// Hides the kernel's BTF under an empty file system for a while.
-fn no_btf() -> Result<Result<String, String>, Box<dyn Error>> {
+fn no_btf(loader: Loader) -> Result<Result<String, String>, Box<dyn Error>> {
     let place = c"/sys/kernel/btf";
     // SAFETY: the strings end in a zero; the mount hides a folder that nothing has open.
     if unsafe { libc::mount(c"none".as_ptr(), place.as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null()) } != 0 {
         return Err(std::io::Error::last_os_error().into());
     }
-    let answer = LibbpfObserver::open(&ObserverOptions::default());
+    let answer = ProbeObserver::open(loader, &ObserverOptions::default());
     // SAFETY: undoes the mount above.
     if unsafe { libc::umount(place.as_ptr()) } != 0 {
         return Err(std::io::Error::last_os_error().into());
@@ -125,21 +141,17 @@ fn no_btf() -> Result<Result<String, String>, Box<dyn Error>> {
     })
 }
 
-fn aya() -> Result<String, String> {
-    ptediff_observe::aya_smoke().map(|report| format!("{report:?}")).map_err(wrong)
-}
-
 /// An observer with its witnesses, and the actors.
-struct Rig {
-    observer: LibbpfObserver,
+struct Rig<Observing> {
+    observer: Observing,
     witnesses: Witnesses,
     ledger: EventLedger,
     channels: Channels,
     state: RawState,
 }
 
-impl Rig {
-    fn new(mut observer: LibbpfObserver) -> Result<Self, Box<dyn Error>> {
+impl<Observing: Observer> Rig<Observing> {
+    fn new(mut observer: Observing) -> Result<Self, Box<dyn Error>> {
         let witnesses = Witnesses::open(observer.description())?;
         let channels = Channels::make()?;
         observer.set_nursery(std::process::id());
@@ -214,7 +226,7 @@ impl Rig {
     }
 }
 
-fn steps(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
+fn steps(port: &mut impl Write, rig: &mut Rig<BothObserver>) -> Result<(), Box<dyn Error>> {
     rig.look(port, "birth")?;
     rig.tell(port, "map", 0, (Order::Map, 0, 8))?;
     rig.tell(port, "write", 0, (Order::Write, 0, 1))?;
@@ -253,7 +265,7 @@ fn steps(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
 
 /// Tells every lie once and asks who noticed. Pages 2 to 7 are written, so that a change of protection has
 /// six events.
-fn lies(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
+fn lies(port: &mut impl Write, rig: &mut Rig<BothObserver>) -> Result<(), Box<dyn Error>> {
     let mut only_by_ledger = Vec::new();
     let (mut by_witness, mut read_only) = (0, false);
     for lie in Lie::all() {
@@ -297,8 +309,8 @@ fn lies(port: &mut impl Write, rig: &mut Rig) -> Result<(), Box<dyn Error>> {
 }
 
 /// A ring buffer of one page cannot hold the events of many changes of protection.
-fn loss() -> Result<String, String> {
-    let observer = LibbpfObserver::open(&ObserverOptions { ring_bytes: 4096, ..ObserverOptions::default() });
+fn loss(loader: Loader) -> Result<String, String> {
+    let observer = ProbeObserver::open(loader, &ObserverOptions { ring_bytes: 4096, ..ObserverOptions::default() });
     let mut rig = Rig::new(observer.map_err(wrong)?).map_err(wrong)?;
     let tell = |order, first, pages| rig.channels.tell(0, order, first, pages).map_err(wrong);
     tell(Order::Map, 0, 32)?;

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use ptediff_observe::Loader;
 use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
@@ -127,8 +128,10 @@ fn run_machine(backend: BackendKind, kernel: &str) -> Result<Lines, Failed> {
 
 fn report_times(lines: &Lines) {
     let between = |from: &str, to: &str| Some(lines.marks.get(to)?.duration_since(*lines.marks.get(from)?));
-    if let Some(time) = between("open", "opened") {
-        println!("opening the observer: {:.3} s", time.as_secs_f64());
+    for loader in Loader::ALL {
+        if let Some(time) = between(loader.name(), &format!("{loader} done")) {
+            println!("opening by {loader}: {:.3} s", time.as_secs_f64());
+        }
     }
     for (what, count) in [("snapshots", TIMED_SNAPSHOTS), ("reports", TIMED_REPORTS)] {
         if let Some(time) = between(what, &format!("{what} done")) {
@@ -141,7 +144,10 @@ fn report_times(lines: &Lines) {
 }
 
 fn expected_checks() -> Vec<String> {
-    let fixed = ["missing hook", "no BTF", "aya", "registration", "lies", "loss"];
+    let of_loaders = ["missing hook", "no BTF", "loss"]
+        .into_iter()
+        .flat_map(|check| Loader::ALL.map(|loader| format!("{check} for {loader}")));
+    let fixed = ["registration", "loaders", "lies"].map(str::to_owned);
     let witnessed = [
         "birth",
         "map",
@@ -161,7 +167,7 @@ fn expected_checks() -> Vec<String> {
         "write-all",
         "after-lies",
     ];
-    fixed.map(str::to_owned).into_iter().chain(witnessed.map(|step| format!("witnesses of {step}"))).collect()
+    fixed.into_iter().chain(of_loaders).chain(witnessed.map(|step| format!("witnesses of {step}"))).collect()
 }
 
 /// The lines must be exactly these, in this order.
