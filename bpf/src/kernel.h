@@ -25,12 +25,19 @@ typedef ptediff_u64 u64;
 
 /* Helpers, by their numbers in the kernel's enum bpf_func_id. */
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
+					 u64 flags) = (void *)2;
+static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
+static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*const bpf_probe_read_kernel)(void *dst, u32 size, const void *src) = (void *)113;
 static void *(*const bpf_ringbuf_reserve)(void *ring, u64 size, u64 flags) = (void *)131;
 static void (*const bpf_ringbuf_submit)(void *data, u64 flags) = (void *)132;
 
 #define BPF_RB_NO_WAKEUP 1
 
+#define BPF_ANY 0
+
+#define BPF_MAP_TYPE_HASH    1
 #define BPF_MAP_TYPE_ARRAY   2
 #define BPF_MAP_TYPE_RINGBUF 27
 #define BPF_F_MMAPABLE	     1024
@@ -92,6 +99,16 @@ struct page___wrapped {
 };
 
 #pragma clang attribute pop
+
+/* The registers of x86-64 as far as the arguments go (arch/x86/include/asm/ptrace.h). */
+struct pt_regs {
+	u64 unused[10];
+	u64 ax;
+	u64 cx;
+	u64 dx;
+	u64 si;
+	u64 di;
+};
 
 enum pageflags {
 	PG_anon_exclusive = 11, /* the running kernel's number replaces this one */

@@ -58,13 +58,34 @@ pub enum HookKind {
     FunctionEntry,
     /// The exit of a kernel function.
     FunctionExit,
+    /// A tracepoint whose arguments are numbers.
+    RawTracepoint,
+    /// A breakpoint at the entry of a kernel function.
+    Kprobe,
+    /// The return of a kernel function, by a changed return address.
+    Kretprobe,
+}
+
+impl HookKind {
+    /// Its name in the object's section names.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::Tracepoint => "tp_btf",
+            Self::FunctionEntry => "fentry",
+            Self::FunctionExit => "fexit",
+            Self::RawTracepoint => "raw_tp",
+            Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
+        }
+    }
 }
 
 const fn hook(program: &'static str, kind: HookKind, target: &'static str) -> Hook {
     Hook { program, kind, target }
 }
 
-/// Every program that is attached, in the order in which it is.
+/// Every program that is attached where the kernel has trampolines and its BTF knows the functions, in that order.
 pub const HOOKS: [Hook; 9] = [
     hook("fork_done", HookKind::Tracepoint, "sched_process_fork"),
     hook("fault_enter", HookKind::FunctionEntry, "handle_mm_fault"),
@@ -75,6 +96,19 @@ pub const HOOKS: [Hook; 9] = [
     hook("protect_exit", HookKind::FunctionExit, "change_protection"),
     hook("clear_refs_enter", HookKind::FunctionEntry, "clear_refs_pte_range"),
     hook("clear_refs_exit", HookKind::FunctionExit, "clear_refs_pte_range"),
+];
+
+/// The same by kprobes, for other kernels: every program that is attached there.
+pub const KPROBE_HOOKS: [Hook; 9] = [
+    hook("kprobe_fork_done", HookKind::RawTracepoint, "sched_process_fork"),
+    hook("kprobe_fault_enter", HookKind::Kprobe, "handle_mm_fault"),
+    hook("kprobe_fault_exit", HookKind::Kretprobe, "handle_mm_fault"),
+    hook("kprobe_fork_copy_enter", HookKind::Kprobe, "copy_page_range"),
+    hook("kprobe_fork_copy_exit", HookKind::Kretprobe, "copy_page_range"),
+    hook("kprobe_protect_enter", HookKind::Kprobe, "change_protection"),
+    hook("kprobe_protect_exit", HookKind::Kretprobe, "change_protection"),
+    hook("kprobe_clear_refs_enter", HookKind::Kprobe, "clear_refs_pte_range"),
+    hook("kprobe_clear_refs_exit", HookKind::Kretprobe, "clear_refs_pte_range"),
 ];
 
 /// Every program of [`WATCH_OBJECT`] that is attached.
@@ -127,7 +161,8 @@ mod tests {
 
     #[test]
     fn every_hook_is_a_program_of_the_source() {
-        check_hooks(include_str!("pte_snapshot.bpf.c"), &HOOKS, SNAPSHOT_PROGRAM);
+        let hooks: Vec<Hook> = HOOKS.into_iter().chain(KPROBE_HOOKS).collect();
+        check_hooks(include_str!("pte_snapshot.bpf.c"), &hooks, SNAPSHOT_PROGRAM);
         check_hooks(include_str!("write_protect_watch.bpf.c"), &WATCH_HOOKS, INSPECT_PROGRAM);
         let source = include_str!("program_watch.bpf.c");
         let hooks: Vec<Hook> = FOLLOW_HOOKS.iter().chain(&TRAMPOLINE_HOOKS).copied().collect();
@@ -147,11 +182,7 @@ mod tests {
     #[track_caller]
     fn check_all(source: &str, hooks: &[Hook], others: usize) {
         for Hook { program, kind, target } in hooks {
-            let section = match kind {
-                HookKind::Tracepoint => "tp_btf",
-                HookKind::FunctionEntry => "fentry",
-                HookKind::FunctionExit => "fexit",
-            };
+            let section = kind.section();
             let head = format!("SEC(\"{section}/{target}\")\nint {program}(");
             assert!(source.contains(&head), "{head}");
         }

@@ -13,13 +13,6 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-#define BPF_MAP_TYPE_HASH 1
-#define BPF_ANY		  0
-
-static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
-					 u64 flags) = (void *)2;
-static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
-static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static long (*const bpf_get_current_comm)(void *into, u32 size) = (void *)16;
 static long (*const bpf_get_task_stack)(void *task, void *into, u32 size, u64 flags) = (void *)141;
 static long (*const bpf_get_func_arg)(void *context, u32 number, u64 *value) = (void *)183;
@@ -717,16 +710,6 @@ int program_clear_exit(u64 *context)
  * By the function graph tracer: kernels that preempt what runs in the kernel. These programs run with preemption
  * off. What a function was called with must be remembered.
  */
-
-/* The registers of x86-64 as far as the arguments go (arch/x86/include/asm/ptrace.h). */
-struct pt_regs {
-	u64 unused[10];
-	u64 ax;
-	u64 cx;
-	u64 dx;
-	u64 si;
-	u64 di;
-};
 
 static __always_inline int call_begins(u32 cause, struct call *call)
 {

@@ -223,14 +223,19 @@ int snapshot_arenas(void *context)
 	return 0;
 }
 
+/* A field of a structure of the kernel's. Reads zero where there is none. */
+#define READ(pointer, field)                                                                       \
+	({                                                                                         \
+		typeof((pointer)->field) value = 0;                                                \
+		bpf_probe_read_kernel(&value, sizeof(value), &(pointer)->field);                   \
+		value;                                                                             \
+	})
+
 /* A child of an actor or of the nursery becomes the actor that user space expects. */
-SEC("tp_btf/sched_process_fork")
-int fork_done(u64 *context)
+static __always_inline int forked(struct task_struct *parent, struct task_struct *child)
 {
-	struct task_struct *parent = (void *)context[0];
-	struct task_struct *child = (void *)context[1];
 	struct ptediff_control *state = the_control();
-	u64 parent_mm = 0, child_mm = 0;
+	u64 parent_mm, child_mm;
 	u32 expected, slot;
 
 	if (!state)
@@ -238,9 +243,9 @@ int fork_done(u64 *context)
 	expected = state->expected_child;
 	if (expected >= PTEDIFF_ACTORS)
 		return 0;
-	bpf_probe_read_kernel(&parent_mm, sizeof(parent_mm), &parent->mm);
-	bpf_probe_read_kernel(&child_mm, sizeof(child_mm), &child->mm);
-	if ((u32)parent->tgid != state->nursery_pid && slot_of(parent_mm) == PTEDIFF_NO_SLOT)
+	parent_mm = (u64)READ(parent, mm);
+	child_mm = (u64)READ(child, mm);
+	if ((u32)READ(parent, tgid) != state->nursery_pid && slot_of(parent_mm) == PTEDIFF_NO_SLOT)
 		return 0;
 	/* A thread or a vfork child shares its parent's address space: no actor. */
 	if (parent_mm == child_mm)
@@ -251,20 +256,22 @@ int fork_done(u64 *context)
 			state->slots[slot].mm = 0;
 	}
 	state->slots[expected & (PTEDIFF_ACTORS - 1)].mm = child_mm;
-	state->slots[expected & (PTEDIFF_ACTORS - 1)].pid = child->tgid;
+	state->slots[expected & (PTEDIFF_ACTORS - 1)].pid = READ(child, tgid);
 	state->expected_child = PTEDIFF_NO_SLOT;
 	return 0;
 }
 
-SEC("fentry/handle_mm_fault")
-int fault_enter(u64 *context)
+/*
+ * What each function's entry and exit do. The entries return whether it is about an actor's arena.
+ */
+
+static __always_inline int fault_begins(struct vm_area_struct *vma, u64 address)
 {
-	struct vm_area_struct *vma = (void *)context[0];
-	u64 address = context[1] & ~(PAGE_SIZE - 1);
 	struct scratch *scratch;
 	u64 mm, entry = 0;
 	u32 slot, result;
 
+	address &= ~(PAGE_SIZE - 1);
 	if (!meets_arena(address, address + 1))
 		return 0;
 	mm = mm_of(vma);
@@ -275,20 +282,18 @@ int fault_enter(u64 *context)
 	result = read_entry(mm, address, &entry);
 	scratch->fault_before = entry;
 	scratch->fault_address = is_readable(result) ? address : 0;
-	return 0;
+	return 1;
 }
 
-SEC("fexit/handle_mm_fault")
-int fault_exit(u64 *context)
+static __always_inline int fault_ends(struct vm_area_struct *vma, u64 address, u32 flags,
+				      u32 reason)
 {
-	struct vm_area_struct *vma = (void *)context[0];
-	u64 address = context[1] & ~(PAGE_SIZE - 1);
-	u32 fault_flags = context[2], reason = context[4];
 	struct ptediff_control *state;
 	struct scratch *scratch;
 	u64 mm, opened, after = 0;
 	u32 slot, result;
 
+	address &= ~(PAGE_SIZE - 1);
 	if (!meets_arena(address, address + 1))
 		return 0;
 	mm = mm_of(vma);
@@ -308,8 +313,8 @@ int fault_exit(u64 *context)
 		state->unpaired++;
 		return 0;
 	}
-	emit(WHAT(PTEDIFF_CAUSE_FAULT, slot, page_index(address), fault_flags & FAULT_FLAG_WRITE),
-	     scratch->fault_before, after, vma->vm_flags);
+	emit(WHAT(PTEDIFF_CAUSE_FAULT, slot, page_index(address), flags & FAULT_FLAG_WRITE),
+	     scratch->fault_before, after, READ(vma, vm_flags));
 	return 0;
 }
 
@@ -321,16 +326,14 @@ static __always_inline u32 expected_child(struct ptediff_control *state, u32 par
 	return child < PTEDIFF_ACTORS && child != parent ? child : PTEDIFF_NO_SLOT;
 }
 
-SEC("fentry/copy_page_range")
-int fork_copy_enter(u64 *context)
+static __always_inline int fork_begins(struct vm_area_struct *child_vma,
+				       struct vm_area_struct *parent_vma)
 {
-	struct vm_area_struct *child_vma = (void *)context[0];
-	struct vm_area_struct *parent_vma = (void *)context[1];
 	struct ptediff_control *state;
 	u32 parent, child;
 	u64 mm;
 
-	if (!meets_arena(parent_vma->vm_start, parent_vma->vm_end))
+	if (!meets_arena(READ(parent_vma, vm_start), READ(parent_vma, vm_end)))
 		return 0;
 	mm = mm_of(parent_vma);
 	parent = slot_of(mm);
@@ -341,19 +344,19 @@ int fork_copy_enter(u64 *context)
 	child = expected_child(state, parent);
 	if (child != PTEDIFF_NO_SLOT)
 		open_range(child, mm_of(child_vma));
-	return 0;
+	return 1;
 }
 
-SEC("fexit/copy_page_range")
-int fork_copy_exit(u64 *context)
+static __always_inline int fork_ends(struct vm_area_struct *child_vma,
+				     struct vm_area_struct *parent_vma)
 {
-	struct vm_area_struct *child_vma = (void *)context[0];
-	struct vm_area_struct *parent_vma = (void *)context[1];
 	struct ptediff_control *state;
-	u32 parent, child, index, end;
-	u64 mm, vm_flags, child_flags;
+	u32 parent, child, index, last;
+	u64 mm, start, end, vm_flags, child_flags;
 
-	if (!meets_arena(parent_vma->vm_start, parent_vma->vm_end))
+	start = READ(parent_vma, vm_start);
+	end = READ(parent_vma, vm_end);
+	if (!meets_arena(start, end))
 		return 0;
 	mm = mm_of(parent_vma);
 	parent = slot_of(mm);
@@ -369,12 +372,12 @@ int fork_copy_exit(u64 *context)
 	}
 	if (!close_range(child, mm_of(child_vma)))
 		return 0;
-	vm_flags = parent_vma->vm_flags;
-	child_flags = child_vma->vm_flags;
-	end = page_index(parent_vma->vm_end);
+	vm_flags = READ(parent_vma, vm_flags);
+	child_flags = READ(child_vma, vm_flags);
+	last = page_index(end);
 #pragma clang loop unroll(disable)
-	for (index = page_index(parent_vma->vm_start); index < PTEDIFF_ARENA_PAGES; index++) {
-		if (index >= end)
+	for (index = page_index(start); index < PTEDIFF_ARENA_PAGES; index++) {
+		if (index >= last)
 			break;
 		emit_page(WHAT(PTEDIFF_CAUSE_FORK_PARENT, parent, index, 0), vm_flags);
 		emit_page(WHAT(PTEDIFF_CAUSE_FORK_CHILD, child, index, 0), child_flags);
@@ -382,33 +385,34 @@ int fork_copy_exit(u64 *context)
 	return 0;
 }
 
-/* The entry of a function that changes the entries of a range of one VMA. */
-static __always_inline void change_enter(struct vm_area_struct *vma, u64 start, u64 end)
+/* Of a function that changes the entries of a range of one VMA. */
+static __always_inline int change_begins(struct vm_area_struct *vma, u64 start, u64 end)
 {
 	u32 slot;
 	u64 mm;
 
 	if (!meets_arena(start, end))
-		return;
+		return 0;
 	mm = mm_of(vma);
 	slot = slot_of(mm);
-	if (slot != PTEDIFF_NO_SLOT)
-		open_range(slot, mm);
+	if (slot == PTEDIFF_NO_SLOT)
+		return 0;
+	open_range(slot, mm);
+	return 1;
 }
 
-/* The exit of that function. */
-static __always_inline void change_exit(struct vm_area_struct *vma, u64 start, u64 end, u64 cause)
+static __always_inline int change_ends(struct vm_area_struct *vma, u64 start, u64 end, u64 cause)
 {
 	u32 slot, index, last;
 	u64 mm, vm_flags;
 
 	if (!meets_arena(start, end))
-		return;
+		return 0;
 	mm = mm_of(vma);
 	slot = slot_of(mm);
 	if (slot == PTEDIFF_NO_SLOT || !close_range(slot, mm))
-		return;
-	vm_flags = vma->vm_flags;
+		return 0;
+	vm_flags = READ(vma, vm_flags);
 	last = page_index(end);
 #pragma clang loop unroll(disable)
 	for (index = page_index(start); index < PTEDIFF_ARENA_PAGES; index++) {
@@ -416,36 +420,220 @@ static __always_inline void change_exit(struct vm_area_struct *vma, u64 start, u
 			break;
 		emit_page(WHAT(cause, slot, index, 0), vm_flags);
 	}
+	return 0;
+}
+
+static __always_inline struct vm_area_struct *walked_vma(u64 walk)
+{
+	return READ((struct mm_walk *)walk, vma);
+}
+
+/*
+ * By trampolines: the functions are known to the kernel's BTF. Arguments stand in the context, the result after them.
+ */
+
+SEC("tp_btf/sched_process_fork")
+int fork_done(u64 *context)
+{
+	return forked((void *)context[0], (void *)context[1]);
+}
+
+SEC("fentry/handle_mm_fault")
+int fault_enter(u64 *context)
+{
+	fault_begins((void *)context[0], context[1]);
+	return 0;
+}
+
+SEC("fexit/handle_mm_fault")
+int fault_exit(u64 *context)
+{
+	return fault_ends((void *)context[0], context[1], context[2], context[4]);
+}
+
+SEC("fentry/copy_page_range")
+int fork_copy_enter(u64 *context)
+{
+	fork_begins((void *)context[0], (void *)context[1]);
+	return 0;
+}
+
+SEC("fexit/copy_page_range")
+int fork_copy_exit(u64 *context)
+{
+	return fork_ends((void *)context[0], (void *)context[1]);
 }
 
 SEC("fentry/change_protection")
 int protect_enter(u64 *context)
 {
-	change_enter((void *)context[1], context[2], context[3]);
+	change_begins((void *)context[1], context[2], context[3]);
 	return 0;
 }
 
 SEC("fexit/change_protection")
 int protect_exit(u64 *context)
 {
-	change_exit((void *)context[1], context[2], context[3], PTEDIFF_CAUSE_PROTECT);
-	return 0;
+	return change_ends((void *)context[1], context[2], context[3], PTEDIFF_CAUSE_PROTECT);
 }
 
 SEC("fentry/clear_refs_pte_range")
 int clear_refs_enter(u64 *context)
 {
-	struct mm_walk *walk = (void *)context[3];
-
-	change_enter(walk->vma, context[1], context[2]);
+	change_begins(walked_vma(context[3]), context[1], context[2]);
 	return 0;
 }
 
 SEC("fexit/clear_refs_pte_range")
 int clear_refs_exit(u64 *context)
 {
-	struct mm_walk *walk = (void *)context[3];
+	return change_ends(walked_vma(context[3]), context[1], context[2],
+			   PTEDIFF_CAUSE_CLEAR_REFS);
+}
 
-	change_exit(walk->vma, context[1], context[2], PTEDIFF_CAUSE_CLEAR_REFS);
+/*
+ * By kprobes: kernels without trampolines, functions that BTF does not know. Arguments stand in registers, and must be
+ * remembered until the function returns: by thread, as a fault may sleep (userfaultfd) while another actor runs.
+ */
+
+struct call {
+	u64 vma;
+	u64 other; /* the parent's VMA */
+	u64 start;
+	u64 end;
+	u32 flags;
+	u32 open;
+};
+
+/* At most one call of each function is open in a thread. */
+struct calls {
+	struct call by_cause[PTEDIFF_CAUSES];
+};
+
+struct {
+	MAP_UINT(type, BPF_MAP_TYPE_HASH);
+	MAP_UINT(max_entries, 64);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, struct calls);
+} open_calls SEC(".maps");
+
+static __always_inline int remember(u32 cause, const struct call *call)
+{
+	struct ptediff_control *state = the_control();
+	u32 thread = bpf_get_current_pid_tgid();
+	struct calls *known = bpf_map_lookup_elem(&open_calls, &thread);
+	struct calls none = {};
+
+	if (!known) {
+		bpf_map_update_elem(&open_calls, &thread, &none, BPF_ANY);
+		known = bpf_map_lookup_elem(&open_calls, &thread);
+	}
+	if (!state)
+		return 0;
+	/* No room, or an exit that was not seen. */
+	if (!known || known->by_cause[cause].open)
+		state->unpaired++;
+	if (known)
+		known->by_cause[cause] = *call;
+	return 0;
+}
+
+static __always_inline int recall(u32 cause, struct call *call)
+{
+	u32 thread = bpf_get_current_pid_tgid(), other;
+	struct calls *known = bpf_map_lookup_elem(&open_calls, &thread);
+
+	if (!known || !known->by_cause[cause].open)
+		return 0;
+	*call = known->by_cause[cause];
+	known->by_cause[cause].open = 0;
+	for (other = 0; other < PTEDIFF_CAUSES; other++) {
+		if (known->by_cause[other].open)
+			return 1;
+	}
+	bpf_map_delete_elem(&open_calls, &thread);
+	return 1;
+}
+
+SEC("raw_tp/sched_process_fork")
+int kprobe_fork_done(u64 *context)
+{
+	return forked((void *)context[0], (void *)context[1]);
+}
+
+SEC("kprobe/handle_mm_fault")
+int kprobe_fault_enter(struct pt_regs *registers)
+{
+	struct call call = {.vma = registers->di, .start = registers->si, .flags = registers->dx};
+
+	call.open = fault_begins((void *)call.vma, call.start);
+	return call.open ? remember(PTEDIFF_CAUSE_FAULT, &call) : 0;
+}
+
+SEC("kretprobe/handle_mm_fault")
+int kprobe_fault_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (recall(PTEDIFF_CAUSE_FAULT, &call))
+		fault_ends((void *)call.vma, call.start, call.flags, registers->ax);
+	return 0;
+}
+
+SEC("kprobe/copy_page_range")
+int kprobe_fork_copy_enter(struct pt_regs *registers)
+{
+	struct call call = {.vma = registers->di, .other = registers->si};
+
+	call.open = fork_begins((void *)call.vma, (void *)call.other);
+	return call.open ? remember(PTEDIFF_CAUSE_FORK_CHILD, &call) : 0;
+}
+
+SEC("kretprobe/copy_page_range")
+int kprobe_fork_copy_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (recall(PTEDIFF_CAUSE_FORK_CHILD, &call))
+		fork_ends((void *)call.vma, (void *)call.other);
+	return 0;
+}
+
+SEC("kprobe/change_protection")
+int kprobe_protect_enter(struct pt_regs *registers)
+{
+	struct call call = {.vma = registers->si, .start = registers->dx, .end = registers->cx};
+
+	call.open = change_begins((void *)call.vma, call.start, call.end);
+	return call.open ? remember(PTEDIFF_CAUSE_PROTECT, &call) : 0;
+}
+
+SEC("kretprobe/change_protection")
+int kprobe_protect_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (recall(PTEDIFF_CAUSE_PROTECT, &call))
+		change_ends((void *)call.vma, call.start, call.end, PTEDIFF_CAUSE_PROTECT);
+	return 0;
+}
+
+SEC("kprobe/clear_refs_pte_range")
+int kprobe_clear_refs_enter(struct pt_regs *registers)
+{
+	struct call call = {.start = registers->si, .end = registers->dx};
+
+	call.vma = (u64)walked_vma(registers->cx);
+	call.open = change_begins((void *)call.vma, call.start, call.end);
+	return call.open ? remember(PTEDIFF_CAUSE_CLEAR_REFS, &call) : 0;
+}
+
+SEC("kretprobe/clear_refs_pte_range")
+int kprobe_clear_refs_exit(struct pt_regs *registers)
+{
+	struct call call;
+
+	if (recall(PTEDIFF_CAUSE_CLEAR_REFS, &call))
+		change_ends((void *)call.vma, call.start, call.end, PTEDIFF_CAUSE_CLEAR_REFS);
 	return 0;
 }

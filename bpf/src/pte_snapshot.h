@@ -50,6 +50,7 @@ typedef unsigned long long ptediff_u64;
 #define PTEDIFF_CAUSE_FORK_CHILD  2
 #define PTEDIFF_CAUSE_PROTECT	  3
 #define PTEDIFF_CAUSE_CLEAR_REFS  4
+#define PTEDIFF_CAUSES		  5
 
 /* Multiplier of the event digest (the 64-bit FNV prime: odd, so that every step is a bijection). */
 #define PTEDIFF_DIGEST_PRIME 0x100000001b3ULL

@@ -14,13 +14,6 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-#define BPF_MAP_TYPE_HASH 1
-#define BPF_ANY		  0
-
-static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
-					 u64 flags) = (void *)2;
-static long (*const bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
-static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
 static u64 (*const bpf_get_current_task)(void) = (void *)35;
 static long (*const bpf_loop)(u32 times, void *body, void *context, u64 flags) = (void *)181;
 

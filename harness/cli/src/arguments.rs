@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use ptediff_observe::Loader;
+use ptediff_observe::{Hooking, Loader};
 use ptediff_reference_model::machine::Dialect;
 
 use crate::guest::plant::Plant;
@@ -151,12 +151,24 @@ pub struct MachineArguments {
     /// Library that loads the probes, or both beside each other, compared
     #[arg(long, value_enum, default_value_t = LoaderChoice::default())]
     pub loader: LoaderChoice,
+    /// How the probes are attached [default: trampolines, and kprobes where these cannot be had]
+    #[arg(long, value_name = "WAY")]
+    pub hooks: Option<Hooking>,
+    /// A hooked function that this kernel has under another name
+    #[arg(long, value_name = "FUNCTION=NAME", value_parser = renamed)]
+    pub renamed: Vec<(String, String)>,
     /// Ask the witnesses after every Nth step; 0 for only at divergences [default: 64; replay: 1]
     #[arg(long)]
     pub witness_every: Option<u16>,
     /// Plant a failure, to test the rig
     #[arg(long, hide = true)]
     pub plant: Option<Plant>,
+}
+
+/// `FUNCTION=NAME`.
+fn renamed(text: &str) -> Result<(String, String), String> {
+    let (function, name) = text.split_once('=').ok_or("FUNCTION=NAME, such as change_protection=my_protection")?;
+    Ok((function.to_owned(), name.to_owned()))
 }
 
 impl MachineArguments {

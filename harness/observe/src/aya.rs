@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError, RawTracePoint};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, Endianness};
 use ptediff_bpf::{EVENTS_MAP, Event, GEOMETRY_GLOBAL, Hook, HookKind, OBJECT, SNAPSHOT_PROGRAM};
 
@@ -90,6 +90,16 @@ fn attach(program: &mut Program, kind: HookKind, target: &str, kernel: &Btf) -> 
             let program: &mut FExit = program.try_into()?;
             program.load(target, kernel)?;
             program.attach()?;
+        }
+        HookKind::RawTracepoint => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(target)?;
+        }
+        HookKind::Kprobe | HookKind::Kretprobe => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            program.attach(target, 0)?;
         }
     }
     Ok(())

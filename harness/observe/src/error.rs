@@ -16,7 +16,11 @@ pub enum ObserveError {
     #[error("this kernel has no BTF ({0} is missing): it needs CONFIG_DEBUG_INFO_BTF=y")]
     NoBtf(PathBuf),
     /// A function or tracepoint that a probe hooks is not in the kernel's BTF, or cannot be attached to.
-    #[error("the kernel offers no hook at `{function}`: {hint}")]
+    #[error(
+        "the kernel offers no hook at `{function}`: {hint}. Was it renamed, or inlined by the compiler? `ptediff doctor` \
+         looks it up. fentry and fexit need CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, kprobes \
+         CONFIG_KPROBE_EVENTS"
+    )]
     MissingHook {
         /// Kernel function or tracepoint.
         function: String,

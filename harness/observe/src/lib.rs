@@ -32,6 +32,7 @@ mod both;
 mod error;
 mod events;
 mod geometry;
+mod hooks;
 mod kcore;
 mod liar;
 #[cfg(feature = "libbpf")]
@@ -59,6 +60,7 @@ pub use both::BothObserver;
 pub use error::ObserveError;
 pub use events::{EventLedger, LedgerMismatch};
 pub use geometry::{Geometry, StructPage};
+pub use hooks::{Hooking, Offer, UnknownHooking, survey};
 pub use kcore::{Kcore, KcoreWitness, compare};
 pub use liar::{Lie, LyingObserver, UnknownLie};
 pub use loader::{Loader, ObserverOptions, UnknownLoader};

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::Mutex;
 
 use libbpf_rs::{Link, MapCore, Object, ObjectBuilder, OpenObject, PrintLevel, RingBuffer, RingBufferBuilder, btf};
-use ptediff_bpf::{EVENTS_MAP, Event, GEOMETRY_GLOBAL, HOOKS, Hook, HookKind, OBJECT, SNAPSHOT_PROGRAM};
+use ptediff_bpf::{EVENTS_MAP, Event, GEOMETRY_GLOBAL, Hook, HookKind, OBJECT, SNAPSHOT_PROGRAM};
 
 use crate::error::ObserveError;
 use crate::geometry::Geometry;
+use crate::hooks::Hooking;
 use crate::loader::{LoadedProbes, ObserverOptions, missing_hook};
 
 /// The object, with its ring buffer and what is attached of it.
@@ -25,10 +26,10 @@ pub(crate) struct LibbpfProbes {
 }
 
 impl LibbpfProbes {
-    pub(crate) fn load(options: &ObserverOptions, geometry: &Geometry) -> Result<Self, ObserveError> {
+    pub(crate) fn load(options: &ObserverOptions, hooking: Hooking, geometry: &Geometry) -> Result<Self, ObserveError> {
         libbpf_rs::set_print(Some((PrintLevel::Warn, keep_warning)));
-        let open = prepare(options, geometry)?;
-        let object = open.load().map_err(|error| diagnose(options, &error))?;
+        let open = prepare(options, hooking, geometry)?;
+        let object = open.load().map_err(|error| diagnose(options, hooking, &error))?;
         let records = Rc::new(RefCell::new(Vec::with_capacity(256)));
         let events = object.maps().find(|map| map.name() == EVENTS_MAP);
         let events = events.ok_or_else(|| load_error(format!("no map `{EVENTS_MAP}`")))?;
@@ -70,7 +71,13 @@ impl LoadedProbes for LibbpfProbes {
             .progs_mut()
             .find(|program| program.name() == hook.program)
             .ok_or_else(|| load_error(format!("no program `{}`", hook.program)))?;
-        self.links.push(program.attach_trace().map_err(|error| missing_hook(hook, target, &error.to_string()))?);
+        let link = match hook.kind {
+            HookKind::Tracepoint | HookKind::FunctionEntry | HookKind::FunctionExit => program.attach_trace(),
+            HookKind::RawTracepoint => program.attach_raw_tracepoint(target),
+            HookKind::Kprobe => program.attach_kprobe(false, target),
+            HookKind::Kretprobe => program.attach_kprobe(true, target),
+        };
+        self.links.push(link.map_err(|error| missing_hook(hook, target, &error.to_string()))?);
         Ok(())
     }
 
@@ -105,7 +112,7 @@ pub(crate) fn take_warnings() -> String {
 }
 
 /// Opens the object, fills in the constants and sizes the ring buffer.
-fn prepare(options: &ObserverOptions, geometry: &Geometry) -> Result<OpenObject, ObserveError> {
+fn prepare(options: &ObserverOptions, hooking: Hooking, geometry: &Geometry) -> Result<OpenObject, ObserveError> {
     drop(take_warnings());
     let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| load_error(error.to_string()))?;
     for mut map in open.maps_mut() {
@@ -121,11 +128,11 @@ fn prepare(options: &ObserverOptions, geometry: &Geometry) -> Result<OpenObject,
         }
     }
     for mut program in open.progs_mut() {
-        let Some(hook) = HOOKS.iter().find(|hook| program.name() == hook.program) else {
-            continue;
-        };
+        let hook = hooking.hooks().iter().find(|hook| program.name() == hook.program);
+        program.set_autoload(hook.is_some() || program.name() == SNAPSHOT_PROGRAM);
+        let Some(hook) = hook else { continue };
         let wanted = options.target(hook);
-        if wanted != hook.target {
+        if wanted != hook.target && hooking == Hooking::Trampolines {
             program
                 .set_attach_target(0, Some(wanted.to_owned()))
                 .map_err(|error| missing_hook(hook, wanted, &error.to_string()))?;
@@ -135,9 +142,9 @@ fn prepare(options: &ObserverOptions, geometry: &Geometry) -> Result<OpenObject,
 }
 
 /// Why libbpf could not load the object: a hook that the kernel's BTF does not know, or its own words.
-fn diagnose(options: &ObserverOptions, error: &libbpf_rs::Error) -> ObserveError {
+fn diagnose(options: &ObserverOptions, hooking: Hooking, error: &libbpf_rs::Error) -> ObserveError {
     if let Ok(kernel) = btf::Btf::from_vmlinux() {
-        for hook in &HOOKS {
+        for hook in hooking.hooks() {
             let function = options.target(hook);
             let known = match hook.kind {
                 HookKind::Tracepoint => {
@@ -146,6 +153,8 @@ fn diagnose(options: &ObserverOptions, error: &libbpf_rs::Error) -> ObserveError
                 HookKind::FunctionEntry | HookKind::FunctionExit => {
                     kernel.type_by_name::<btf::types::Func<'_>>(function).is_some()
                 }
+                // These are looked for when they are attached.
+                HookKind::RawTracepoint | HookKind::Kprobe | HookKind::Kretprobe => true,
             };
             if !known {
                 return missing_hook(hook, function, "the kernel's BTF does not know it");

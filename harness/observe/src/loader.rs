@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::str::FromStr;
 
-use ptediff_bpf::{Event, Hook, HookKind};
+use ptediff_bpf::{Event, Hook};
 use thiserror::Error;
 
 use crate::error::ObserveError;
 use crate::geometry::Geometry;
+use crate::hooks::Hooking;
 
 /// The kernel's BTF; libbpf looks elsewhere too, but no distribution's kernel needs that.
 pub(crate) const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -77,11 +78,13 @@ pub struct ObserverOptions {
     /// Kernel functions under another name: pairs of a hook's target and the function to attach to instead.
     /// For kernels in which a function was renamed.
     pub renamed: Vec<(String, String)>,
+    /// How the probes are attached; `None` for trampolines, and kprobes where these cannot be had.
+    pub hooking: Option<Hooking>,
 }
 
 impl Default for ObserverOptions {
     fn default() -> Self {
-        Self { ring_bytes: 1 << 20, renamed: Vec::new() }
+        Self { ring_bytes: 1 << 20, renamed: Vec::new(), hooking: None }
     }
 }
 
@@ -115,12 +118,13 @@ pub(crate) trait LoadedProbes {
 pub(crate) fn load(
     loader: Loader,
     options: &ObserverOptions,
+    hooking: Hooking,
     geometry: &Geometry,
 ) -> Result<Box<dyn LoadedProbes>, ObserveError> {
     require_btf()?;
     match loader {
         #[cfg(feature = "libbpf")]
-        Loader::Libbpf => Ok(Box::new(crate::libbpf::LibbpfProbes::load(options, geometry)?)),
+        Loader::Libbpf => Ok(Box::new(crate::libbpf::LibbpfProbes::load(options, hooking, geometry)?)),
         #[cfg(feature = "aya")]
         Loader::Aya => Ok(Box::new(crate::aya::AyaProbes::load(options, geometry)?)),
         #[cfg(not(all(feature = "libbpf", feature = "aya")))]
@@ -139,20 +143,6 @@ pub(crate) fn require_btf() -> Result<(), ObserveError> {
 pub(crate) fn missing_hook(hook: &Hook, function: &str, reason: &str) -> ObserveError {
     ObserveError::MissingHook {
         function: function.to_owned(),
-        hint: format!(
-            "probe `{}` ({}) needs it: {reason}. Was it renamed, or inlined by the compiler? Function hooks need \
-             CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS",
-            hook.program,
-            kind_name(hook.kind)
-        ),
-    }
-}
-
-/// The name of a kind of hook, as in the object's section names.
-pub(crate) fn kind_name(kind: HookKind) -> &'static str {
-    match kind {
-        HookKind::Tracepoint => "tp_btf",
-        HookKind::FunctionEntry => "fentry",
-        HookKind::FunctionExit => "fexit",
+        hint: format!("probe `{}` ({}) needs it: {reason}", hook.program, hook.kind.section()),
     }
 }

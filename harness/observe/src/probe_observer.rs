@@ -5,8 +5,8 @@ use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 
 use ptediff_bpf::{
-    ActorSnapshot, CONTROL_MAP, Control, Event, HOOKS, NO_SLOT, SNAPSHOT_MAP, STATUS_EMPTY, STATUS_HUGE,
-    STATUS_NO_TABLE, STATUS_OK, Slot, Snapshot,
+    ActorSnapshot, CONTROL_MAP, Control, Event, NO_SLOT, SNAPSHOT_MAP, STATUS_EMPTY, STATUS_HUGE, STATUS_NO_TABLE,
+    STATUS_OK, Slot, Snapshot,
 };
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId};
 use ptediff_reference_model::observation::{RawState, RawTransition};
@@ -14,7 +14,8 @@ use ptediff_reference_model::observation::{RawState, RawTransition};
 use crate::error::ObserveError;
 use crate::events::transition_of;
 use crate::geometry::Geometry;
-use crate::loader::{LoadedProbes, Loader, ObserverOptions, kind_name, load};
+use crate::hooks::Hooking;
+use crate::loader::{LoadedProbes, Loader, ObserverOptions, load};
 use crate::mapped::MappedValue;
 use crate::observer::{Counters, Description, Observer, Registered};
 use crate::test_run;
@@ -29,6 +30,7 @@ pub struct ProbeObserver {
     received: u64,
     reported: u64,
     options: ObserverOptions,
+    hooking: Hooking,
     description: Description,
     snapshot_program: OwnedFd,
     /// Owns what is attached and the ring buffer.
@@ -42,14 +44,20 @@ impl fmt::Debug for ProbeObserver {
 }
 
 impl ProbeObserver {
-    /// Loads the probes and attaches them all.
+    /// Loads the probes and attaches them all, in the first way that the kernel offers for every hook.
     ///
     /// # Errors
-    /// As [`Self::load`] and [`Self::attach`].
+    /// As [`Self::load`] and [`Self::attach`]; with [`ObserveError::MissingHook`] of every way that was tried.
     pub fn open(loader: Loader, options: &ObserverOptions) -> Result<Self, ObserveError> {
-        let mut observer = Self::load(loader, options)?;
-        observer.attach()?;
-        Ok(observer)
+        let open = |hooking| {
+            let mut observer = Self::load(loader, &ObserverOptions { hooking: Some(hooking), ..options.clone() })?;
+            observer.attach()?;
+            Ok(observer)
+        };
+        if let Some(hooking) = options.hooking {
+            return open(hooking);
+        }
+        first_way(open)
     }
 
     /// Loads the probes. They see nothing yet, but snapshots can be taken.
@@ -59,7 +67,8 @@ impl ProbeObserver {
     /// for the hooks already, or whatever else keeps the kernel from taking the probes.
     pub fn load(loader: Loader, options: &ObserverOptions) -> Result<Self, ObserveError> {
         let geometry = Geometry::measure()?;
-        let probes = load(loader, options, &geometry)?;
+        let hooking = options.hooking.unwrap_or(Hooking::Trampolines);
+        let probes = load(loader, options, hooking, &geometry)?;
         let mut control = MappedValue::<Control>::open(probes.map(CONTROL_MAP)?.as_fd(), CONTROL_MAP)?;
         control.write_field(offset_of!(Control, expected_child), NO_SLOT);
         let snapshot = MappedValue::open(probes.map(SNAPSHOT_MAP)?.as_fd(), SNAPSHOT_MAP)?;
@@ -80,6 +89,7 @@ impl ProbeObserver {
             received: 0,
             reported: 0,
             options: options.clone(),
+            hooking,
             description,
             snapshot_program,
             probes,
@@ -93,10 +103,10 @@ impl ProbeObserver {
     /// # Errors
     /// [`ObserveError::MissingHook`]
     pub fn attach(&mut self) -> Result<(), ObserveError> {
-        for hook in &HOOKS {
+        for hook in self.hooking.hooks() {
             let target = self.options.target(hook);
             self.probes.attach(hook, target)?;
-            self.description.hooks.push(format!("{} {target}", kind_name(hook.kind)));
+            self.description.hooks.push(format!("{} {target}", hook.kind.section()));
         }
         Ok(())
     }
@@ -185,6 +195,19 @@ impl Observer for ProbeObserver {
     }
 }
 
+/// Opens by trampolines, or by kprobes where these lack a hook.
+fn first_way<T>(open: impl Fn(Hooking) -> Result<T, ObserveError>) -> Result<T, ObserveError> {
+    match open(Hooking::Trampolines) {
+        Err(ObserveError::MissingHook { function, hint }) => open(Hooking::Kprobes).map_err(|error| match error {
+            ObserveError::MissingHook { hint: other, .. } => {
+                ObserveError::MissingHook { function, hint: format!("{hint}; {other}") }
+            }
+            error => error,
+        }),
+        opened => opened,
+    }
+}
+
 fn counters_of(control: &Control) -> Counters {
     Counters {
         events: control.sequence,
@@ -220,4 +243,30 @@ fn decode_snapshot(snapshot: &MappedValue<Snapshot>, state: &mut RawState) -> Re
         state.actors[actor.index()] = arena;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(hint: &str) -> ObserveError {
+        ObserveError::MissingHook { function: "handle_mm_fault".to_owned(), hint: hint.to_owned() }
+    }
+
+    #[test]
+    fn kprobes_are_the_way_where_trampolines_lack_a_hook() {
+        assert_eq!(first_way(Ok).ok(), Some(Hooking::Trampolines));
+        let without_trampolines =
+            |way| if way == Hooking::Trampolines { Err(missing("no BTF of it")) } else { Ok(way) };
+        assert_eq!(first_way(without_trampolines).ok(), Some(Hooking::Kprobes));
+    }
+
+    #[test]
+    fn what_neither_offers_is_told_of_both() {
+        let error = first_way(|way| Err::<(), _>(missing(way.name()))).expect_err("no way");
+        assert!(error.to_string().contains("trampolines; kprobes"), "{error}");
+        // Any other failure is told at once: kprobes would hide it.
+        let error = first_way(|_| Err::<(), _>(ObserveError::Geometry("odd".to_owned()))).expect_err("no way");
+        assert!(matches!(error, ObserveError::Geometry(_)));
+    }
 }

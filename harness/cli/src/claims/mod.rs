@@ -165,6 +165,8 @@ impl Machines {
             witness_every: 0,
             ring_bytes: RING_BYTES,
             loader: LoaderChoice::default(),
+            hooks: None,
+            renamed: Vec::new(),
             shrink_budget: 0,
             stop_after: 1,
             count_known: false,

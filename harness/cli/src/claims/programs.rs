@@ -65,6 +65,8 @@ pub(super) fn boot(machines: &Machines, platform: Platform, kernel: &str, task: 
         witness_every: 64,
         ring_bytes: RING_BYTES,
         loader: LoaderChoice::default(),
+        hooks: None,
+        renamed: Vec::new(),
         shrink_budget: 0,
         stop_after: u32::MAX,
         count_known: false,

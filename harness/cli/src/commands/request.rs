@@ -47,6 +47,8 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
         }),
         ring_bytes: machine.ring_bytes,
         loader: machine.loader,
+        hooks: machine.hooks.map(|hooks| hooks.to_string()),
+        renamed: machine.renamed.clone(),
         shrink_budget: 0,
         stop_after: 1,
         count_known: false,

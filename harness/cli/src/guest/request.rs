@@ -31,6 +31,10 @@ pub struct GuestRequest {
     pub ring_bytes: u32,
     /// Who loads the probes.
     pub loader: LoaderChoice,
+    /// How they are attached, where the user says so: a name of [`ptediff_observe::Hooking`].
+    pub hooks: Option<String>,
+    /// Hooked functions that this kernel has under another name.
+    pub renamed: Vec<(String, String)>,
     /// Executions that shrinking one divergence may cost.
     pub shrink_budget: u32,
     /// Divergences after which the campaign ends.

@@ -10,6 +10,7 @@ use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
 use ptediff_observe::{
     BothObserver, EventLedger, Lie, LyingObserver, ObserveError, Observer, ObserverOptions, ProbeObserver, Witnesses,
+    survey,
 };
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
@@ -123,7 +124,19 @@ impl<W: Write> Session<'_, W> {
             Some(Plant::Lie(name)) => Some(name.parse().map_err(|error| RigError::of("the planted lie", &error))?),
             _ => None,
         };
-        let mut observer = match observe(self.request, lie) {
+        let hooking = match &self.request.hooks {
+            Some(name) => Some(name.parse().map_err(|error| RigError::of("the way to attach", &error))?),
+            None => None,
+        };
+        let options =
+            ObserverOptions { ring_bytes: self.request.ring_bytes, renamed: self.request.renamed.clone(), hooking };
+        if matches!(self.request.task, Task::Doctor) {
+            let offers = survey(&options).map_err(|error| RigError::of("the hooks cannot be looked up", &error))?;
+            for offer in offers {
+                self.send(&Frame::Log(format!("hook {offer}")))?;
+            }
+        }
+        let mut observer = match observe(self.request, &options, lie) {
             Ok(observer) => observer,
             // The kernel lacks what the probes need: that is no failure of ours, and no verdict either.
             Err(error @ (ObserveError::NoBtf(_) | ObserveError::MissingHook { .. })) => {
@@ -198,10 +211,13 @@ impl<W: Write> Session<'_, W> {
 }
 
 /// The observer that was asked for. A planted lie is told by it, or by the second of two.
-fn observe(request: &GuestRequest, lie: Option<Lie>) -> Result<Box<dyn Observer>, ObserveError> {
-    let options = ObserverOptions { ring_bytes: request.ring_bytes, ..ObserverOptions::default() };
+fn observe(
+    request: &GuestRequest,
+    options: &ObserverOptions,
+    lie: Option<Lie>,
+) -> Result<Box<dyn Observer>, ObserveError> {
     let open = |loader, lie: Option<Lie>| -> Result<Box<dyn Observer>, ObserveError> {
-        let observer = ProbeObserver::open(loader, &options)?;
+        let observer = ProbeObserver::open(loader, options)?;
         Ok(match lie {
             Some(lie) => Box::new(LyingObserver::new(observer, lie, LIE_PERIOD)),
             None => Box::new(observer),

@@ -64,6 +64,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(Trial::test(format!("rig::qemu::two_loaders::{lie}"), move || a_loader_lies(lie)));
     }
     trials.push(Trial::test("rig::qemu::either_loader_alone", either_loader_alone));
+    trials.push(Trial::test("rig::qemu::a_renamed_function_is_named", a_renamed_function));
     trials.push(Trial::test("rig::bochs_2.7_is_refused", bochs_of_debian_12_is_refused));
     trials.push(Trial::test("rig::lacking_features_are_refused", lacking_features_are_refused));
     trials.push(Trial::test("rig::a_changed_kernel_is_found_shrunk_and_stored", a_changed_kernel_is_found));
@@ -109,7 +110,7 @@ fn a_loader_lies(lie: &str) -> Result<(), Failed> {
     ran.must_be("/running/index", "0")
 }
 
-/// Either loader alone gives the same records, byte for byte.
+/// Either loader alone gives the same records, byte for byte, and so do both by kprobes.
 fn either_loader_alone() -> Result<(), Failed> {
     require("6.12", None)?;
     let campaign = ["run", "--platform", "qemu", "--cases", "40", "--seed", "5", "--loader"];
@@ -118,10 +119,31 @@ fn either_loader_alone() -> Result<(), Failed> {
     by_libbpf.must_exit(Exit::Agree)?;
     by_aya.must_exit(Exit::Agree)?;
     by_aya.must_be("/observed_sha256", &by_libbpf.text("/observed_sha256"))?;
+    let by_kprobes = live(&[&campaign[..], &["both", "--hooks", "kprobes"]].concat())?;
+    by_kprobes.must_exit(Exit::Agree)?;
+    by_kprobes.must_be("/observed_sha256", &by_libbpf.text("/observed_sha256"))?;
     match by_aya.text("/trace_sha256") == by_libbpf.text("/trace_sha256") {
         true => Err(by_aya.wrong("the trace's head does not name the loader")),
         false => Ok(()),
     }
+}
+
+/// A function that the kernel does not have under this name: refused, named, and looked up.
+fn a_renamed_function() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let words = ["--platform", "qemu", "--renamed", "copy_page_range=copy_page_strange"];
+    let refused = live(&[&["run", "--cases", "3"], &words[..]].concat())?;
+    refused.must_exit(Exit::CannotTell)?;
+    refused.must_say("/refused/missing/0", "no hook at `copy_page_strange`")?;
+    let ran = run(command(&[&["doctor"], &words[..]].concat()));
+    for said in
+        ["hook copy_page_strange: BTF no, kallsyms no", "CANNOT BE HOOKED", "Similar names: copy_page_from_iter, "]
+    {
+        if ran.code != i32::from(Exit::CannotTell as u8) || !ran.stdout.contains(said) {
+            return Err(format!("the doctor does not say `{said}`: {ran:#?}").into());
+        }
+    }
+    Ok(())
 }
 
 /// The emulator is killed by its process identifier in the middle of a campaign.
