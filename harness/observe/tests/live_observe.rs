@@ -7,6 +7,8 @@
 
 #[path = "live/actor.rs"]
 mod actor;
+#[path = "live/crash.rs"]
+mod crash;
 #[path = "live/expected.rs"]
 mod expected;
 #[path = "live/guest.rs"]
@@ -15,7 +17,12 @@ mod guest;
 mod host;
 
 fn main() {
-    if ptediff_vm::guest::is_init() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, what] = arguments.as_slice()
+        && word == crash::ATTACH_ARGUMENT
+    {
+        crash::attach(what);
+    } else if ptediff_vm::guest::is_init() {
         guest::run();
     } else if std::env::args().nth(1).as_deref() == Some(host::GUEST_ARGUMENT) {
         guest::run_here();

@@ -17,6 +17,7 @@ use ptediff_vm::guest::{E9Port, mount_file_systems, power_off};
 use ptediff_vm::in_place::pin_to_one_cpu;
 
 use crate::actor::{Channels, Order};
+use crate::crash;
 
 /// Snapshots taken between the marks that the host times.
 pub(crate) const TIMED_SNAPSHOTS: u32 = 10_000;
@@ -89,6 +90,12 @@ fn scenario(port: &mut impl Write) -> Result<(), Box<dyn Error>> {
     drop(rig);
     for loader in Loader::ALL {
         check(port, &format!("loss for {loader}"), loss(loader))?;
+    }
+    // Five loads more: Bochs would take a minute for what is the same there.
+    if !fs::read_to_string("/proc/cpuinfo")?.contains("user_shstk") {
+        for what in crash::ATTACHED {
+            check(port, &format!("crash with {what}"), crash::leaves_nothing(what))?;
+        }
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::Store;
 use ptediff_vm::{Activity, BackendKind, Ending, Initramfs, VmSpec, boot, without_sections};
 
+use crate::crash;
 use crate::expected;
 use crate::guest::{TIMED_REPORTS, TIMED_SNAPSHOTS};
 
@@ -71,7 +72,7 @@ fn judge(lines: &Lines, shadow_stacks: bool, kernel: &str) -> Result<(), Failed>
     for failed in lines.starting("check ").iter().filter(|line| line.contains(" FAILED")) {
         failures.push(format!("in the guest: {failed}"));
     }
-    for name in expected_checks() {
+    for name in expected_checks(!shadow_stacks) {
         if !lines.all.iter().any(|line| line.starts_with(&format!("check {name} ok"))) {
             failures.push(format!("the guest did not report `{name}`"));
         }
@@ -143,7 +144,7 @@ fn report_times(lines: &Lines) {
     }
 }
 
-fn expected_checks() -> Vec<String> {
+fn expected_checks(crashes: bool) -> Vec<String> {
     let of_loaders = ["missing hook", "no BTF", "loss"]
         .into_iter()
         .flat_map(|check| Loader::ALL.map(|loader| format!("{check} for {loader}")));
@@ -167,7 +168,13 @@ fn expected_checks() -> Vec<String> {
         "write-all",
         "after-lies",
     ];
-    fixed.into_iter().chain(of_loaders).chain(witnessed.map(|step| format!("witnesses of {step}"))).collect()
+    let of_crashes = crash::ATTACHED.into_iter().filter(move |_| crashes).map(|what| format!("crash with {what}"));
+    fixed
+        .into_iter()
+        .chain(of_loaders)
+        .chain(of_crashes)
+        .chain(witnessed.map(|step| format!("witnesses of {step}")))
+        .collect()
 }
 
 /// The lines must be exactly these, in this order.
