@@ -166,7 +166,8 @@ mod tests {
         check_hooks(include_str!("write_protect_watch.bpf.c"), &WATCH_HOOKS, INSPECT_PROGRAM);
         let source = include_str!("program_watch.bpf.c");
         let hooks: Vec<Hook> = FOLLOW_HOOKS.iter().chain(&TRAMPOLINE_HOOKS).copied().collect();
-        check_all(source, &hooks, GRAPH_HOOKS.len());
+        check_all(source, &hooks, GRAPH_HOOKS.len() + 1);
+        assert!(source.contains(&format!("SEC(\"iter/task\")\nint {LIST_PROGRAM}(")));
         for (program, target) in GRAPH_HOOKS {
             let kind = if program.ends_with("enter") { "kprobe" } else { "kretprobe" };
             assert!(source.contains(&format!("SEC(\"{kind}.multi/{target}\")\nint {program}(")), "{program}");

@@ -17,6 +17,7 @@ static long (*const bpf_get_current_comm)(void *into, u32 size) = (void *)16;
 static long (*const bpf_get_task_stack)(void *task, void *into, u32 size, u64 flags) = (void *)141;
 static long (*const bpf_get_func_arg)(void *context, u32 number, u64 *value) = (void *)183;
 static void *(*const bpf_get_current_task_btf)(void) = (void *)158;
+static long (*const bpf_seq_write)(void *into, const void *from, u32 size) = (void *)127;
 static long (*const bpf_loop)(u32 times, void *body, void *context, u64 flags) = (void *)181;
 
 #include "address_walk.h"
@@ -654,6 +655,40 @@ int forget_process(u64 *context)
 	bpf_map_delete_elem(&open_calls, &thread);
 	if (thread == process)
 		bpf_map_delete_elem(&watched, &process);
+	return 0;
+}
+
+/* What an iterator's program is called with, as far as it is used (kernel/bpf/bpf_iter.c). */
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+#pragma clang attribute pop
+
+/* The watched processes and their page tables, for who reads the iterator. */
+SEC("iter/task")
+int list_processes(u64 *context)
+{
+	struct bpf_iter_meta *meta = (void *)context[0];
+	struct task_struct *task = (void *)context[1];
+	struct ptediff_watched_process told = {};
+	struct mm_struct *mm = 0;
+
+	if (!task)
+		return 0;
+	told.process = task->tgid;
+	if ((u32)task->pid != told.process || !bpf_map_lookup_elem(&watched, &told.process))
+		return 0;
+	bpf_probe_read_kernel(&mm, sizeof(mm), &task->mm);
+	if (!mm)
+		return 0;
+	told.mm = (u64)mm;
+	bpf_probe_read_kernel(&told.table, sizeof(told.table), &mm->pgd);
+	bpf_seq_write(meta->seq, &told, sizeof(told));
 	return 0;
 }
 

@@ -119,4 +119,12 @@ _Static_assert(sizeof(struct ptediff_watch_transition) == 48, "transition");
 _Static_assert(sizeof(struct ptediff_program_watch) == 48 + 248 + 16, "program watch");
 _Static_assert(sizeof(struct ptediff_watch_report) == 112 + 128 + 8 * 48, "report");
 
+/* A process that is watched. */
+struct ptediff_watched_process {
+	ptediff_u32 process;
+	ptediff_u32 reserved;
+	ptediff_u64 mm;
+	ptediff_u64 table; /* address of its uppermost page table */
+};
+
 #endif

@@ -210,6 +210,42 @@ pub const GRAPH_HOOKS: [(&str, &str); 8] = [
     ("graph_clear_exit", "clear_refs_pte_range"),
 ];
 
+/// The program of an iterator over tasks: one [`WatchedProcess`] for each that is watched.
+pub const LIST_PROGRAM: &str = "list_processes";
+
+/// `struct ptediff_watched_process`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct WatchedProcess {
+    /// Its process identifier.
+    pub process: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Address of its `mm_struct`.
+    pub mm: u64,
+    /// Address of its uppermost page table.
+    pub table: u64,
+}
+
+impl WatchedProcess {
+    /// The processes that an iterator gave; `None` if these bytes are none.
+    #[must_use]
+    pub fn of_bytes(bytes: &[u8]) -> Option<Vec<Self>> {
+        let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        let records = bytes.chunks_exact(size_of::<Self>());
+        records.remainder().is_empty().then(|| {
+            records
+                .map(|record| Self {
+                    process: word(&record[0..8]) as u32,
+                    reserved: 0,
+                    mm: word(&record[8..16]),
+                    table: word(&record[16..24]),
+                })
+                .collect()
+        })
+    }
+}
+
 /// Name of the mmapable array of one [`ProgramWatchState`].
 pub const PROGRAM_WATCH_MAP: &str = "program_watch";
 /// Name of the ring buffer of [`WatchReport`] records.

@@ -18,6 +18,7 @@ pub mod model;
 pub mod mutation;
 pub mod observation;
 pub mod outcome;
+pub mod pagemap;
 pub mod processor;
 pub mod program;
 pub mod protection_key;

@@ -220,6 +220,10 @@ pub struct Watch {
     /// Run the command so many times unwatched and watched, by turns, and compare the times
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub pairs: u32,
+    /// Freeze the command and its children every so many seconds, and compare their pagemaps with their entries; 0 for
+    /// never, which is also so with --pairs and --pid
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+    pub pagemap_every: f64,
     /// Stop the machine after so many seconds; with --pid, stop watching
     #[arg(long)]
     pub time: Option<u64>,
@@ -232,6 +236,9 @@ pub struct Watch {
     /// Flip these bits of each entry that the probes read under the causes of the second mask, to test the watch
     #[arg(long, hide = true, num_args = 2, value_parser = crate::arguments::mask)]
     pub plant_bits: Vec<u64>,
+    /// Flip these bits of what pagemap says, to test the watch
+    #[arg(long, hide = true, value_parser = crate::arguments::mask)]
+    pub plant_pagemap: Option<u64>,
     /// The command, and its arguments
     #[arg(last = true, required_unless_present = "pid")]
     pub command: Vec<String>,
@@ -244,6 +251,14 @@ pub enum Probes {
     Trampolines,
     /// kprobe.multi, since 6.14: with preemption off.
     Graph,
+}
+
+/// Seconds between two looks.
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("seconds, from 0 to 86400".to_owned()),
+    }
 }
 
 /// A mask, decimal or with 0x.

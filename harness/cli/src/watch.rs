@@ -31,6 +31,10 @@ pub struct WatchTask {
     pub seconds: Option<u64>,
     /// How the probes are attached, where somebody asks for it.
     pub probes: Option<Probes>,
+    /// Seconds between two looks at the pagemaps of all watched processes, for which they are frozen; `None` for no look.
+    pub pagemap_every: Option<f64>,
+    /// Bits to be flipped in what pagemap says: a test of the watch.
+    pub plant_pagemap: u64,
     /// Bits to be flipped in what the probes read, and the causes under which: a test of the watch.
     pub plant: Option<(u64, u64)>,
 }
@@ -92,6 +96,8 @@ pub struct Counters {
     pub unreported: u64,
     /// The invariants that hold on this machine, by bit.
     pub invariants: u64,
+    /// The looks at the pagemaps.
+    pub pagemap: PagemapCounters,
 }
 
 impl Counters {
@@ -118,6 +124,7 @@ impl Counters {
             lost: lost.into_iter().map(|(why, count)| (why.to_owned(), count)).collect(),
             unreported: counted.unreported,
             invariants,
+            pagemap: PagemapCounters::default(),
         }
     }
 
@@ -130,7 +137,7 @@ impl Counters {
     /// All violations.
     #[must_use]
     pub fn all_violations(&self) -> u64 {
-        self.violations.iter().sum()
+        self.violations.iter().sum::<u64>() + self.pagemap.violations
     }
 
     /// All that was not seen.
@@ -145,6 +152,29 @@ impl Counters {
         let at = |counts: &[u64]| counts.get(invariant as usize).copied().unwrap_or(0);
         (at(&self.premises), at(&self.violations))
     }
+}
+
+/// What the looks at the pagemaps gave.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PagemapCounters {
+    /// Looks: all watched processes stood still.
+    pub looks: u64,
+    /// Looks that came to nothing, as the processes could not be stopped in time.
+    pub not_frozen: u64,
+    /// Processes that were looked at, each time anew.
+    pub processes: u64,
+    /// Pages that were compared: entries, and each 4 KiB of a huge page.
+    pub compared: u64,
+    /// Pages that changed although their process stood still: not compared.
+    pub moved: u64,
+    /// Pages that pagemap shows as holes, whatever is mapped: VM_PFNMAP.
+    pub holes: u64,
+    /// Processes with more page tables than are read at once: the rest was not compared.
+    pub cut_short: u64,
+    /// Pages on which pagemap contradicts the entry.
+    pub violations: u64,
+    /// Why there was no look, where there can be none.
+    pub unavailable: Option<String>,
 }
 
 /// An entry that breaks invariants.
@@ -176,6 +206,8 @@ pub struct Violation {
     pub stack: Vec<String>,
     /// The last transitions of this page, the newest first.
     pub history: Vec<Transition>,
+    /// What pagemap says of the page, and what is wrong with it; there is no cause then.
+    pub pagemap: Option<(u64, String)>,
     /// What the model says of the report, where it does not agree with the probes.
     pub contradiction: Option<String>,
 }

@@ -12,6 +12,7 @@ use ptediff_corpus::{Corpus, Entry};
 use ptediff_generate::reached;
 use ptediff_reference_model::invariant::Invariant;
 use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::pagemap;
 use ptediff_reference_model::rule::{RULES, Rule};
 
 /// Ends the part of a document that people write.
@@ -59,6 +60,8 @@ fn the_invariants_are_those_of_the_watch() {
         let (statement, source) = (invariant.statement(), invariant.source());
         writeln!(table, "| `{invariant}` | {statement} | {source} | {} |", kernels.join(", ")).unwrap();
     }
+    let (name, statement, source) = (pagemap::IDENTIFIER, pagemap::STATEMENT, pagemap::SOURCE);
+    writeln!(table, "| `{name}` | {statement} | {source} | 6.1, 6.12, 7.2 |").unwrap();
     check("watch.md", &table);
 }
 

@@ -40,6 +40,7 @@ mod libbpf;
 mod loader;
 mod mapped;
 mod observer;
+mod page_tables;
 mod pagemap;
 mod probe_observer;
 #[cfg(feature = "libbpf")]
@@ -65,12 +66,14 @@ pub use kcore::{Kcore, KcoreWitness, compare};
 pub use liar::{Lie, LyingObserver, UnknownLie};
 pub use loader::{Loader, ObserverOptions, UnknownLoader};
 pub use observer::{Compared, Counters, Description, Observer, Registered};
-pub use pagemap::PagemapReader;
+pub use page_tables::{Leaf, PageTables};
+pub use pagemap::{PagemapReader, PagemapWords};
 pub use probe_observer::ProbeObserver;
 #[cfg(feature = "libbpf")]
 pub use program_watch::ProgramWatch;
 pub use ptediff_bpf::{
     MOST_REPORTS, ProgramWatchCounters, REGION_PAGES, Tally, Violation, WatchReport, WatchSettings, WatchTransition,
+    WatchedProcess,
 };
 #[cfg(not(feature = "libbpf"))]
 pub use unavailable::{ProgramWatch, WriteProtectWatch};

@@ -53,6 +53,41 @@ impl PagemapReader {
     }
 }
 
+/// The pagemap of any process.
+#[derive(Debug)]
+pub struct PagemapWords {
+    file: File,
+}
+
+impl PagemapWords {
+    /// Opens it; needs CAP_SYS_ADMIN, else frame numbers read as 0.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn open(process: u32) -> Result<Self, ObserveError> {
+        let path = format!("/proc/{process}/pagemap");
+        File::open(&path).map(|file| Self { file }).map_err(ObserveError::system(format!("opening {path}")))
+    }
+
+    /// The words of so many pages from an address on; of pages behind the end of user space, which pagemap does not
+    /// have, zeroes.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn read(&self, address: u64, pages: usize) -> Result<Vec<u64>, ObserveError> {
+        let mut bytes = vec![0; pages * 8];
+        let mut have = 0;
+        while have < bytes.len() {
+            let answer = self.file.read_at(&mut bytes[have..], address / PAGE_SIZE * 8 + have as u64);
+            match answer.map_err(ObserveError::system("reading a pagemap"))? {
+                0 => break,
+                length => have += length,
+            }
+        }
+        Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+    }
+}
+
 fn view(actor: ActorId, words: &[u64], probe: &RawArena) -> PagemapView {
     let frame_of = |word: u64| (word & PRESENT != 0).then_some(word & DETAILS);
     let frame_mismatches = words

@@ -2,15 +2,19 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::io::Read;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
 use libbpf_rs::libbpf_sys::{bpf_prog_get_info_by_fd, bpf_prog_info};
-use libbpf_rs::{Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{
+    Iter, Link, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, PrintLevel, RingBuffer, RingBufferBuilder,
+};
 use ptediff_bpf::{
-    FOLLOW_HOOKS, GRAPH_HOOKS, Hook, INVARIANTS, JUDGED, JUDGED_MAP, PROGRAM_WATCH_MAP, PROGRAM_WATCH_OBJECT,
-    ProgramWatchCounters, ProgramWatchState, REPORTS_MAP, TRAMPOLINE_HOOKS, WATCHED_MAP, WatchReport, WatchSettings,
+    FOLLOW_HOOKS, GRAPH_HOOKS, Hook, INVARIANTS, JUDGED, JUDGED_MAP, LIST_PROGRAM, PROGRAM_WATCH_MAP,
+    PROGRAM_WATCH_OBJECT, ProgramWatchCounters, ProgramWatchState, REPORTS_MAP, TRAMPOLINE_HOOKS, WATCHED_MAP,
+    WatchReport, WatchSettings, WatchedProcess,
 };
 
 use crate::attachment::Attachment;
@@ -31,6 +35,7 @@ pub struct ProgramWatch {
     records: Rc<RefCell<Vec<Result<WatchReport, usize>>>>,
     links: Vec<Link>,
     attachment: Attachment,
+    geometry: Geometry,
     object: Object,
 }
 
@@ -69,7 +74,8 @@ impl ProgramWatch {
             let name = program.name().to_string_lossy().into_owned();
             let is_graph = GRAPH_HOOKS.iter().any(|(known, _)| *known == name);
             let is_follower = FOLLOW_HOOKS.iter().any(|hook| hook.program == name);
-            program.set_autoload(is_follower || is_graph == (attachment == Attachment::FunctionGraph));
+            let is_wanted = is_graph == (attachment == Attachment::FunctionGraph);
+            program.set_autoload(is_follower || name == LIST_PROGRAM || is_wanted);
         }
         let object = open.load().map_err(refused)?;
         let map = |name: &str| {
@@ -90,7 +96,7 @@ impl ProgramWatch {
             })
             .map_err(refused)?;
         let ring = builder.build().map_err(refused)?;
-        Ok(Self { state, judged, watched, ring, records, links: Vec::new(), attachment, object })
+        Ok(Self { state, judged, watched, ring, records, links: Vec::new(), attachment, geometry, object })
     }
 
     /// Watches a process, and the children that it will have.
@@ -170,6 +176,28 @@ impl ProgramWatch {
             .drain(..)
             .map(|record| record.map_err(|bytes| ObserveError::BadEvent(format!("a record of {bytes} bytes"))))
             .collect()
+    }
+
+    /// The watched processes that have memory now. One whose first thread has ended is not among them.
+    ///
+    /// # Errors
+    /// The kernel does not iterate.
+    pub fn processes(&self) -> Result<Vec<WatchedProcess>, ObserveError> {
+        let refused = |error: libbpf_rs::Error| load_error(format!("the iterator over tasks: {error}"));
+        let link = self.program(LIST_PROGRAM)?.attach().map_err(refused)?;
+        let mut bytes = Vec::new();
+        Iter::new(&link)
+            .map_err(refused)?
+            .read_to_end(&mut bytes)
+            .map_err(ObserveError::system("reading the iterator over tasks"))?;
+        WatchedProcess::of_bytes(&bytes)
+            .ok_or_else(|| ObserveError::BadEvent(format!("the iterator over tasks gave {} bytes", bytes.len())))
+    }
+
+    /// Where the kernel keeps memory and page tables.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
     }
 
     /// Runs of the probes that the kernel left out, as one was running already on the same CPU (`recursion_misses`, since

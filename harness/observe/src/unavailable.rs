@@ -3,10 +3,11 @@
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU64;
 
-use ptediff_bpf::{ProgramWatchCounters, WatchReport, WatchSettings};
+use ptediff_bpf::{ProgramWatchCounters, WatchReport, WatchSettings, WatchedProcess};
 
 use crate::attachment::Attachment;
 use crate::error::ObserveError;
+use crate::geometry::Geometry;
 use crate::loader::Loader;
 use crate::watch_counters::{JudgedEntries, WatchCounters};
 
@@ -39,6 +40,13 @@ impl ProgramWatch {
         match self.0 {}
     }
     pub fn reports(&mut self) -> Result<Vec<WatchReport>, ObserveError> {
+        match self.0 {}
+    }
+    pub fn processes(&self) -> Result<Vec<WatchedProcess>, ObserveError> {
+        match self.0 {}
+    }
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
         match self.0 {}
     }
     pub fn missed(&self) -> Result<u64, ObserveError> {

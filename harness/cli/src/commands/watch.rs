@@ -58,6 +58,8 @@ pub(super) fn run(arguments: &Watch, format: Format) -> Result<Exit, Failure> {
         pairs: arguments.pairs,
         seconds: arguments.time,
         probes: arguments.probes,
+        pagemap_every: Some(arguments.pagemap_every).filter(|seconds| *seconds > 0.0),
+        plant_pagemap: arguments.plant_pagemap.unwrap_or(0),
         plant,
     });
     let request = request(&arguments.machine, task)?;

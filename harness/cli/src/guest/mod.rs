@@ -2,8 +2,10 @@
 
 pub mod bench;
 pub mod claims;
+mod freezer;
 pub mod init;
 pub mod machine;
+mod pagemap_audit;
 pub mod plant;
 pub mod program;
 pub mod quiet;

@@ -17,9 +17,10 @@ use ptediff_reference_model::invariant::{Invariant, Moment, Seen, marker_bits, m
 use ptediff_reference_model::machine::{KernelVersion, Machine};
 use ptediff_trace::{Finding, Frame, Refused, Writer};
 
+use super::pagemap_audit::PagemapAudit;
 use super::program::RigError;
 use crate::arguments::Probes;
-use crate::watch::{Counters, Output, Ran, Transition, Violation, WatchTask, Whom, finding};
+use crate::watch::{Counters, Output, PagemapCounters, Ran, Transition, Violation, WatchTask, Whom, finding};
 
 /// The hidden word by which a command waits until it is watched.
 pub const START_ARGUMENT: &str = "__start";
@@ -77,7 +78,13 @@ pub(super) fn run<W: Write>(
         }
         Err(error) => return Err(RigError::of("the probes cannot be loaded", &error)),
     };
-    let mut watching = Watching { watch, machine, invariants, symbols: None, told: Instant::now(), writer };
+    let audit = match (&task.whom, task.pagemap_every) {
+        (Whom::Process(_), _) => Err("a process that ran before is not frozen".to_owned()),
+        (_, None) => Err("nobody asked for it".to_owned()),
+        (_, Some(_)) if task.pairs > 0 => Err("times are measured".to_owned()),
+        (_, Some(seconds)) => PagemapAudit::new(&watch, seconds, task.plant_pagemap),
+    };
+    let mut watching = Watching { watch, machine, invariants, symbols: None, audit, told: Instant::now(), writer };
     match &task.whom {
         Whom::Process(process) => watching.follow_process(*process, task.seconds)?,
         Whom::Command(command) => {
@@ -117,6 +124,8 @@ struct Watching<'task, W> {
     invariants: u64,
     /// Read when the first violation wants them: seconds in an emulator.
     symbols: Option<Symbols>,
+    /// Compares pagemaps; or why not.
+    audit: Result<PagemapAudit, String>,
     told: Instant,
     writer: &'task mut Writer<W>,
 }
@@ -138,6 +147,11 @@ impl<W: Write> Watching<'_, W> {
             .map_err(failed)?;
         if watched {
             self.watch.watch(child.id()).map_err(|error| RigError::of("the command cannot be watched", &error))?;
+            if let Ok(audit) = &mut self.audit
+                && let Err(why) = audit.take(child.id())
+            {
+                self.audit = Err(why);
+            }
             self.attach()?;
         }
         let (sender, receiver) = channel();
@@ -176,6 +190,9 @@ impl<W: Write> Watching<'_, W> {
                 break;
             }
             self.tell()?;
+            if watched && end.is_none() {
+                self.look_at_pagemaps()?;
+            }
         }
         let Some((status, at)) = end else { return Err(RigError("the command's end was not seen".to_owned())) };
         let seconds = (at - start).as_secs_f64();
@@ -217,7 +234,20 @@ impl<W: Write> Watching<'_, W> {
 
     fn counters(&self) -> Result<Counters, RigError> {
         let missed = self.watch.missed().map_err(|error| RigError::of("the probes' statistics", &error))?;
-        Ok(Counters::new(&self.watch.counters(), &self.watch.judged(), missed, self.invariants))
+        let mut counters = Counters::new(&self.watch.counters(), &self.watch.judged(), missed, self.invariants);
+        counters.pagemap = match &self.audit {
+            Ok(audit) => audit.counters.clone(),
+            Err(why) => PagemapCounters { unavailable: Some(why.clone()), ..PagemapCounters::default() },
+        };
+        Ok(counters)
+    }
+
+    fn look_at_pagemaps(&mut self) -> Result<(), RigError> {
+        let Ok(audit) = &mut self.audit else { return Ok(()) };
+        for violation in audit.look_if_due(&self.watch)? {
+            find(self.writer, finding::VIOLATION, &violation)?;
+        }
+        Ok(())
     }
 
     fn tell_reports(&mut self) -> Result<(), RigError> {
@@ -314,6 +344,7 @@ fn violation_of(report: &WatchReport, symbols: &Symbols, machine: &Machine, inva
         process: (report.process, report.thread),
         stack: report.stack[..depth].iter().filter_map(|address| symbols.name(*address)).collect(),
         history: history.collect(),
+        pagemap: None,
         contradiction,
     }
 }

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::invariant::{Invariant, Moment};
+use ptediff_reference_model::pagemap;
 
 use crate::exit_code::Exit;
 use crate::host::results::{Finish, Results};
 use crate::host::session::describe;
-use crate::watch::{Counters, Ran, Violation, moment_name};
+use crate::watch::{Counters, PagemapCounters, Ran, Violation, moment_name};
 
 /// Everything that a watched run gave.
 #[derive(Debug, Default)]
@@ -54,6 +55,10 @@ pub fn violation_text(violation: &Violation) -> String {
         line("invariant", invariant.statement().to_owned());
         line("source", invariant.source().to_owned());
     }
+    if violation.pagemap.is_some() {
+        line("invariant", pagemap::STATEMENT.to_owned());
+        line("source", pagemap::SOURCE.to_owned());
+    }
     let level = match violation.level {
         1 => "pte",
         2 => "pmd",
@@ -62,13 +67,25 @@ pub fn violation_text(violation: &Violation) -> String {
     };
     line(level, format!("{:#018x} [{}]", violation.after, Entry(violation.after)));
     let (start, end) = violation.vma;
-    line("address", format!("{:#x} in VMA {start:#x}-{end:#x}, vm_flags {:#x}", violation.address, violation.vm_flags));
+    match &violation.pagemap {
+        Some((word, what)) => {
+            line("pagemap", format!("{word:#018x}: {what}"));
+            line("address", format!("{:#x} in VMA {start:#x}-{end:#x}", violation.address));
+        }
+        None => line(
+            "address",
+            format!("{:#x} in VMA {start:#x}-{end:#x}, vm_flags {:#x}", violation.address, violation.vm_flags),
+        ),
+    }
     if let Some(exclusive) = violation.exclusive {
         line("page", format!("PageAnonExclusive {}", u8::from(exclusive)));
     }
     let (process, thread) = violation.process;
     line("task", format!("{} (process {process}, thread {thread})", violation.task));
-    line("at", format!("the end of: {}", moment_name(violation.cause)));
+    match violation.pagemap {
+        Some(_) => line("at", "a look, while it stood still".to_owned()),
+        None => line("at", format!("the end of: {}", moment_name(violation.cause))),
+    }
     for (number, function) in violation.stack.iter().enumerate() {
         line(if number == 0 { "stack" } else { "" }, function.clone());
     }
@@ -100,6 +117,25 @@ fn slowdown(runs: &[Ran]) -> Option<(f64, f64, f64)> {
         .collect();
     ratios.sort_by(f64::total_cmp);
     Some((*ratios.get(ratios.len() / 2)?, *ratios.first()?, *ratios.last()?))
+}
+
+fn print_pagemap(seen: &PagemapCounters) {
+    if let Some(why) = &seen.unavailable {
+        println!("             {:<30} not checked: {why}", pagemap::IDENTIFIER);
+        return;
+    }
+    println!("             {:<30} {:>12} {:>10}", pagemap::IDENTIFIER, seen.compared, seen.violations);
+    println!("             in {} looks at {} processes that stood still", seen.looks, seen.processes);
+    for (count, what) in [
+        (seen.not_frozen, "looks given up: not all stopped in time"),
+        (seen.moved, "pages changed meanwhile, not compared"),
+        (seen.holes, "pages of VM_PFNMAP, which pagemap shows as holes"),
+        (seen.cut_short, "processes with too many page tables, not compared to the end"),
+    ] {
+        if count > 0 {
+            println!("             {count} {what}");
+        }
+    }
 }
 
 impl Watched {
@@ -164,6 +200,7 @@ impl Watched {
                 println!("             {:<30} {checked:>12} {violations:>10}", invariant.identifier());
             }
         }
+        print_pagemap(&counters.pagemap);
         let told = self.violations.len();
         if told > Self::SHOWN || counters.unreported > 0 {
             println!(
@@ -211,7 +248,7 @@ impl Watched {
             slowdown(&self.runs).map(|(median, least, most)| json!({ "median": median, "least": least, "most": most }));
         json!({
             "machine": results.machine, "runs": self.runs, "slowdown": slowdown, "events": events,
-            "invariants": invariants, "violations": self.violations,
+            "invariants": invariants, "violations": self.violations, "pagemap": counters.map(|all| &all.pagemap),
             "unreported": counters.map_or(0, |all| all.unreported),
             "processes": counters.map_or(0, |all| all.processes + 1),
             "retries": counters.map_or(0, |all| all.retries), "failed": counters.map_or(0, |all| all.failed),

@@ -85,6 +85,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("watch::qemu-6.1::forks_on_two_cpus", || forks_on_two_cpus("6.1")),
         Trial::test("watch::qemu-6.12::forks_on_two_cpus", || forks_on_two_cpus("6.12")),
         Trial::test("watch::qemu-7.2::forks_on_two_cpus", || forks_on_two_cpus("7.2")),
+        Trial::test("watch::a_wrong_pagemap_is_found", a_wrong_pagemap_is_found),
         Trial::test("watch::what_is_lost_is_no_agreement", what_is_lost_is_no_agreement),
         Trial::test("watch::a_full_buffer_hides_no_violation", a_full_buffer_hides_no_violation),
         Trial::test("watch::a_command_that_is_not_there", a_command_that_is_not_there),
@@ -108,14 +109,25 @@ fn counts(run: &Live, invariant: &str) -> (u64, u64) {
     (count("checked"), count("violations"))
 }
 
+/// Looks at pagemaps, and pages compared in them.
+fn pagemaps(run: &Live) -> (u64, u64) {
+    let count = |name: &str| run.json["pagemap"][name].as_u64().unwrap_or(0);
+    (count("looks"), count("compared"))
+}
+
 fn lost(run: &Live) -> u64 {
     run.json["lost"].as_array().into_iter().flatten().filter_map(|pair| pair[1].as_u64()).sum()
 }
 
 fn every_kind_is_met(platform: &str, kernel: &str) -> Result<(), Failed> {
     let program = EVERY_KIND.as_ref()?;
-    let run = watch(&["--platform", platform, "--kernel", kernel], &[word(program)])?;
+    let run = watch(&["--platform", platform, "--kernel", kernel, "--pagemap-every", "0.1"], &[word(program)])?;
     run.must_exit(Exit::Agree)?;
+    // It stands still four times, once with a huge page.
+    let (looks, compared) = pagemaps(&run);
+    if looks < 3 || compared < 1000 {
+        return Err(run.wrong(&format!("{compared} pages were compared with their pagemap in {looks} looks")));
+    }
     if !run.stderr.contains("met every kind") || run.stderr.contains("no ") {
         return Err(run.wrong("the command could not do everything"));
     }
@@ -134,6 +146,9 @@ fn forks_on_two_cpus(kernel: &str) -> Result<(), Failed> {
     let run = watch(&["--platform", "qemu", "--kernel", kernel, "--cpus", "2"], &["sh", "-c", FORKS])?;
     run.must_exit(Exit::Agree)?;
     run.must_be("/processes", "301")?;
+    if pagemaps(&run).1 < 50 {
+        return Err(run.wrong("no pagemap was compared"));
+    }
     if run.json["events"][2]["events"].as_u64().is_none_or(|forks| forks < 300) {
         return Err(run.wrong("fewer forks were seen than made"));
     }
@@ -170,6 +185,14 @@ fn is_found(planted: &Planted) -> Result<(), Failed> {
         None if !told.is_empty() => Ok(()),
         odd => Err(run.wrong(&format!("a violation is not told as it must be: {odd:?}"))),
     }
+}
+
+/// A pagemap that gives another frame than the entry has.
+fn a_wrong_pagemap_is_found() -> Result<(), Failed> {
+    let run = watch(&["--platform", "qemu", "--plant-pagemap", "1"], &["sh", "-c", FORKS])?;
+    run.must_exit(Exit::Diverge)?;
+    run.must_say("/violations/0/pagemap/1", "pagemap says frame 0x")?;
+    run.must_be("/violations/0/broken/0", "pagemap.agrees")
 }
 
 /// 7.2 preempts its own code. A program that is attached by a trampoline and preempted is left out by the kernel when

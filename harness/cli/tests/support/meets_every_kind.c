@@ -45,6 +45,12 @@ static void fork_once(void)
 	waitpid(child, 0, 0);
 }
 
+/* Long enough for a look at what is there. */
+static void stand(void)
+{
+	usleep(300000);
+}
+
 static void protect_by_userfaultfd(char *pages)
 {
 	struct uffdio_api api = {.api = UFFD_API, .features = WP_UNPOPULATED};
@@ -69,6 +75,7 @@ static void protect_by_userfaultfd(char *pages)
 	for (unsigned long page = 0; page < PAGES; page++)
 		*(volatile char *)(pages + page * PAGE);
 	fork_once();
+	stand();
 	protect.mode = 0;
 	ioctl(uffd, UFFDIO_WRITEPROTECT, &protect);
 	write_all(pages);
@@ -94,6 +101,7 @@ int main(void)
 		printf("no protection keys: %s\n", strerror(errno));
 	madvise(huge, 4UL << 20, MADV_HUGEPAGE);
 	memset(huge, 1, 4UL << 20);
+	stand();
 	fork_once();
 	write_all(private);
 
@@ -102,6 +110,7 @@ int main(void)
 		printf("no shadow stacks: %s\n", strerror(errno));
 	else
 		*(volatile char *)stack;
+	stand();
 	fork_once();
 
 	clear = open("/proc/self/clear_refs", O_WRONLY);

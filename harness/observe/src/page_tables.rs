@@ -1,0 +1,86 @@
+//! All page tables of a process, through `/proc/kcore`: for looks at processes that stand still.
+
+use ptediff_reference_model::entry::{FRAME, P};
+
+use crate::error::ObserveError;
+use crate::geometry::Geometry;
+use crate::kcore::Kcore;
+
+/// Entries of a table.
+const ENTRIES: usize = 512;
+/// Bytes of a table.
+const TABLE: usize = ENTRIES * 8;
+/// `_PAGE_PSE`: a PMD or PUD that maps a huge page.
+const HUGE: u64 = 1 << 7;
+/// Shift of the entries of the lowest table, and of the highest that can map a huge page.
+const PTE_SHIFT: u32 = 12;
+const HUGEST_SHIFT: u32 = 30;
+
+/// A table of ptes, or the entry of a huge page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// First address that it maps.
+    pub address: u64,
+    /// What an entry of it maps: 2 to this, in bytes.
+    pub shift: u32,
+    /// Its entries in the order of addresses: 512, or one.
+    pub entries: Vec<u64>,
+}
+
+/// Reads page tables.
+#[derive(Debug)]
+pub struct PageTables {
+    kcore: Kcore,
+    geometry: Geometry,
+}
+
+impl PageTables {
+    /// A reader that believes `geometry`.
+    ///
+    /// # Errors
+    /// As for [`Kcore::open`].
+    pub fn open(geometry: &Geometry) -> Result<Self, ObserveError> {
+        Ok(Self { kcore: Kcore::open()?, geometry: geometry.clone() })
+    }
+
+    /// The leaves of user space under the uppermost table at this address, at most so many; and whether there were
+    /// more. Tables of nothing but zeroes are left out.
+    ///
+    /// # Errors
+    /// Memory that cannot be read: the process went on, or is gone.
+    pub fn leaves(&self, table: u64, most: usize) -> Result<(Vec<Leaf>, bool), ObserveError> {
+        let top = if self.geometry.five_level { 48 } else { 39 };
+        let mut leaves = Vec::new();
+        // The upper half of the uppermost table is the kernel's.
+        let mut open: Vec<(u64, u32, u64)> = vec![(table, top, 0)];
+        while let Some((table, shift, start)) = open.pop() {
+            let entries = self.table(table)?;
+            if shift == PTE_SHIFT {
+                if entries.iter().any(|&entry| entry != 0) {
+                    leaves.push(Leaf { address: start, shift, entries });
+                }
+            } else {
+                let users = if shift == top { ENTRIES / 2 } else { ENTRIES };
+                for (index, &entry) in entries[..users].iter().enumerate().rev() {
+                    let address = start + ((index as u64) << shift);
+                    if entry & P != 0 && !(shift <= HUGEST_SHIFT && entry & HUGE != 0) {
+                        open.push((self.geometry.page_offset_base + (entry & FRAME), shift - 9, address));
+                    } else if entry != 0 && shift <= HUGEST_SHIFT {
+                        leaves.push(Leaf { address, shift, entries: vec![entry] });
+                    }
+                }
+            }
+            if leaves.len() > most {
+                leaves.truncate(most);
+                return Ok((leaves, true));
+            }
+        }
+        Ok((leaves, false))
+    }
+
+    fn table(&self, address: u64) -> Result<Vec<u64>, ObserveError> {
+        let mut bytes = [0; TABLE];
+        self.kcore.read(address, &mut bytes)?;
+        Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+    }
+}
