@@ -169,8 +169,7 @@ mod tests {
         check_all(source, &hooks, GRAPH_HOOKS.len() + 1);
         assert!(source.contains(&format!("SEC(\"iter/task\")\nint {LIST_PROGRAM}(")));
         for (program, target) in GRAPH_HOOKS {
-            let kind = if program.ends_with("enter") { "kprobe" } else { "kretprobe" };
-            assert!(source.contains(&format!("SEC(\"{kind}.multi/{target}\")\nint {program}(")), "{program}");
+            assert!(source.contains(&format!("SEC(\"kprobe.session/{target}\")\nint {program}(")), "{program}");
         }
     }
 

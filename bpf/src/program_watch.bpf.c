@@ -743,21 +743,46 @@ int program_clear_exit(u64 *context)
 
 /*
  * By the function graph tracer: kernels that preempt what runs in the kernel. These programs run with preemption
- * off. What a function was called with must be remembered.
+ * off, one for entry and return of a function: an entry alone would be traced in another way besides, which costs
+ * more (kernel/trace/fprobe.c, 7.2). What a function was called with must be remembered.
  */
 
-static __always_inline int call_begins(u32 cause, struct call *call)
+/* Whether the function returns. Since 7.0 it is asked with the context. */
+extern _Bool bpf_session_is_return(void *context) __attribute__((section(".ksyms"), weak));
+extern _Bool bpf_session_is_return___without_context(void) __attribute__((section(".ksyms"), weak));
+
+static __always_inline int is_return(void *context)
+{
+	if (bpf_session_is_return)
+		return bpf_session_is_return(context);
+	return bpf_session_is_return___without_context();
+}
+
+/* What an entry answers where nobody needs the return. */
+#define NO_RETURN 1
+
+/* On its own: struct calls is large for the stack of a program that judges ranges. */
+__verified_once int first_call(void)
 {
 	struct ptediff_program_watch *state = the_watch();
 	u32 thread = bpf_get_current_pid_tgid();
-	struct calls *known = bpf_map_lookup_elem(&open_calls, &thread);
 	struct calls none = {};
 
-	if (!state)
-		return 0;
+	if (state && bpf_map_update_elem(&open_calls, &thread, &none, BPF_ANY))
+		add(&state->counters.no_room, 1);
+	return 0;
+}
+
+/* Returns whether anybody needs the return. A thread that has called before is watched. */
+static __always_inline int call_begins(u32 cause, const struct call *call)
+{
+	u32 thread = bpf_get_current_pid_tgid();
+	struct calls *known = bpf_map_lookup_elem(&open_calls, &thread);
+
 	if (!known) {
-		if (bpf_map_update_elem(&open_calls, &thread, &none, BPF_ANY))
-			add(&state->counters.no_room, 1);
+		if (!is_watched())
+			return NO_RETURN;
+		first_call();
 		known = bpf_map_lookup_elem(&open_calls, &thread);
 	}
 	if (known)
@@ -782,76 +807,64 @@ static __always_inline int call_ends(u32 cause, struct call *call)
 	return 1;
 }
 
-SEC("kprobe.multi/handle_mm_fault")
-int graph_fault_enter(struct pt_regs *registers)
+SEC("kprobe.session/handle_mm_fault")
+int session_fault(struct pt_regs *registers)
 {
 	struct call call = {.vma = registers->di, .start = registers->si};
 
-	return is_watched() ? call_begins(PTEDIFF_CAUSE_FAULT, &call) : 0;
-}
-
-SEC("kretprobe.multi/handle_mm_fault")
-int graph_fault_exit(struct pt_regs *registers)
-{
-	struct call call;
-
+	if (!is_return(registers))
+		return call_begins(PTEDIFF_CAUSE_FAULT, &call);
 	if (call_ends(PTEDIFF_CAUSE_FAULT, &call))
 		fault_done(call.vma, call.start, registers->ax);
 	return 0;
 }
 
-SEC("kprobe.multi/copy_page_range")
-int graph_fork_enter(struct pt_regs *registers)
+SEC("kprobe.session/copy_page_range")
+int session_fork(struct pt_regs *registers)
 {
 	struct call call = {.vma = registers->di, .other = registers->si};
 
-	return is_watched() ? call_begins(PTEDIFF_CAUSE_FORK_CHILD, &call) : 0;
-}
-
-SEC("kretprobe.multi/copy_page_range")
-int graph_fork_exit(struct pt_regs *registers)
-{
-	struct call call;
-
+	if (!is_return(registers))
+		return call_begins(PTEDIFF_CAUSE_FORK_CHILD, &call);
 	if (call_ends(PTEDIFF_CAUSE_FORK_CHILD, &call))
 		fork_done(call.vma, call.other, registers->ax);
 	return 0;
 }
 
-SEC("kprobe.multi/change_protection")
-int graph_protect_enter(struct pt_regs *registers)
+SEC("kprobe.session/change_protection")
+int session_protect(struct pt_regs *registers)
 {
 	struct call call = {.vma = registers->si, .start = registers->dx, .end = registers->cx};
 
-	return is_watched() ? call_begins(PTEDIFF_CAUSE_PROTECT, &call) : 0;
-}
-
-SEC("kretprobe.multi/change_protection")
-int graph_protect_exit(struct pt_regs *registers)
-{
-	struct call call;
-
+	if (!is_return(registers))
+		return call_begins(PTEDIFF_CAUSE_PROTECT, &call);
 	if (call_ends(PTEDIFF_CAUSE_PROTECT, &call))
 		judge_range(call.vma, call.start, call.end, PTEDIFF_CAUSE_PROTECT);
 	return 0;
 }
 
-SEC("kprobe.multi/clear_refs_pte_range")
-int graph_clear_enter(struct pt_regs *registers)
+/* A call by a watched process that cannot be judged. */
+static __always_inline void unreadable_walk(void)
 {
-	struct mm_walk *walk = (void *)registers->cx;
-	struct call call = {.start = registers->si, .end = registers->dx};
+	struct ptediff_program_watch *state = the_watch();
 
-	if (is_watched() && !bpf_probe_read_kernel(&call.vma, sizeof(call.vma), &walk->vma))
-		call_begins(PTEDIFF_CAUSE_CLEAR_REFS, &call);
-	return 0;
+	if (state && is_watched())
+		add(&state->counters.read_errors, 1);
 }
 
-SEC("kretprobe.multi/clear_refs_pte_range")
-int graph_clear_exit(struct pt_regs *registers)
+SEC("kprobe.session/clear_refs_pte_range")
+int session_clear(struct pt_regs *registers)
 {
-	struct call call;
+	struct call call = {.start = registers->si, .end = registers->dx};
+	struct mm_walk *walk = (void *)registers->cx;
 
+	if (!is_return(registers)) {
+		if (bpf_probe_read_kernel(&call.vma, sizeof(call.vma), &walk->vma)) {
+			unreadable_walk();
+			return NO_RETURN;
+		}
+		return call_begins(PTEDIFF_CAUSE_CLEAR_REFS, &call);
+	}
 	if (call_ends(PTEDIFF_CAUSE_CLEAR_REFS, &call))
 		judge_range(call.vma, call.start, call.end, PTEDIFF_CAUSE_CLEAR_REFS);
 	return 0;

@@ -199,15 +199,11 @@ pub const TRAMPOLINE_HOOKS: [Hook; 4] = [
 ];
 
 /// Those that judge, by the function graph tracer: names of programs and the function that they hook.
-pub const GRAPH_HOOKS: [(&str, &str); 8] = [
-    ("graph_fault_enter", "handle_mm_fault"),
-    ("graph_fault_exit", "handle_mm_fault"),
-    ("graph_fork_enter", "copy_page_range"),
-    ("graph_fork_exit", "copy_page_range"),
-    ("graph_protect_enter", "change_protection"),
-    ("graph_protect_exit", "change_protection"),
-    ("graph_clear_enter", "clear_refs_pte_range"),
-    ("graph_clear_exit", "clear_refs_pte_range"),
+pub const GRAPH_HOOKS: [(&str, &str); 4] = [
+    ("session_fault", "handle_mm_fault"),
+    ("session_fork", "copy_page_range"),
+    ("session_protect", "change_protection"),
+    ("session_clear", "clear_refs_pte_range"),
 ];
 
 /// The program of an iterator over tasks: one [`WatchedProcess`] for each that is watched.

@@ -249,7 +249,7 @@ pub struct Watch {
 pub enum Probes {
     /// fexit: cheaper; the kernel leaves one out that runs already on the same CPU.
     Trampolines,
-    /// kprobe.multi, since 6.14: with preemption off.
+    /// kprobe.session (since 6.10), by the function graph tracer since 6.14: with preemption off.
     Graph,
 }
 

@@ -123,7 +123,7 @@ impl ProgramWatch {
         for (program, function) in graph {
             let link = self.program(program)?.attach().map_err(|error| ObserveError::MissingHook {
                 function: (*function).to_owned(),
-                hint: format!("probe `{program}` (kprobe.multi) needs it: {error}"),
+                hint: format!("probe `{program}` (kprobe.session) needs it: {error}"),
             })?;
             self.links.push(link);
         }

@@ -26,7 +26,7 @@ use crate::watch::{Counters, Output, PagemapCounters, Ran, Transition, Violation
 pub const START_ARGUMENT: &str = "__start";
 /// Exit code of a command that could not be started, as in a shell.
 const NOT_STARTED: i32 = 127;
-/// First kernel whose `kprobe.multi` is the function graph tracer's (`kernel/trace/fprobe.c`).
+/// First kernel whose `kprobe.session` is the function graph tracer's (`kernel/trace/fprobe.c`).
 const GRAPH_SINCE: KernelVersion = KernelVersion { major: 6, minor: 14, patch: 0 };
 /// How often the ring buffer is read.
 const POLL: Duration = Duration::from_millis(50);
