@@ -20,6 +20,7 @@ pub mod lint;
 pub mod modules;
 pub mod progress;
 pub mod recipes;
+pub mod selftests;
 pub mod setup;
 pub mod system_packages;
 pub mod tidy;
