@@ -225,13 +225,12 @@ fn find_missing<'recipes>(
     let needs_qemu = needs.backends.contains(&Backend::Qemu) && !system_packages::has_qemu(&emulators.qemu)?;
     let from_suite = needs_qemu.then(|| (emulators.qemu.package.clone(), emulators.qemu.suite.clone()));
     // What is made for one kernel is made anew for another.
-    let is_ready_for = |kind, name: &String, wanted: &dyn Fn(&KernelArtifact) -> Result<String, TaskError>| {
-        match store.kernel(name) {
+    let is_ready_for =
+        |kind, name: &String, wanted: &dyn Fn(&KernelArtifact) -> Result<String, TaskError>| match store.kernel(name) {
             _ if kernels.iter().any(|kernel| kernel.name == *name) => Ok(false),
             Ok(kernel) => is_ready(kind, name, &wanted(&kernel)?),
             Err(_) => Ok(false),
-        }
-    };
+        };
     let mut without_modules = Vec::new();
     for name in &needs.modules {
         let wanted = |kernel: &KernelArtifact| modules::recipe_sha256(&recipes.modules, kernel);
