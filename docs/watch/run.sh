@@ -2,8 +2,8 @@
 # The runs of docs/watch.md: run.sh selftests|redis|sqlite|forks|storm OPTIONS.., with options of `ptediff watch`.
 #
 # Wants `cargo build --release`; for selftests `cargo xtask setup --selftests 6.12`, for redis and sqlite Debian's
-# packages redis-server and sqlite3, for storm gcc. SECONDS_EACH is what a selftest may take, ROUNDS how long the storm
-# is, FORKS the number of forks, WRITES the size of the database.
+# packages redis-server and sqlite3, for storm gcc. SECONDS_EACH is what a selftest may take, PROGRAMS are the
+# names of some of them, ROUNDS is how long the storm is, FORKS the number of forks, WRITES the size of the database.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,6 +24,8 @@ shift
 case $what in
 selftests)
 	pack timeout
+	# pthread_cancel loads the one, protection_keys reads the other.
+	packed="$packed --file $(realpath "$(gcc -print-file-name=libgcc_s.so.1)") --file /etc/passwd"
 	for program in "$selftests"/mm/* "$selftests"/x86/*_64; do
 		case $program in
 		*.sh | */config | */settings) ;;
@@ -31,7 +33,7 @@ selftests)
 		esac
 	done
 	# shellcheck disable=SC2086 # a list of words
-	exec "$ptediff" watch "$@" $packed -- "$here/selftests.sh" "$selftests" "${SECONDS_EACH:-60}"
+	exec "$ptediff" watch "$@" $packed -- "$here/selftests.sh" "$selftests" "${SECONDS_EACH:-60}" ${PROGRAMS:-}
 	;;
 redis)
 	pack redis-server redis-cli redis-benchmark sleep

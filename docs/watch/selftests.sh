@@ -1,14 +1,14 @@
 #!/bin/sh
 # Inside the machine: selftests.sh FOLDER SECONDS. Runs the kernel's selftests of FOLDER one after the other, each for at
-# most SECONDS, and prints a line for each: how it ended (4: skipped by itself; 124, 137: cut), and its words. With names
-# behind that, only those.
+# most SECONDS, and prints a line for each: how it ended (4: skipped by itself; 124, 137: cut), and its arguments. With
+# names behind that only those are run, and what they say is printed, too.
 #
 # Not here: what poisons memory, wants another kernel module or another file system, or only helps other tests.
 folder=$1
 seconds=$2
 shift 2
+if [ $# -gt 0 ]; then exec 3>&2; else exec 3>/dev/null; fi
 
-echo 64 >/proc/sys/vm/nr_hugepages
 while read -r program arguments; do
 	if [ $# -gt 0 ]; then
 		case " $* " in
@@ -16,9 +16,14 @@ while read -r program arguments; do
 		*) continue ;;
 		esac
 	fi
+	case $program in
+	# They want one and no other.
+	mm/hugetlb_fault_after_madv | mm/hugetlb_madv_vs_map) echo 1 ;;
+	*) echo 64 ;;
+	esac >/proc/sys/vm/nr_hugepages
 	cd "$folder/${program%/*}" || exit 1
 	# shellcheck disable=SC2086 # a list of words
-	timeout -k 5 "$seconds" "./${program#*/}" $arguments >/dev/null 2>&1 </dev/null
+	timeout -k 5 "$seconds" "./${program#*/}" $arguments >&3 2>&1 </dev/null
 	echo "exit $? $program $arguments"
 done <<'LIST'
 x86/test_shadow_stack_64

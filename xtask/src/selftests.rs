@@ -116,7 +116,7 @@ fn not_built(log: &str) -> String {
     let mut text = String::new();
     let mut error = None;
     for line in log.lines() {
-        if line.starts_with("Warning: ") {
+        if line.starts_with("Warning: ") && !text.contains(line) {
             text += &format!("{line}\n");
         }
         if error.is_none() && line.contains("error: ") {
@@ -138,6 +138,7 @@ mod tests {
     #[test]
     fn what_did_not_build_is_named_with_its_reason() {
         let log = "Warning: missing liburing support. Some tests will be skipped.\n\
+                   Warning: missing liburing support. Some tests will be skipped.\n\
                    gcc -o /s/selftests/mm/cow cow.c\n\
                    cow.c:7:1: error: unknown type name 'folio'\n\
                    cow.c:9:1: error: another\n\
