@@ -77,7 +77,8 @@ pub(super) fn run<W: Write>(
         }
         Err(error) => return Err(RigError::of("the probes cannot be loaded", &error)),
     };
-    let mut watching = Watching { watch, machine, invariants, symbols: None, told: Instant::now(), writer };
+    let mut watching =
+        Watching { watch, machine, invariants, symbols: None, told: Instant::now(), first_processes: 0, writer };
     match &task.whom {
         Whom::Process(process) => watching.follow_process(*process, task.seconds)?,
         Whom::Command(command) => {
@@ -118,6 +119,8 @@ struct Watching<'task, W> {
     /// Read when the first violation wants them: seconds in an emulator.
     symbols: Option<Symbols>,
     told: Instant,
+    /// Processes that were watched from outside: commands, or a process that ran and its children.
+    first_processes: u64,
     writer: &'task mut Writer<W>,
 }
 
@@ -138,6 +141,7 @@ impl<W: Write> Watching<'_, W> {
             .map_err(failed)?;
         if watched {
             self.watch.watch(child.id()).map_err(|error| RigError::of("the command cannot be watched", &error))?;
+            self.first_processes += 1;
             self.attach()?;
         }
         let (sender, receiver) = channel();
@@ -203,6 +207,7 @@ impl<W: Write> Watching<'_, W> {
         }
         for process in family_of(process) {
             self.watch.watch(process).map_err(|error| RigError::of("a process cannot be watched", &error))?;
+            self.first_processes += 1;
         }
         self.attach()?;
         let start = Instant::now();
@@ -217,7 +222,9 @@ impl<W: Write> Watching<'_, W> {
 
     fn counters(&self) -> Result<Counters, RigError> {
         let missed = self.watch.missed().map_err(|error| RigError::of("the probes' statistics", &error))?;
-        Ok(Counters::new(&self.watch.counters(), &self.watch.judged(), missed, self.invariants))
+        let mut counters = Counters::new(&self.watch.counters(), &self.watch.judged(), missed, self.invariants);
+        counters.processes += self.first_processes;
+        Ok(counters)
     }
 
     fn tell_reports(&mut self) -> Result<(), RigError> {
