@@ -125,7 +125,11 @@ fn not_built(log: &str) -> String {
         let target = line.split_once("] Error ").filter(|(_, rest)| rest.ends_with("(ignored)"));
         let target = target.and_then(|(before, _)| before.rsplit_once(": ")).map(|(_, target)| target);
         if let Some((_, program)) = target.and_then(|path| path.rsplit_once("/selftests/")) {
-            text += &format!("{program}: {}\n", error.take().unwrap_or("see the log"));
+            let line = format!("{program}: {}\n", error.take().unwrap_or("see the log"));
+            // `install` tries again what `all` could not build.
+            if !text.contains(&line) {
+                text += &line;
+            }
         }
     }
     text
@@ -142,6 +146,8 @@ mod tests {
                    gcc -o /s/selftests/mm/cow cow.c\n\
                    cow.c:7:1: error: unknown type name 'folio'\n\
                    cow.c:9:1: error: another\n\
+                   make[1]: [../lib.mk:222: /s/selftests/mm/cow] Error 1 (ignored)\n\
+                   cow.c:7:1: error: unknown type name 'folio'\n\
                    make[1]: [../lib.mk:222: /s/selftests/mm/cow] Error 1 (ignored)\n\
                    make[1]: [../lib.mk:222: /s/selftests/x86/lam_64] Error 2 (ignored)\n\
                    make[1]: [../lib.mk:150: install] Error 23 (ignored)\n";
