@@ -1,5 +1,6 @@
 #!/bin/sh
-# The runs of docs/watch.md: run.sh selftests|redis|sqlite|forks|storm OPTIONS.., with options of `ptediff watch`.
+# The runs of docs/watch.md: run.sh selftests|quick-selftests|redis|sqlite|forks|storm OPTIONS.., with options of
+# `ptediff watch`. The quick selftests are those that suit Bochs: there a second of the machine's clock takes minutes.
 #
 # Wants `cargo build --release`; for selftests `cargo xtask setup --selftests 6.12`, for redis and sqlite Debian's
 # packages redis-server and sqlite3, for storm gcc. SECONDS_EACH is what a selftest may take, PROGRAMS are the
@@ -19,8 +20,21 @@ pack() {
 	done
 }
 
+quick="test_shadow_stack_64 check_initial_reg_state_64 corrupt_xstate_header_64 fsgsbase_64 fsgsbase_restore_64 iopl_64
+mov_ss_trap_64 nx_stack_64 sigaltstack_64 sigreturn_64 sigtrap_loop_64 single_step_syscall_64 syscall_arg_fault_64
+syscall_nt_64 syscall_numbering_64 sysret_rip_64 sysret_ss_attrs_64 test_mremap_vdso_64 test_vsyscall_64 cow droppable
+hugepage-mmap hugepage-mremap hugepage-shm hugetlb-madvise hugetlb_dio hugetlb_madv_vs_map madv_populate
+map_fixed_noreplace map_hugetlb map_populate mdwe_test memfd_secret mkdirty mlock-random-test mlock2-tests
+mremap_dontunmap mremap_test mseal_test on-fault-limit pagemap_ioctl pkey_sighandler_tests_64 protection_keys_64
+soft-dirty thuge-gen uffd-unit-tests"
+
 what=$1
 shift
+if [ "$what" = quick-selftests ]; then
+	what=selftests
+	PROGRAMS=$quick
+	SECONDS_EACH=${SECONDS_EACH:-0.4}
+fi
 case $what in
 selftests)
 	pack timeout

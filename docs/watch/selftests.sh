@@ -19,7 +19,7 @@ while read -r program arguments; do
 	case $program in
 	# They want one and no other.
 	mm/hugetlb_fault_after_madv | mm/hugetlb_madv_vs_map) echo 1 ;;
-	*) echo 64 ;;
+	*) echo 128 ;;
 	esac >/proc/sys/vm/nr_hugepages
 	cd "$folder/${program%/*}" || exit 1
 	# shellcheck disable=SC2086 # a list of words
