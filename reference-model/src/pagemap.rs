@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn huge_pages_are_counted_through() {
         let huge = P | RW | US | A | D | 1 << 7 | 0x4000_0000;
-        let word = word::PRESENT | 0x4_0000 + 5;
+        let word = word::PRESENT | (0x4_0000 + 5);
         check(huge, 21, 5, word, None);
         check(huge | 1 << 12, 21, 5, word, None);
         check(huge, 21, 6, word, Some("frame"));

@@ -35,8 +35,11 @@ enum Task {
         /// Kernel that our own modules are built for; may be repeated
         #[arg(long = "modules", value_name = "NAME")]
         modules: Vec<String>,
+        /// Kernel whose own mm and x86 selftests are built, 6.12; takes a minute or two, and no test needs them
+        #[arg(long = "selftests", value_name = "NAME")]
+        selftests: Vec<String>,
         /// Everything that run, test and ci need, crates included
-        #[arg(long, conflicts_with_all = ["kernels", "backends", "modules"])]
+        #[arg(long, conflicts_with_all = ["kernels", "backends", "modules", "selftests"])]
         all: bool,
     },
     /// Set up what the main job needs, build ptediff and run a campaign
@@ -95,7 +98,11 @@ pub fn main() -> ExitCode {
 pub fn run(arguments: Arguments) -> Result<ExitCode, TaskError> {
     let recipes = Recipes::load()?;
     match arguments.task {
-        Task::Setup { kernels, backends, modules, all } => set_up(&recipes, kernels, &backends, modules, all),
+        Task::Setup { all: true, .. } => set_up_everything(&recipes),
+        Task::Setup { kernels, backends, modules, selftests, all: _ } => {
+            let backends = backends.iter().map(|name| Backend::from_name(name)).collect::<Result<_, _>>()?;
+            set_up(&recipes, Needs { kernels, backends, modules, selftests, ..Needs::default() })
+        }
         Task::Run { arguments } => run_campaign(&recipes, &arguments),
         Task::Test { arguments } => run_tests(&recipes, &arguments),
         Task::Ci { lint_only } => check_everything(&recipes, lint_only),
@@ -107,25 +114,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, TaskError> {
     }
 }
 
-fn set_up(
-    recipes: &Recipes,
-    kernels: Vec<String>,
-    backends: &[String],
-    modules: Vec<String>,
-    all: bool,
-) -> Result<ExitCode, TaskError> {
-    let needs = if all {
-        Needs { lint: true, ..Needs::of_tests(recipes) }
-    } else if kernels.is_empty() && backends.is_empty() && modules.is_empty() {
-        Needs::of_run()
-    } else {
-        let backends = backends.iter().map(|name| Backend::from_name(name)).collect::<Result<_, _>>()?;
-        Needs { kernels, backends, modules, ..Needs::default() }
-    };
+/// Nothing named is what `run` needs.
+fn set_up(recipes: &Recipes, named: Needs) -> Result<ExitCode, TaskError> {
+    let needs = if named == Needs::default() { Needs::of_run() } else { named };
     provide(recipes, &needs)?;
-    if all {
-        cargo::fetch()?;
-    }
+    note("set-up is complete");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn set_up_everything(recipes: &Recipes) -> Result<ExitCode, TaskError> {
+    provide(recipes, &Needs { lint: true, ..Needs::of_tests(recipes) })?;
+    cargo::fetch()?;
     note("set-up is complete");
     Ok(ExitCode::SUCCESS)
 }

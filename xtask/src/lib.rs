@@ -21,6 +21,7 @@ pub mod loaders;
 pub mod modules;
 pub mod progress;
 pub mod recipes;
+pub mod selftests;
 pub mod setup;
 pub mod system_packages;
 pub mod tidy;

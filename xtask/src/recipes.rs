@@ -8,6 +8,7 @@ use crate::error::TaskError;
 const KERNELS: &str = include_str!("../../vm-images/kernels.json");
 const EMULATORS: &str = include_str!("../../vm-images/emulators.json");
 const MODULES: &str = include_str!("../../vm-images/modules.json");
+const SELFTESTS: &str = include_str!("../../vm-images/selftests.json");
 const PACKAGES: &str = include_str!("../../vm-images/packages.json");
 
 /// Patches that a recipe may name, by file name in `vm-images/bochs/`.
@@ -29,6 +30,8 @@ pub struct Recipes {
     pub packages: PackageRecipe,
     /// `modules.json`.
     pub modules: ModuleRecipes,
+    /// `selftests.json`.
+    pub selftests: SelftestRecipes,
 }
 
 /// A kernel of the distribution.
@@ -167,6 +170,8 @@ pub struct PackageRecipe {
     pub lint: Vec<String>,
     /// What building kernel modules needs besides.
     pub modules: Vec<String>,
+    /// What building the kernel's selftests needs besides.
+    pub selftests: Vec<String>,
 }
 
 /// `modules.json`: what our own kernel modules are built against.
@@ -196,6 +201,29 @@ pub struct HeadersRecipe {
     pub packages: Vec<String>,
 }
 
+/// `selftests.json`: how the kernel's own selftests are built.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelftestRecipes {
+    schema: u32,
+    /// The source of each kernel that has selftests.
+    pub sources: Vec<SelftestSource>,
+    /// Folders of `tools/testing/selftests` that are built.
+    pub targets: Vec<String>,
+    /// Folders of the source that no selftest needs: they are not unpacked.
+    pub left_out: Vec<String>,
+}
+
+/// The source of one kernel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelftestSource {
+    /// The kernel's name in the cache.
+    pub kernel: String,
+    /// A binary package of the kernel's suite, which has `usr/src/<package>.tar.xz` with the folder `<package>`.
+    pub package: String,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KernelRecipes {
@@ -211,15 +239,16 @@ impl Recipes {
     pub fn load() -> Result<Self, TaskError> {
         let kernels: KernelRecipes = parse("vm-images/kernels.json", KERNELS)?;
         let emulators: EmulatorRecipes = parse("vm-images/emulators.json", EMULATORS)?;
+        let selftests: SelftestRecipes = parse("vm-images/selftests.json", SELFTESTS)?;
         let packages: PackageRecipe = parse("vm-images/packages.json", PACKAGES)?;
         let modules: ModuleRecipes = parse("vm-images/modules.json", MODULES)?;
-        for schema in [kernels.schema, emulators.schema, packages.schema, modules.schema] {
+        for schema in [kernels.schema, emulators.schema, packages.schema, modules.schema, selftests.schema] {
             if schema != 1 {
                 let reason = format!("schema {schema} is not 1");
                 return Err(TaskError::Malformed { what: "a recipe in vm-images/".to_owned(), reason });
             }
         }
-        Ok(Self { kernels: kernels.kernels, emulators, packages, modules })
+        Ok(Self { kernels: kernels.kernels, emulators, packages, modules, selftests })
     }
 
     /// The recipe of a kernel.
@@ -284,6 +313,25 @@ impl ModuleRecipes {
     #[must_use]
     pub fn sha256_with(&self, attachments: &str) -> String {
         digest(self, attachments)
+    }
+}
+
+impl SelftestRecipes {
+    /// The source of a kernel's selftests.
+    ///
+    /// # Errors
+    /// [`TaskError::UnknownName`] if there is no recipe for it.
+    pub fn source_of(&self, kernel: &str) -> Result<&SelftestSource, TaskError> {
+        self.sources.iter().find(|source| source.kernel == kernel).ok_or_else(|| {
+            let known: Vec<_> = self.sources.iter().map(|source| source.kernel.as_str()).collect();
+            TaskError::UnknownName { kind: "the selftests of kernel", name: kernel.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Identifies the recipe together with the kernel that it is applied to.
+    #[must_use]
+    pub fn sha256_with(&self, kernel: &str) -> String {
+        digest(self, kernel)
     }
 }
 

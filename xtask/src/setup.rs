@@ -8,19 +8,21 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
-use ptediff_vm::store::{ArtifactKind, Manifest, Store, StoreError};
+use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Store, StoreError};
 
 use crate::archive_sources::Archive;
 use crate::error::TaskError;
 use crate::progress::{note, step};
 use crate::recipes::{KernelRecipe, Recipes};
 use crate::system_packages::{self, MissingPackages};
-use crate::{bochs, kernels, modules};
+use crate::{bochs, kernels, modules, selftests};
 
 /// Free space needed while a kernel is downloaded and unpacked, with the suite's index.
 const KERNEL_MIB: u64 = 200;
 /// Free space needed while our modules are built for a kernel: its headers, unpacked.
 const MODULES_MIB: u64 = 150;
+/// Free space needed while selftests are built: the kernel's source, packed twice and unpacked.
+const SELFTESTS_MIB: u64 = 800;
 /// Free space needed while Bochs is built, with the suite's indexes.
 const BOCHS_BUILD_MIB: u64 = 250;
 /// Free space needed for a copy of an installed emulator.
@@ -73,6 +75,8 @@ pub struct Needs {
     pub backends: Vec<Backend>,
     /// Kernels, by name, that our modules are built for; those kernels are needed too.
     pub modules: Vec<String>,
+    /// Kernels, by name, whose own selftests are built; those kernels are needed too.
+    pub selftests: Vec<String>,
 }
 
 impl Needs {
@@ -83,7 +87,7 @@ impl Needs {
         Self { build: true, kernels, backends: vec![Backend::Bochs30], ..Self::default() }
     }
 
-    /// For all tests: every kernel and every emulator.
+    /// For all tests: every kernel and every emulator, without the kernel's own selftests.
     #[must_use]
     pub fn of_tests(recipes: &Recipes) -> Self {
         let kernels: Vec<_> = recipes.kernels.iter().map(|kernel| kernel.name.clone()).collect();
@@ -101,6 +105,8 @@ struct Missing<'recipes> {
     take_bochs: bool,
     /// Kernels that lack our modules.
     modules: Vec<String>,
+    /// Kernels that lack their selftests.
+    selftests: Vec<String>,
 }
 
 impl Missing<'_> {
@@ -110,6 +116,7 @@ impl Missing<'_> {
             && !self.build_bochs
             && !self.take_bochs
             && self.modules.is_empty()
+            && self.selftests.is_empty()
     }
 
     fn needed_mib(&self) -> u64 {
@@ -118,7 +125,8 @@ impl Missing<'_> {
         let copy = if self.take_bochs { COPY_MIB } else { 0 };
         let indexes = if self.packages.is_empty() { 0 } else { COPY_MIB };
         let modules = if self.modules.is_empty() { 0 } else { MODULES_MIB };
-        kernels + build + copy + indexes + modules
+        let selftests = if self.selftests.is_empty() { 0 } else { SELFTESTS_MIB };
+        kernels + build + copy + indexes + modules + selftests
     }
 }
 
@@ -154,6 +162,10 @@ pub fn provide(recipes: &Recipes, needs: &Needs) -> Result<(), TaskError> {
         let manifest = modules::make(&store, &archive, &recipes.modules, name)?;
         note(&format!("modules for kernel {name} are built for {}", manifest.release.as_deref().unwrap_or_default()));
     }
+    for name in &missing.selftests {
+        let manifest = selftests::make(&store, &archive, &recipes.selftests, name)?;
+        report("selftests of kernel", name, &manifest);
+    }
     if missing.take_bochs {
         let recipe = &recipes.emulators.taken_from_the_system;
         let manifest = bochs::take_from_system(&store, recipe)?;
@@ -186,7 +198,7 @@ fn find_missing<'recipes>(
     }
 
     let mut kernels = Vec::new();
-    let mut wanted_kernels: Vec<&String> = needs.kernels.iter().chain(&needs.modules).collect();
+    let mut wanted_kernels: Vec<&String> = needs.kernels.iter().chain(&needs.modules).chain(&needs.selftests).collect();
     wanted_kernels.sort();
     wanted_kernels.dedup();
     for name in wanted_kernels {
@@ -212,26 +224,37 @@ fn find_missing<'recipes>(
 
     let needs_qemu = needs.backends.contains(&Backend::Qemu) && !system_packages::has_qemu(&emulators.qemu)?;
     let from_suite = needs_qemu.then(|| (emulators.qemu.package.clone(), emulators.qemu.suite.clone()));
+    // What is made for one kernel is made anew for another.
+    let is_ready_for =
+        |kind, name: &String, wanted: &dyn Fn(&KernelArtifact) -> Result<String, TaskError>| match store.kernel(name) {
+            _ if kernels.iter().any(|kernel| kernel.name == *name) => Ok(false),
+            Ok(kernel) => is_ready(kind, name, &wanted(&kernel)?),
+            Err(_) => Ok(false),
+        };
     let mut without_modules = Vec::new();
     for name in &needs.modules {
-        // Modules are for one kernel: with another they are made anew.
-        let is_ready = match store.kernel(name) {
-            _ if kernels.iter().any(|kernel| kernel.name == *name) => false,
-            Ok(kernel) => {
-                let wanted = modules::recipe_sha256(&recipes.modules, &kernel)?;
-                is_ready(ArtifactKind::Modules, name, &wanted)?
-            }
-            Err(_) => false,
-        };
-        if !is_ready {
+        let wanted = |kernel: &KernelArtifact| modules::recipe_sha256(&recipes.modules, kernel);
+        if !is_ready_for(ArtifactKind::Modules, name, &wanted)? {
             without_modules.push(name.clone());
         }
     }
     if !without_modules.is_empty() {
         wanted_packages.extend_from_slice(&recipes.packages.modules);
     }
+    let mut without_selftests = Vec::new();
+    for name in &needs.selftests {
+        // A kernel without a recipe is refused before anything is fetched.
+        recipes.selftests.source_of(name)?;
+        let wanted = |kernel: &KernelArtifact| Ok(selftests::recipe_sha256(&recipes.selftests, kernel));
+        if !is_ready_for(ArtifactKind::Selftests, name, &wanted)? {
+            without_selftests.push(name.clone());
+        }
+    }
+    if !without_selftests.is_empty() {
+        wanted_packages.extend_from_slice(&recipes.packages.selftests);
+    }
     let packages = MissingPackages { ordinary: system_packages::missing(&wanted_packages)?, from_suite };
-    Ok(Missing { packages, kernels, build_bochs, take_bochs, modules: without_modules })
+    Ok(Missing { packages, kernels, build_bochs, take_bochs, modules: without_modules, selftests: without_selftests })
 }
 
 /// Whether an artifact is in the cache, sound, and made by the recipe of today.
@@ -329,6 +352,7 @@ mod tests {
         assert!(run.kernels.iter().all(|name| tests.kernels.contains(name)));
         assert!(run.backends.iter().all(|backend| tests.backends.contains(backend)));
         assert!(run.modules.is_empty() && tests.modules == tests.kernels);
+        assert!(tests.selftests.is_empty(), "they take longer than the rest of set-up");
         assert!(run.kernels.len() < tests.kernels.len() && run.backends.len() < tests.backends.len());
     }
 }

@@ -1,8 +1,8 @@
-//! The cache of downloaded and built artifacts: kernels, emulators, and kernel modules of ours.
+//! The cache of downloaded and built artifacts: kernels, emulators, kernel modules of ours, and kernels' selftests.
 //!
 //! `$PTEDIFF_CACHE`, else `$XDG_CACHE_HOME/ptediff`, else `~/.cache/ptediff` holds
-//! `kernels/<name>/`, `emulators/<name>/` and `modules/<kernel's name>/`. A directory counts only with a `manifest.json` that
-//! names every file; set-up makes directories beside their final place and renames them when they
+//! `kernels/<name>/`, `emulators/<name>/`, `modules/<kernel's name>/` and `selftests/<kernel's name>/`. A directory
+//! counts only with a `manifest.json` that names every file; set-up makes directories beside their final place and renames them when they
 //! are complete. Using an artifact checks the sizes of its files; [`Store::verify`] also checks their
 //! digests, which takes seconds.
 //!
@@ -38,11 +38,13 @@ pub enum ArtifactKind {
     Emulator,
     /// Our own kernel modules, built for the kernel of the same name.
     Modules,
+    /// The selftests of the kernel of the same name, built from its own source.
+    Selftests,
 }
 
 impl ArtifactKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Kernel, Self::Emulator, Self::Modules];
+    pub const ALL: [Self; 4] = [Self::Kernel, Self::Emulator, Self::Modules, Self::Selftests];
 
     /// The folder of the cache in which artifacts of this kind lie.
     #[must_use]
@@ -51,6 +53,7 @@ impl ArtifactKind {
             Self::Kernel => "kernels",
             Self::Emulator => "emulators",
             Self::Modules => "modules",
+            Self::Selftests => "selftests",
         }
     }
 
@@ -61,6 +64,7 @@ impl ArtifactKind {
             Self::Kernel => "--kernel",
             Self::Emulator => "--backend",
             Self::Modules => "--modules",
+            Self::Selftests => "--selftests",
         };
         format!("cargo xtask setup {option} {name}")
     }
@@ -72,6 +76,7 @@ impl fmt::Display for ArtifactKind {
             Self::Kernel => "kernel",
             Self::Emulator => "emulator",
             Self::Modules => "modules for kernel",
+            Self::Selftests => "selftests of kernel",
         })
     }
 }

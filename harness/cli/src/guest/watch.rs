@@ -84,7 +84,8 @@ pub(super) fn run<W: Write>(
         (_, Some(_)) if task.pairs > 0 => Err("times are measured".to_owned()),
         (_, Some(seconds)) => PagemapAudit::new(&watch, seconds, task.plant_pagemap),
     };
-    let mut watching = Watching { watch, machine, invariants, symbols: None, audit, told: Instant::now(), writer };
+    let told = Instant::now();
+    let mut watching = Watching { watch, machine, invariants, symbols: None, audit, told, first_processes: 0, writer };
     match &task.whom {
         Whom::Process(process) => watching.follow_process(*process, task.seconds)?,
         Whom::Command(command) => {
@@ -127,6 +128,8 @@ struct Watching<'task, W> {
     /// Compares pagemaps; or why not.
     audit: Result<PagemapAudit, String>,
     told: Instant,
+    /// Processes that were watched from outside: commands, or a process that ran and its children.
+    first_processes: u64,
     writer: &'task mut Writer<W>,
 }
 
@@ -147,6 +150,7 @@ impl<W: Write> Watching<'_, W> {
             .map_err(failed)?;
         if watched {
             self.watch.watch(child.id()).map_err(|error| RigError::of("the command cannot be watched", &error))?;
+            self.first_processes += 1;
             if let Ok(audit) = &mut self.audit
                 && let Err(why) = audit.take(child.id())
             {
@@ -220,6 +224,7 @@ impl<W: Write> Watching<'_, W> {
         }
         for process in family_of(process) {
             self.watch.watch(process).map_err(|error| RigError::of("a process cannot be watched", &error))?;
+            self.first_processes += 1;
         }
         self.attach()?;
         let start = Instant::now();
@@ -239,6 +244,7 @@ impl<W: Write> Watching<'_, W> {
             Ok(audit) => audit.counters.clone(),
             Err(why) => PagemapCounters { unavailable: Some(why.clone()), ..PagemapCounters::default() },
         };
+        counters.processes += self.first_processes;
         Ok(counters)
     }
 

@@ -35,7 +35,7 @@ pub fn status(counters: &Counters) -> String {
         "{} events, {} entries, {} processes, {} violations, {} lost",
         counters.all_events(),
         counters.entries.iter().sum::<u64>(),
-        counters.processes + 1,
+        counters.processes,
         counters.all_violations(),
         counters.all_lost()
     )
@@ -181,7 +181,7 @@ impl Watched {
     }
 
     fn print_counters(&self, counters: &Counters) {
-        println!("processes    {} watched", counters.processes + 1);
+        println!("processes    {} watched", counters.processes);
         println!("events       {:<22} {:>12} {:>12}", "", "events", "entries");
         for (moment, (events, entries)) in Moment::ALL.iter().zip(counters.events.iter().zip(&counters.entries)) {
             println!("             {:<22} {events:>12} {entries:>12}", moment.name());
@@ -250,7 +250,7 @@ impl Watched {
             "machine": results.machine, "runs": self.runs, "slowdown": slowdown, "events": events,
             "invariants": invariants, "violations": self.violations, "pagemap": counters.map(|all| &all.pagemap),
             "unreported": counters.map_or(0, |all| all.unreported),
-            "processes": counters.map_or(0, |all| all.processes + 1),
+            "processes": counters.map_or(0, |all| all.processes),
             "retries": counters.map_or(0, |all| all.retries), "failed": counters.map_or(0, |all| all.failed),
             "lost": counters.map(|all| &all.lost), "whole": self.is_whole, "ending": results.ending,
             "damage": self.damage, "exit": exit as u8,

@@ -86,6 +86,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         Trial::test("watch::qemu-6.12::forks_on_two_cpus", || forks_on_two_cpus("6.12")),
         Trial::test("watch::qemu-7.2::forks_on_two_cpus", || forks_on_two_cpus("7.2")),
         Trial::test("watch::a_wrong_pagemap_is_found", a_wrong_pagemap_is_found),
+        Trial::test("watch::qemu-6.12::a_killed_watch", || a_killed_watch_leaves_nothing("6.12")),
+        Trial::test("watch::qemu-7.2::a_killed_watch", || a_killed_watch_leaves_nothing("7.2")),
         Trial::test("watch::what_is_lost_is_no_agreement", what_is_lost_is_no_agreement),
         Trial::test("watch::a_full_buffer_hides_no_violation", a_full_buffer_hides_no_violation),
         Trial::test("watch::a_command_that_is_not_there", a_command_that_is_not_there),
@@ -153,6 +155,37 @@ fn forks_on_two_cpus(kernel: &str) -> Result<(), Failed> {
         return Err(run.wrong("fewer forks were seen than made"));
     }
     Ok(())
+}
+
+/// In a machine: a watch in place, killed when its command runs, leaves none of its programs in the kernel; the command
+/// goes on, and can be watched again, by its process.
+const KILLED: &str = r#"
+    export PTEDIFF_NATIVE=1
+    programs() { grep -c ' bpf_prog_.*\[bpf\]' /proc/kallsyms; }
+    before=$(programs)
+    /init watch --platform native -- sh -c 'echo $$ >/started; while :; do (exit 0); done' >/dev/null 2>&1 &
+    watch=$!
+    until [ -s /started ]; do sleep 0.1; done
+    during=$(programs)
+    kill -9 $watch
+    left=100
+    while [ "$(programs)" -ne "$before" ] && [ $left -gt 0 ]; do sleep 0.1; left=$((left - 1)); done
+    after=$(programs)
+    [ "$during" -gt "$before" ] && [ "$after" -eq "$before" ] && echo "nothing is left"
+    read -r command </started
+    /init watch --platform native --time 3 --pid "$command" && echo "watched by its process"
+    kill -9 "$command"
+"#;
+
+fn a_killed_watch_leaves_nothing(kernel: &str) -> Result<(), Failed> {
+    let files = ["--file", "/usr/bin/grep", "--file", "/usr/bin/sleep"];
+    let words = [&["--platform", "qemu", "--kernel", kernel, "--cpus", "2"], &files[..]].concat();
+    let run = watch(&words, &["sh", "-c", KILLED])?;
+    run.must_exit(Exit::Agree)?;
+    match run.stderr.contains("nothing is left") && run.stderr.contains("watched by its process") {
+        true => Ok(()),
+        false => Err(run.wrong("a killed watch leaves something, or a process cannot be watched")),
+    }
 }
 
 /// A violation that is planted is found, with what is needed to understand it; and nothing else is.
