@@ -43,8 +43,8 @@ impl PageTables {
         Ok(Self { kcore: Kcore::open()?, geometry: geometry.clone() })
     }
 
-    /// The leaves of user space under the uppermost table at this address, at most so many; and whether there were
-    /// more. Tables of nothing but zeroes are left out.
+    /// The leaves of user space under the uppermost table at this address, in the order of addresses, at
+    /// most so many; and whether there were more. Tables of nothing but zeroes are left out.
     ///
     /// # Errors
     /// Memory that cannot be read: the process went on, or is gone.
@@ -72,9 +72,12 @@ impl PageTables {
             }
             if leaves.len() > most {
                 leaves.truncate(most);
+                leaves.sort_unstable_by_key(|leaf| leaf.address);
                 return Ok((leaves, true));
             }
         }
+        // A table's huge pages came before the tables beneath it.
+        leaves.sort_unstable_by_key(|leaf| leaf.address);
         Ok((leaves, false))
     }
 
