@@ -26,7 +26,8 @@ pub(crate) struct LibbpfProbes {
 }
 
 impl LibbpfProbes {
-    pub(crate) fn load(options: &ObserverOptions, hooking: Hooking, geometry: &Geometry) -> Result<Self, ObserveError> {
+    pub(crate) fn load(options: &ObserverOptions, geometry: &Geometry) -> Result<Self, ObserveError> {
+        let hooking = options.way();
         libbpf_rs::set_print(Some((PrintLevel::Warn, keep_warning)));
         let open = prepare(options, hooking, geometry)?;
         let object = open.load().map_err(|error| diagnose(options, hooking, &error))?;

@@ -89,6 +89,11 @@ impl Default for ObserverOptions {
 }
 
 impl ObserverOptions {
+    /// How the probes are attached, where nobody tries several ways.
+    pub(crate) fn way(&self) -> Hooking {
+        self.hooking.unwrap_or(Hooking::Trampolines)
+    }
+
     /// The kernel function to which a hook goes.
     pub(crate) fn target<'a>(&'a self, hook: &'a Hook) -> &'a str {
         let renamed = self.renamed.iter().find(|(from, _)| from == hook.target);
@@ -118,13 +123,12 @@ pub(crate) trait LoadedProbes {
 pub(crate) fn load(
     loader: Loader,
     options: &ObserverOptions,
-    hooking: Hooking,
     geometry: &Geometry,
 ) -> Result<Box<dyn LoadedProbes>, ObserveError> {
     require_btf()?;
     match loader {
         #[cfg(feature = "libbpf")]
-        Loader::Libbpf => Ok(Box::new(crate::libbpf::LibbpfProbes::load(options, hooking, geometry)?)),
+        Loader::Libbpf => Ok(Box::new(crate::libbpf::LibbpfProbes::load(options, geometry)?)),
         #[cfg(feature = "aya")]
         Loader::Aya => Ok(Box::new(crate::aya::AyaProbes::load(options, geometry)?)),
         #[cfg(not(all(feature = "libbpf", feature = "aya")))]

@@ -67,8 +67,8 @@ impl ProbeObserver {
     /// for the hooks already, or whatever else keeps the kernel from taking the probes.
     pub fn load(loader: Loader, options: &ObserverOptions) -> Result<Self, ObserveError> {
         let geometry = Geometry::measure()?;
-        let hooking = options.hooking.unwrap_or(Hooking::Trampolines);
-        let probes = load(loader, options, hooking, &geometry)?;
+        let hooking = options.way();
+        let probes = load(loader, options, &geometry)?;
         let mut control = MappedValue::<Control>::open(probes.map(CONTROL_MAP)?.as_fd(), CONTROL_MAP)?;
         control.write_field(offset_of!(Control, expected_child), NO_SLOT);
         let snapshot = MappedValue::open(probes.map(SNAPSHOT_MAP)?.as_fd(), SNAPSHOT_MAP)?;
