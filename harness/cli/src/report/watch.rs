@@ -125,7 +125,10 @@ fn print_pagemap(seen: &PagemapCounters) {
         return;
     }
     println!("             {:<30} {:>12} {:>10}", pagemap::IDENTIFIER, seen.compared, seen.violations);
-    println!("             in {} looks at {} processes that stood still", seen.looks, seen.processes);
+    println!(
+        "             in {} looks at {} processes that stood still; a system call of theirs may give EINTR for it",
+        seen.looks, seen.processes
+    );
     for (count, what) in [
         (seen.not_frozen, "looks given up: not all stopped in time"),
         (seen.moved, "pages changed meanwhile, not compared"),
