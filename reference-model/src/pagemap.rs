@@ -9,7 +9,7 @@ use crate::entry::{Entry, EntryKind, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP, UF
 pub const IDENTIFIER: &str = "pagemap.agrees";
 
 /// What holds, with its exceptions.
-pub const STATEMENT: &str = "While a process stands still, its pagemap says of every entry whether it is present or swapped, the frame or the swap type and slot, uffd-wp, and soft-dirty where the entry has it. Excepted are VM_PFNMAP VMAs, which pagemap shows as holes; of huge pages soft-dirty, and all of what is not present.";
+pub const STATEMENT: &str = "The pagemap of a process says of every entry that does not change meanwhile whether it is present or swapped, the frame or the swap type and slot, uffd-wp, and soft-dirty where the entry has it. Excepted are VM_PFNMAP VMAs, which pagemap shows as holes; of huge pages soft-dirty, and all of what is not present.";
 
 /// The kernel functions and documents that it comes from.
 pub const SOURCE: &str =

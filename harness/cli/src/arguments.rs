@@ -220,8 +220,8 @@ pub struct Watch {
     /// Run the command so many times unwatched and watched, by turns, and compare the times
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub pairs: u32,
-    /// Freeze the command and its children every so many seconds, and compare their pagemaps with their entries; 0 for
-    /// never, which is also so with --pairs and --pid
+    /// Compare pagemap with the entries of the command and its children every so many seconds; 0 for never, which is also
+    /// so with --pairs
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
     pub pagemap_every: f64,
     /// Stop the machine after so many seconds; with --pid, stop watching

@@ -31,7 +31,7 @@ pub struct WatchTask {
     pub seconds: Option<u64>,
     /// How the probes are attached, where somebody asks for it.
     pub probes: Option<Probes>,
-    /// Seconds between two looks at the pagemaps of all watched processes, for which they are frozen; `None` for no look.
+    /// Seconds between two looks at the pagemaps of all watched processes; `None` for no look.
     pub pagemap_every: Option<f64>,
     /// Bits to be flipped in what pagemap says: a test of the watch.
     pub plant_pagemap: u64,
@@ -157,15 +157,13 @@ impl Counters {
 /// What the looks at the pagemaps gave.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PagemapCounters {
-    /// Looks: all watched processes stood still.
+    /// Looks at all watched processes.
     pub looks: u64,
-    /// Looks that came to nothing, as the processes could not be stopped in time.
-    pub not_frozen: u64,
     /// Processes that were looked at, each time anew.
     pub processes: u64,
     /// Pages that were compared: entries, and each 4 KiB of a huge page.
     pub compared: u64,
-    /// Pages that changed although their process stood still: not compared.
+    /// Pages that changed between the reads: not compared.
     pub moved: u64,
     /// Pages that pagemap shows as holes, whatever is mapped: VM_PFNMAP.
     pub holes: u64,

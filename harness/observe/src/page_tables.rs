@@ -1,4 +1,4 @@
-//! All page tables of a process, through `/proc/kcore`: for looks at processes that stand still.
+//! All page tables of a process, through `/proc/kcore`. It may run meanwhile: what is read twice alike counts.
 
 use ptediff_reference_model::entry::{FRAME, P};
 
@@ -23,6 +23,8 @@ pub struct Leaf {
     pub address: u64,
     /// What an entry of it maps: 2 to this, in bytes.
     pub shift: u32,
+    /// Where its entries lie, in the kernel's memory.
+    place: u64,
     /// Its entries in the order of addresses: 512, or one.
     pub entries: Vec<u64>,
 }
@@ -47,7 +49,7 @@ impl PageTables {
     /// most so many; and whether there were more. Tables of nothing but zeroes are left out.
     ///
     /// # Errors
-    /// Memory that cannot be read: the process went on, or is gone.
+    /// Memory that cannot be read.
     pub fn leaves(&self, table: u64, most: usize) -> Result<(Vec<Leaf>, bool), ObserveError> {
         let top = if self.geometry.five_level { 48 } else { 39 };
         let mut leaves = Vec::new();
@@ -57,7 +59,7 @@ impl PageTables {
             let entries = self.table(table)?;
             if shift == PTE_SHIFT {
                 if entries.iter().any(|&entry| entry != 0) {
-                    leaves.push(Leaf { address: start, shift, entries });
+                    leaves.push(Leaf { address: start, shift, place: table, entries });
                 }
             } else {
                 let users = if shift == top { ENTRIES / 2 } else { ENTRIES };
@@ -66,7 +68,7 @@ impl PageTables {
                     if entry & P != 0 && !(shift <= HUGEST_SHIFT && entry & HUGE != 0) {
                         open.push((self.geometry.page_offset_base + (entry & FRAME), shift - 9, address));
                     } else if entry != 0 && shift <= HUGEST_SHIFT {
-                        leaves.push(Leaf { address, shift, entries: vec![entry] });
+                        leaves.push(Leaf { address, shift, place: table + index as u64 * 8, entries: vec![entry] });
                     }
                 }
             }
@@ -81,9 +83,39 @@ impl PageTables {
         Ok((leaves, false))
     }
 
+    /// The entries of a leaf as they are now, if it is a leaf still.
+    ///
+    /// # Errors
+    /// Memory that cannot be read.
+    pub fn again(&self, leaf: &Leaf) -> Result<Vec<u64>, ObserveError> {
+        let mut bytes = vec![0; leaf.entries.len() * 8];
+        self.kcore.read(leaf.place, &mut bytes)?;
+        Ok(words(&bytes))
+    }
+
+    /// The entry of an address under the uppermost table at `table`, and its shift: the one that ends the walk.
+    ///
+    /// # Errors
+    /// Memory that cannot be read.
+    pub fn entry(&self, table: u64, address: u64) -> Result<(u64, u32), ObserveError> {
+        let (mut table, mut shift) = (table, if self.geometry.five_level { 48 } else { 39 });
+        loop {
+            let entry = self.kcore.read_word(table + (address >> shift & 511) * 8)?;
+            if shift == PTE_SHIFT || entry & P == 0 || (shift <= HUGEST_SHIFT && entry & HUGE != 0) {
+                return Ok((entry, shift));
+            }
+            table = self.geometry.page_offset_base + (entry & FRAME);
+            shift -= 9;
+        }
+    }
+
     fn table(&self, address: u64) -> Result<Vec<u64>, ObserveError> {
         let mut bytes = [0; TABLE];
         self.kcore.read(address, &mut bytes)?;
-        Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+        Ok(words(&bytes))
     }
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
 }

@@ -134,22 +134,6 @@ pub fn mount_file_systems() -> io::Result<Vec<&'static str>> {
     Ok(left_out)
 }
 
-/// Where the kernel's control groups (version 2) are, after [`mount_control_groups`].
-pub const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
-
-/// Mounts the control groups, unless they are mounted already.
-///
-/// # Errors
-/// The kernel has none, or another kind is mounted there.
-pub fn mount_control_groups() -> io::Result<()> {
-    let are_there = || Path::new(CONTROL_GROUPS).join("cgroup.procs").exists();
-    if are_there() {
-        return Ok(());
-    }
-    mount("cgroup2", CONTROL_GROUPS).map_err(|error| in_place(CONTROL_GROUPS, &error))?;
-    if are_there() { Ok(()) } else { Err(io::Error::other(format!("{CONTROL_GROUPS} has no cgroup.procs"))) }
-}
-
 fn in_place(place: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("mount {place}: {error}"))
 }

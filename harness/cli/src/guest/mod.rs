@@ -2,7 +2,6 @@
 
 pub mod bench;
 pub mod claims;
-mod freezer;
 pub mod init;
 pub mod machine;
 mod pagemap_audit;

@@ -78,11 +78,10 @@ pub(super) fn run<W: Write>(
         }
         Err(error) => return Err(RigError::of("the probes cannot be loaded", &error)),
     };
-    let audit = match (&task.whom, task.pagemap_every) {
-        (Whom::Process(_), _) => Err("a process that ran before is not frozen".to_owned()),
-        (_, None) => Err("nobody asked for it".to_owned()),
-        (_, Some(_)) if task.pairs > 0 => Err("times are measured".to_owned()),
-        (_, Some(seconds)) => PagemapAudit::new(&watch, seconds, task.plant_pagemap),
+    let audit = match task.pagemap_every {
+        None => Err("nobody asked for it".to_owned()),
+        Some(_) if task.pairs > 0 => Err("times are measured".to_owned()),
+        Some(seconds) => PagemapAudit::new(&watch, seconds, task.plant_pagemap),
     };
     let told = Instant::now();
     let mut watching = Watching { watch, machine, invariants, symbols: None, audit, told, first_processes: 0, writer };
@@ -151,10 +150,8 @@ impl<W: Write> Watching<'_, W> {
         if watched {
             self.watch.watch(child.id()).map_err(|error| RigError::of("the command cannot be watched", &error))?;
             self.first_processes += 1;
-            if let Ok(audit) = &mut self.audit
-                && let Err(why) = audit.take(child.id())
-            {
-                self.audit = Err(why);
+            if let Ok(audit) = &mut self.audit {
+                audit.begin();
             }
             self.attach()?;
         }
@@ -231,6 +228,7 @@ impl<W: Write> Watching<'_, W> {
         while Path::new(&folder).exists() && seconds.is_none_or(|limit| start.elapsed().as_secs() < limit) {
             thread::sleep(POLL);
             self.tell()?;
+            self.look_at_pagemaps()?;
         }
         self.watch.detach();
         let ran = Ran { watched: true, seconds: start.elapsed().as_secs_f64(), failure: None, not_started: false };

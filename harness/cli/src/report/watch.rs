@@ -83,7 +83,7 @@ pub fn violation_text(violation: &Violation) -> String {
     let (process, thread) = violation.process;
     line("task", format!("{} (process {process}, thread {thread})", violation.task));
     match violation.pagemap {
-        Some(_) => line("at", "a look, while it stood still".to_owned()),
+        Some(_) => line("at", "a look at its pagemap".to_owned()),
         None => line("at", format!("the end of: {}", moment_name(violation.cause))),
     }
     for (number, function) in violation.stack.iter().enumerate() {
@@ -125,12 +125,8 @@ fn print_pagemap(seen: &PagemapCounters) {
         return;
     }
     println!("             {:<30} {:>12} {:>10}", pagemap::IDENTIFIER, seen.compared, seen.violations);
-    println!(
-        "             in {} looks at {} processes that stood still; a system call of theirs may give EINTR for it",
-        seen.looks, seen.processes
-    );
+    println!("             in {} looks at {} processes", seen.looks, seen.processes);
     for (count, what) in [
-        (seen.not_frozen, "looks given up: not all stopped in time"),
         (seen.moved, "pages changed meanwhile, not compared"),
         (seen.holes, "pages of VM_PFNMAP, which pagemap shows as holes"),
         (seen.cut_short, "processes with too many page tables, not compared to the end"),
