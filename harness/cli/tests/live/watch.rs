@@ -179,7 +179,8 @@ const KILLED: &str = r#"
 
 fn a_killed_watch_leaves_nothing(kernel: &str) -> Result<(), Failed> {
     let files = ["--file", "/usr/bin/grep", "--file", "/usr/bin/sleep"];
-    let words = [&["--platform", "qemu", "--kernel", kernel, "--cpus", "2"], &files[..]].concat();
+    // A watch that does not come to start its command must not hold up the tests.
+    let words = [&["--platform", "qemu", "--kernel", kernel, "--cpus", "2", "--time", "300"], &files[..]].concat();
     let run = watch(&words, &["sh", "-c", KILLED])?;
     run.must_exit(Exit::Agree)?;
     match run.stderr.contains("nothing is left") && run.stderr.contains("watched by its process") {
