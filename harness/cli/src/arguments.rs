@@ -110,10 +110,9 @@ impl LoaderChoice {
     /// Its name on the command line and in a trace.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Libbpf => "libbpf",
-            Self::Aya => "aya",
-            Self::Both => "both",
+        match self.loaders() {
+            (only, None) => only.name(),
+            (_, Some(_)) => "both",
         }
     }
 }

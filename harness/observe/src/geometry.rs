@@ -52,6 +52,11 @@ pub struct StructPage {
 }
 
 impl Geometry {
+    /// Shift of the entries of the uppermost page table.
+    pub(crate) fn top_shift(&self) -> u32 {
+        if self.five_level { 48 } else { 39 }
+    }
+
     /// Asks the running kernel.
     ///
     /// # Errors

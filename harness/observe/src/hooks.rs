@@ -131,15 +131,11 @@ pub fn survey(options: &ObserverOptions) -> Result<Vec<Offer>, ObserveError> {
             continue;
         }
         let is_tracepoint = hook.kind == HookKind::Tracepoint;
-        let (name, kind) = match is_tracepoint {
-            true => (format!("btf_trace_{function}"), BtfKind::Typedef),
-            false => (function.clone(), BtfKind::Func),
-        };
         let symbol = if is_tracepoint { format!("__tracepoint_{function}") } else { function.clone() };
         let in_kallsyms = symbols.contains(symbol.as_str());
         offers.push(Offer {
             is_tracepoint,
-            in_btf: btf.id_by_type_name_kind(&name, kind).is_ok(),
+            in_btf: is_in_btf(&btf, hook.kind, &function),
             in_kallsyms,
             in_ftrace: traceable.as_ref().map(|names| names.contains(function.as_str())).filter(|_| !is_tracepoint),
             similar: if in_kallsyms { Vec::new() } else { similar(&function, &symbols) },
@@ -147,6 +143,17 @@ pub fn survey(options: &ObserverOptions) -> Result<Vec<Offer>, ObserveError> {
         });
     }
     Ok(offers)
+}
+
+/// Whether the kernel's BTF has what a hook of this kind needs. Kprobes and raw tracepoints need nothing of it: they are
+/// looked for when they are attached.
+pub(crate) fn is_in_btf(kernel: &Btf, kind: HookKind, function: &str) -> bool {
+    let has = |name: &str, kind| kernel.id_by_type_name_kind(name, kind).is_ok();
+    match kind {
+        HookKind::Tracepoint => has(&format!("btf_trace_{function}"), BtfKind::Typedef),
+        HookKind::FunctionEntry | HookKind::FunctionExit => has(function, BtfKind::Func),
+        HookKind::RawTracepoint | HookKind::Kprobe | HookKind::Kretprobe => true,
+    }
 }
 
 /// Names of the kernel's that may be this one's: a clone (`name.isra.0`), else what begins like it but for its last word.

@@ -15,7 +15,7 @@ const PT_NOTE: u32 = 4;
 /// Physical address of a segment that is not physical memory (`fs/proc/kcore.c`).
 const NO_PHYSICAL_ADDRESS: u64 = u64::MAX;
 /// `_PAGE_PSE`: a PMD or PUD that maps a huge page.
-const HUGE: u64 = 1 << 7;
+pub(crate) const HUGE: u64 = 1 << 7;
 
 /// A program header of `/proc/kcore`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +101,11 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
+/// The 64-bit words in these bytes.
+pub(crate) fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
+}
+
 /// Number of program headers, if this is an ELF header as `/proc/kcore` has one.
 fn segment_count(header: &[u8; 64]) -> Option<usize> {
     let half = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
@@ -143,8 +148,7 @@ impl KcoreWitness {
     /// Memory that cannot be read, or a huge page in the arena.
     pub fn walk(&self, actor: ActorId, mm: u64) -> Result<RawArena, ObserveError> {
         let mut table = self.kcore.read_word(mm + u64::from(self.pgd_offset))?;
-        let top = if self.geometry.five_level { 48 } else { 39 };
-        for shift in (21..=top).rev().step_by(9) {
+        for shift in (21..=self.geometry.top_shift()).rev().step_by(9) {
             let entry = self.kcore.read_word(table + (ARENA_BASE >> shift & 511) * 8)?;
             if entry == 0 {
                 return Ok([0; ARENA_PAGES]);

@@ -75,6 +75,7 @@ pub use ptediff_bpf::{
     MOST_REPORTS, ProgramWatchCounters, REGION_PAGES, Tally, Violation, WatchReport, WatchSettings, WatchTransition,
     WatchedProcess,
 };
+pub use smaps::Smaps;
 #[cfg(not(feature = "libbpf"))]
 pub use unavailable::{ProgramWatch, WriteProtectWatch};
 pub use watch_counters::{JudgedEntries, VM_SHADOW_STACK, WatchCounters};

@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Mutex;
 
-use libbpf_rs::{Link, MapCore, Object, ObjectBuilder, OpenObject, PrintLevel, RingBuffer, RingBufferBuilder, btf};
+use aya_obj::btf::Btf;
+use libbpf_rs::{Link, MapCore, Object, ObjectBuilder, OpenObject, PrintLevel, RingBuffer, RingBufferBuilder};
 use ptediff_bpf::{EVENTS_MAP, Event, GEOMETRY_GLOBAL, Hook, HookKind, OBJECT, SNAPSHOT_PROGRAM};
 
 use crate::error::ObserveError;
 use crate::geometry::Geometry;
-use crate::hooks::Hooking;
+use crate::hooks::{Hooking, is_in_btf};
 use crate::loader::{LoadedProbes, ObserverOptions, missing_hook};
 
 /// The object, with its ring buffer and what is attached of it.
@@ -27,10 +28,9 @@ pub(crate) struct LibbpfProbes {
 
 impl LibbpfProbes {
     pub(crate) fn load(options: &ObserverOptions, geometry: &Geometry) -> Result<Self, ObserveError> {
-        let hooking = options.way();
         libbpf_rs::set_print(Some((PrintLevel::Warn, keep_warning)));
-        let open = prepare(options, hooking, geometry)?;
-        let object = open.load().map_err(|error| diagnose(options, hooking, &error))?;
+        let open = prepare(options, geometry)?;
+        let object = open.load().map_err(|error| diagnose(options, &error))?;
         let records = Rc::new(RefCell::new(Vec::with_capacity(256)));
         let events = object.maps().find(|map| map.name() == EVENTS_MAP);
         let events = events.ok_or_else(|| load_error(format!("no map `{EVENTS_MAP}`")))?;
@@ -113,8 +113,9 @@ pub(crate) fn take_warnings() -> String {
 }
 
 /// Opens the object, fills in the constants and sizes the ring buffer.
-fn prepare(options: &ObserverOptions, hooking: Hooking, geometry: &Geometry) -> Result<OpenObject, ObserveError> {
+fn prepare(options: &ObserverOptions, geometry: &Geometry) -> Result<OpenObject, ObserveError> {
     drop(take_warnings());
+    let hooking = options.way();
     let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(|error| load_error(error.to_string()))?;
     for mut map in open.maps_mut() {
         let name = map.name().to_string_lossy().into_owned();
@@ -143,21 +144,11 @@ fn prepare(options: &ObserverOptions, hooking: Hooking, geometry: &Geometry) -> 
 }
 
 /// Why libbpf could not load the object: a hook that the kernel's BTF does not know, or its own words.
-fn diagnose(options: &ObserverOptions, hooking: Hooking, error: &libbpf_rs::Error) -> ObserveError {
-    if let Ok(kernel) = btf::Btf::from_vmlinux() {
-        for hook in hooking.hooks() {
+fn diagnose(options: &ObserverOptions, error: &libbpf_rs::Error) -> ObserveError {
+    if let Ok(kernel) = Btf::from_sys_fs() {
+        for hook in options.way().hooks() {
             let function = options.target(hook);
-            let known = match hook.kind {
-                HookKind::Tracepoint => {
-                    kernel.type_by_name::<btf::types::Typedef<'_>>(&format!("btf_trace_{function}")).is_some()
-                }
-                HookKind::FunctionEntry | HookKind::FunctionExit => {
-                    kernel.type_by_name::<btf::types::Func<'_>>(function).is_some()
-                }
-                // These are looked for when they are attached.
-                HookKind::RawTracepoint | HookKind::Kprobe | HookKind::Kretprobe => true,
-            };
-            if !known {
+            if !is_in_btf(&kernel, hook.kind, function) {
                 return missing_hook(hook, function, "the kernel's BTF does not know it");
             }
         }

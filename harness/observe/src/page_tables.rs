@@ -4,14 +4,10 @@ use ptediff_reference_model::entry::{FRAME, P};
 
 use crate::error::ObserveError;
 use crate::geometry::Geometry;
-use crate::kcore::Kcore;
+use crate::kcore::{HUGE, Kcore, words};
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
-/// Bytes of a table.
-const TABLE: usize = ENTRIES * 8;
-/// `_PAGE_PSE`: a PMD or PUD that maps a huge page.
-const HUGE: u64 = 1 << 7;
 /// Shift of the entries of the lowest table, and of the highest that can map a huge page.
 const PTE_SHIFT: u32 = 12;
 const HUGEST_SHIFT: u32 = 30;
@@ -25,8 +21,8 @@ pub struct Leaf {
     pub shift: u32,
     /// Where its entries lie, in the kernel's memory.
     place: u64,
-    /// Its entries in the order of addresses: 512, or one.
-    pub entries: Vec<u64>,
+    /// Number of its entries: 512, or one.
+    pub length: usize,
 }
 
 /// Reads page tables.
@@ -51,15 +47,15 @@ impl PageTables {
     /// # Errors
     /// Memory that cannot be read.
     pub fn leaves(&self, table: u64, most: usize) -> Result<(Vec<Leaf>, bool), ObserveError> {
-        let top = if self.geometry.five_level { 48 } else { 39 };
+        let top = self.geometry.top_shift();
         let mut leaves = Vec::new();
         // The upper half of the uppermost table is the kernel's.
         let mut open: Vec<(u64, u32, u64)> = vec![(table, top, 0)];
         while let Some((table, shift, start)) = open.pop() {
-            let entries = self.table(table)?;
+            let entries = self.read(table, ENTRIES)?;
             if shift == PTE_SHIFT {
                 if entries.iter().any(|&entry| entry != 0) {
-                    leaves.push(Leaf { address: start, shift, place: table, entries });
+                    leaves.push(Leaf { address: start, shift, place: table, length: ENTRIES });
                 }
             } else {
                 let users = if shift == top { ENTRIES / 2 } else { ENTRIES };
@@ -68,7 +64,7 @@ impl PageTables {
                     if entry & P != 0 && !(shift <= HUGEST_SHIFT && entry & HUGE != 0) {
                         open.push((self.geometry.page_offset_base + (entry & FRAME), shift - 9, address));
                     } else if entry != 0 && shift <= HUGEST_SHIFT {
-                        leaves.push(Leaf { address, shift, place: table + index as u64 * 8, entries: vec![entry] });
+                        leaves.push(Leaf { address, shift, place: table + index as u64 * 8, length: 1 });
                     }
                 }
             }
@@ -83,14 +79,12 @@ impl PageTables {
         Ok((leaves, false))
     }
 
-    /// The entries of a leaf as they are now, if it is a leaf still.
+    /// What lies at the place of a leaf now, in the order of addresses: its entries, while it is one.
     ///
     /// # Errors
     /// Memory that cannot be read.
-    pub fn again(&self, leaf: &Leaf) -> Result<Vec<u64>, ObserveError> {
-        let mut bytes = vec![0; leaf.entries.len() * 8];
-        self.kcore.read(leaf.place, &mut bytes)?;
-        Ok(words(&bytes))
+    pub fn entries(&self, leaf: &Leaf) -> Result<Vec<u64>, ObserveError> {
+        self.read(leaf.place, leaf.length)
     }
 
     /// The entry of an address under the uppermost table at `table`, and its shift: the one that ends the walk.
@@ -98,7 +92,7 @@ impl PageTables {
     /// # Errors
     /// Memory that cannot be read.
     pub fn entry(&self, table: u64, address: u64) -> Result<(u64, u32), ObserveError> {
-        let (mut table, mut shift) = (table, if self.geometry.five_level { 48 } else { 39 });
+        let (mut table, mut shift) = (table, self.geometry.top_shift());
         loop {
             let entry = self.kcore.read_word(table + (address >> shift & 511) * 8)?;
             if shift == PTE_SHIFT || entry & P == 0 || (shift <= HUGEST_SHIFT && entry & HUGE != 0) {
@@ -109,13 +103,9 @@ impl PageTables {
         }
     }
 
-    fn table(&self, address: u64) -> Result<Vec<u64>, ObserveError> {
-        let mut bytes = [0; TABLE];
+    fn read(&self, address: u64, length: usize) -> Result<Vec<u64>, ObserveError> {
+        let mut bytes = vec![0; length * 8];
         self.kcore.read(address, &mut bytes)?;
         Ok(words(&bytes))
     }
-}
-
-fn words(bytes: &[u8]) -> Vec<u64> {
-    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
 }

@@ -8,6 +8,7 @@ use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::observation::{PagemapView, RawArena};
 
 use crate::error::ObserveError;
+use crate::kcore::words;
 
 /// Bits 0..=54 of a word: the frame number where bit 63 is set, swap details where bit 62 is.
 const DETAILS: u64 = (1 << 55) - 1;
@@ -42,9 +43,7 @@ impl PagemapReader {
         let mut bytes = [0; ARENA_PAGES * 8];
         file.read_exact_at(&mut bytes, ARENA_BASE / PAGE_SIZE * 8)
             .map_err(ObserveError::system(format!("reading /proc/{pid}/pagemap")))?;
-        let words: Vec<u64> =
-            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
-        Ok(view(actor, &words, probe))
+        Ok(view(actor, &words(&bytes), probe))
     }
 
     /// Closes the actor's pagemap. To be called when it exits, as process identifiers come back.
@@ -84,7 +83,7 @@ impl PagemapWords {
                 length => have += length,
             }
         }
-        Ok(bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect())
+        Ok(words(&bytes))
     }
 }
 

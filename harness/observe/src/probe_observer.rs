@@ -30,7 +30,6 @@ pub struct ProbeObserver {
     received: u64,
     reported: u64,
     options: ObserverOptions,
-    hooking: Hooking,
     description: Description,
     snapshot_program: OwnedFd,
     /// Owns what is attached and the ring buffer.
@@ -67,7 +66,6 @@ impl ProbeObserver {
     /// for the hooks already, or whatever else keeps the kernel from taking the probes.
     pub fn load(loader: Loader, options: &ObserverOptions) -> Result<Self, ObserveError> {
         let geometry = Geometry::measure()?;
-        let hooking = options.way();
         let probes = load(loader, options, &geometry)?;
         let mut control = MappedValue::<Control>::open(probes.map(CONTROL_MAP)?.as_fd(), CONTROL_MAP)?;
         control.write_field(offset_of!(Control, expected_child), NO_SLOT);
@@ -89,7 +87,6 @@ impl ProbeObserver {
             received: 0,
             reported: 0,
             options: options.clone(),
-            hooking,
             description,
             snapshot_program,
             probes,
@@ -103,7 +100,7 @@ impl ProbeObserver {
     /// # Errors
     /// [`ObserveError::MissingHook`]
     pub fn attach(&mut self) -> Result<(), ObserveError> {
-        for hook in self.hooking.hooks() {
+        for hook in self.options.way().hooks() {
             let target = self.options.target(hook);
             self.probes.attach(hook, target)?;
             self.description.hooks.push(format!("{} {target}", hook.kind.section()));

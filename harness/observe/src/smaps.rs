@@ -52,12 +52,17 @@ pub(crate) fn shown_flags() -> u64 {
 }
 
 /// The VMAs of a process with their flags.
-pub(crate) struct Smaps {
+#[derive(Debug, Default)]
+pub struct Smaps {
     areas: Vec<(std::ops::Range<u64>, u64)>,
 }
 
 impl Smaps {
-    pub(crate) fn read(pid: u32) -> Result<Self, ObserveError> {
+    /// As they are now.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn read(pid: u32) -> Result<Self, ObserveError> {
         let path = format!("/proc/{pid}/smaps");
         let text = fs::read_to_string(&path).map_err(ObserveError::system(format!("reading {path}")))?;
         Ok(Self { areas: areas(&text) })
@@ -65,7 +70,13 @@ impl Smaps {
 
     /// Flags of the VMA that holds the page, if one does.
     pub(crate) fn flags(&self, page: PageIndex) -> Option<u64> {
-        self.areas.iter().find(|(range, _)| range.contains(&page.address())).map(|(_, flags)| *flags)
+        self.area(page.address()).map(|(_, flags)| *flags)
+    }
+
+    /// The VMA that holds an address, with the flags that smaps shows.
+    #[must_use]
+    pub fn area(&self, address: u64) -> Option<&(std::ops::Range<u64>, u64)> {
+        self.areas.iter().find(|(range, _)| range.contains(&address))
     }
 }
 
@@ -97,6 +108,17 @@ fn address_range(line: &str) -> Option<std::ops::Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn areas_are_found_by_any_address() {
+        let text = "7f00-8f00 r--p 00000000 00:00 0   [vvar]\nRss: 4 kB\nVmFlags: rd mr pf io de dd \n\
+                    9000-a000 rw-p 00000000 00:00 0\nVmFlags: rd wr mr\n";
+        let smaps = Smaps { areas: areas(text) };
+        let is_hole = |flags: u64| flags & 0x400 != 0;
+        assert!(smaps.area(0x7f00).is_some_and(|(_, flags)| is_hole(*flags)));
+        assert!(smaps.area(0x9fff).is_some_and(|(range, flags)| !is_hole(*flags) && range.start == 0x9000));
+        assert!(smaps.area(0x8f00).is_none());
+    }
 
     #[test]
     fn flags_are_found_by_address() {

@@ -143,6 +143,26 @@ impl Answers {
     }
 }
 
+/// The request of a check: no witnesses, the loader of this build.
+fn request(platform: Platform, task: Task) -> Result<GuestRequest, Failure> {
+    Ok(GuestRequest {
+        task,
+        platform: platform.name().to_owned(),
+        require: platform.required_features(),
+        dialect: None,
+        witness_every: 0,
+        ring_bytes: RING_BYTES,
+        loader: LoaderChoice::default(),
+        hooks: None,
+        renamed: Vec::new(),
+        shrink_budget: 0,
+        stop_after: 1,
+        count_known: false,
+        binary: digest_text(&own_executable()?),
+        plant: None,
+    })
+}
+
 /// Boots machines for checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Machines {
@@ -157,22 +177,8 @@ impl Machines {
     /// The rig failed; the guest refused, which is inconclusive; the kernel died, which refutes the claim.
     pub fn ask(&self, wanted: &Wanted, claim: &str, parameters: Value) -> Result<Answers, ClaimFailure> {
         let start = Instant::now();
-        let request = GuestRequest {
-            task: Task::Claim { name: claim.to_owned(), parameters },
-            platform: wanted.platform.name().to_owned(),
-            require: wanted.platform.required_features(),
-            dialect: None,
-            witness_every: 0,
-            ring_bytes: RING_BYTES,
-            loader: LoaderChoice::default(),
-            hooks: None,
-            renamed: Vec::new(),
-            shrink_budget: 0,
-            stop_after: 1,
-            count_known: false,
-            binary: digest_text(&own_executable()?),
-            plant: None,
-        };
+        let task = Task::Claim { name: claim.to_owned(), parameters };
+        let request = request(wanted.platform, task)?;
         let options = LaunchOptions {
             platform: wanted.platform,
             kernel: wanted.kernel.to_owned(),

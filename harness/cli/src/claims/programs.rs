@@ -9,18 +9,16 @@ use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
 use ptediff_trace::{Attempt, Decoder, Frame};
 
-use crate::arguments::LoaderChoice;
 use crate::error::Failure;
 use crate::guest::GuestRequest;
 use crate::guest::request::Task;
-use crate::host::launch::{LaunchOptions, Platform, digest_text, launch, own_executable};
+use crate::host::launch::{LaunchOptions, Platform, launch};
 use crate::host::results::Finish;
 use crate::host::session::{Keep, follow};
 use crate::report::progress::Progress;
 
-use super::{ClaimFailure, Machines};
+use super::{ClaimFailure, Machines, request};
 
-const RING_BYTES: u32 = 1 << 20;
 const MEMORY_MIB: u32 = 512;
 
 /// One program as it ran.
@@ -57,22 +55,7 @@ impl Boot {
 
 /// Boots a machine, has it run the programs of the task, and brings back what was recorded.
 pub(super) fn boot(machines: &Machines, platform: Platform, kernel: &str, task: Task) -> Result<Boot, ClaimFailure> {
-    let request = GuestRequest {
-        task,
-        platform: platform.name().to_owned(),
-        require: platform.required_features(),
-        dialect: None,
-        witness_every: 64,
-        ring_bytes: RING_BYTES,
-        loader: LoaderChoice::default(),
-        hooks: None,
-        renamed: Vec::new(),
-        shrink_budget: 0,
-        stop_after: u32::MAX,
-        count_known: false,
-        binary: digest_text(&own_executable()?),
-        plant: None,
-    };
+    let request = GuestRequest { witness_every: 64, stop_after: u32::MAX, ..request(platform, task)? };
     let options = LaunchOptions {
         platform,
         kernel: kernel.to_owned(),

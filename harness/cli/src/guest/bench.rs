@@ -6,14 +6,13 @@ use std::io::Write;
 
 use ptediff_execute::Executor;
 use ptediff_generate::{Options, program};
-use ptediff_observe::{EventLedger, Loader, Observer, ObserverOptions, ProbeObserver, Witnesses};
+use ptediff_observe::{Loader, Observer, ObserverOptions, ProbeObserver, Witnesses};
 use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
 use ptediff_trace::{Attempt, Figure, Frame, Writer};
 
 use super::program::{Depth, RigError, Runner, run_bare};
-use super::swap::SwapFile;
 
 /// Programs that are run before a phase is timed.
 const WARM_UP: usize = 20;
@@ -127,22 +126,7 @@ fn turn<W: Write>(
     mark(&mut writer, &format!("{loader} attach ends"), 1.0)?;
     observer.set_nursery(executor.nursery_pid());
     let witnesses = Witnesses::open(observer.description()).map_err(failed)?;
-    let zero_frame = observer.description().geometry.zero_frame;
-    let mut runner = Runner {
-        machine: machine.clone(),
-        executor,
-        observer,
-        witnesses,
-        ledger: EventLedger::new(),
-        trusts_ledger: true,
-        writer,
-        witness_every: 0,
-        plant: None,
-        zero_frame,
-        steps: 0,
-        runs: 0,
-        swap: SwapFile::default(),
-    };
+    let mut runner = Runner::new(machine.clone(), executor, observer, witnesses, writer);
     mark(&mut runner.writer, &format!("{loader} storm begins"), 0.0)?;
     runner.run_to(storm, Depth::Unread)?;
     mark(&mut runner.writer, &format!("{loader} storm ends"), 1.0)?;

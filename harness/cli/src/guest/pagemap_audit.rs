@@ -8,8 +8,9 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ptediff_observe::{ObserveError, PageTables, PagemapWords, ProgramWatch, WatchedProcess};
+use ptediff_observe::{ObserveError, PageTables, PagemapWords, ProgramWatch, Smaps, WatchedProcess};
 use ptediff_reference_model::entry::Entry;
+use ptediff_reference_model::invariant::vm_flag;
 use ptediff_reference_model::pagemap;
 
 use super::program::RigError;
@@ -93,10 +94,9 @@ impl PagemapAudit {
         let mut doubts = Vec::new();
         for leaf in &leaves {
             let pages_of_entry = 1usize << (leaf.shift - 12);
-            // Read again just before: the walk over all tables was longer.
-            let before = self.tables.again(leaf)?;
-            let words = words_of.read(leaf.address, leaf.entries.len() * pages_of_entry)?;
-            let after = self.tables.again(leaf)?;
+            let before = self.tables.entries(leaf)?;
+            let words = words_of.read(leaf.address, leaf.length * pages_of_entry)?;
+            let after = self.tables.entries(leaf)?;
             for (number, &word) in words.iter().enumerate() {
                 let (place, page) = (number / pages_of_entry, number % pages_of_entry);
                 let raw = before[place];
@@ -111,10 +111,10 @@ impl PagemapAudit {
                 }
             }
         }
-        let areas = if doubts.is_empty() { Areas::default() } else { Areas::read(process.process) };
+        let areas = if doubts.is_empty() { Smaps::default() } else { Smaps::read(process.process).unwrap_or_default() };
         for (number, &address) in doubts.iter().enumerate() {
-            let area = areas.of(address);
-            if area.is_some_and(|area| area.is_hole) {
+            let area = areas.area(address);
+            if area.is_some_and(|(_, flags)| flags & vm_flag::PFNMAP != 0) {
                 self.counters.holes += 1;
             } else if number >= MOST_DOUBTS {
                 self.counters.moved += 1;
@@ -123,7 +123,7 @@ impl PagemapAudit {
             {
                 self.counters.violations += 1;
                 if self.counters.violations <= MOST_TOLD {
-                    let vma = area.map_or((0, 0), |area| (area.start, area.end));
+                    let vma = area.map_or((0, 0), |(range, _)| (range.start, range.end));
                     found.push(violation(process.process, shift, address, raw, vma, word, what));
                 }
             } else {
@@ -181,60 +181,5 @@ fn violation(process: u32, shift: u32, address: u64, raw: u64, vma: (u64, u64), 
         history: Vec::new(),
         pagemap: Some((word, what)),
         contradiction: None,
-    }
-}
-
-/// A VMA, by smaps.
-#[derive(Debug, Clone, Copy)]
-struct Area {
-    start: u64,
-    end: u64,
-    /// VM_PFNMAP.
-    is_hole: bool,
-}
-
-#[derive(Debug, Default)]
-struct Areas(Vec<Area>);
-
-impl Areas {
-    fn read(process: u32) -> Self {
-        let text = fs::read_to_string(format!("/proc/{process}/smaps")).unwrap_or_default();
-        Self::of_text(&text)
-    }
-
-    fn of_text(smaps: &str) -> Self {
-        let mut areas: Vec<Area> = Vec::new();
-        for line in smaps.lines() {
-            let first = line.split_whitespace().next().unwrap_or_default();
-            let range = first.split_once('-').and_then(|(start, end)| {
-                Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
-            });
-            if let Some((start, end)) = range {
-                areas.push(Area { start, end, is_hole: false });
-            } else if let (Some(flags), Some(area)) = (line.strip_prefix("VmFlags:"), areas.last_mut()) {
-                area.is_hole = flags.split_whitespace().any(|flag| flag == "pf");
-            }
-        }
-        Self(areas)
-    }
-
-    fn of(&self, address: u64) -> Option<Area> {
-        self.0.iter().copied().find(|area| (area.start..area.end).contains(&address))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn areas_are_those_of_smaps() {
-        let areas = Areas::of_text(
-            "7f00-8f00 r--p 00000000 00:00 0   [vvar]\nRss: 4 kB\nVmFlags: rd mr pf io de dd \n\
-             9000-a000 rw-p 00000000 00:00 0\nVmFlags: rd wr mr\n",
-        );
-        assert!(areas.of(0x7f00).is_some_and(|area| area.is_hole));
-        assert!(areas.of(0x9fff).is_some_and(|area| !area.is_hole && area.start == 0x9000));
-        assert!(areas.of(0x8f00).is_none());
     }
 }

@@ -109,6 +109,26 @@ impl<O, W> Runner<O, W> {
 }
 
 impl<O: Observer, W: Write> Runner<O, W> {
+    /// A runner that asks the witnesses at divergences alone, plants nothing and has run nothing.
+    pub fn new(machine: Machine, executor: Executor, observer: O, witnesses: Witnesses, writer: Writer<W>) -> Self {
+        let zero_frame = observer.description().geometry.zero_frame;
+        Self {
+            machine,
+            executor,
+            observer,
+            witnesses,
+            ledger: EventLedger::new(),
+            trusts_ledger: true,
+            writer,
+            witness_every: 0,
+            plant: None,
+            zero_frame,
+            steps: 0,
+            runs: 0,
+            swap: SwapFile::default(),
+        }
+    }
+
     /// Runs a program and streams it. The verdict is the guest's own.
     ///
     /// # Errors

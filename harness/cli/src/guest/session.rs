@@ -9,8 +9,7 @@ use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
 use ptediff_observe::{
-    BothObserver, EventLedger, Lie, LyingObserver, ObserveError, Observer, ObserverOptions, ProbeObserver, Witnesses,
-    survey,
+    BothObserver, Lie, LyingObserver, ObserveError, Observer, ObserverOptions, ProbeObserver, Witnesses, survey,
 };
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
@@ -27,7 +26,6 @@ use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;
 use super::request::{GuestRequest, Task};
-use super::swap::SwapFile;
 use super::trust;
 use super::watch;
 
@@ -157,8 +155,7 @@ impl<W: Write> Session<'_, W> {
         }
         let witnesses =
             Witnesses::open(&description).map_err(|error| RigError::of("the witnesses cannot see", &error))?;
-        let zero_frame = description.geometry.zero_frame;
-        self.work(machine, executor, observer, witnesses, zero_frame)
+        self.work(machine, executor, observer, witnesses)
     }
 
     fn work<O: Observer>(
@@ -167,24 +164,11 @@ impl<W: Write> Session<'_, W> {
         executor: Executor,
         observer: O,
         witnesses: Witnesses,
-        zero_frame: u64,
     ) -> Result<(), RigError> {
         let Some(writer) = self.writer.take() else { return Err(RigError("the trace is gone".to_owned())) };
-        let mut runner = Runner {
-            machine,
-            executor,
-            observer,
-            witnesses,
-            ledger: EventLedger::new(),
-            trusts_ledger: true,
-            writer,
-            witness_every: self.request.witness_every,
-            plant: self.request.plant.clone(),
-            zero_frame,
-            steps: 0,
-            runs: 0,
-            swap: SwapFile::default(),
-        };
+        let mut runner = Runner::new(machine, executor, observer, witnesses, writer);
+        runner.witness_every = self.request.witness_every;
+        runner.plant.clone_from(&self.request.plant);
         let worked = match self.request.task {
             Task::Trust { seed, programs, .. } => {
                 let options = generation(&self.request.task)?;
