@@ -9,7 +9,8 @@ use std::fmt;
 use crate::entry::{
     A, D, Entry, EntryKind, NX, P, PROTNONE, RW, SAVED_DIRTY, SPECIAL, SWP_EXCLUSIVE, SWP_UFFD_WP, UFFD_WP, US,
 };
-use crate::machine::{Dialect, Machine};
+use crate::kernel::{Change, Kernel};
+use crate::machine::Machine;
 
 /// `vm_flags` bits by which entries are judged (`include/linux/mm.h`; the same numbers in 6.1, 6.12 and 7.2).
 pub mod vm_flag {
@@ -237,7 +238,7 @@ impl Invariant {
     /// Whether it holds on a machine: the others are not checked there, and a report names them.
     #[must_use]
     pub fn holds_on(self, machine: &Machine) -> bool {
-        let saved_dirty = machine.dialect != Dialect::Linux6_1;
+        let saved_dirty = machine.kernel().has(Change::SavedDirty);
         match self {
             // Without shadow stacks nobody needs it, and the helpers may leave such entries.
             I::CleanUnlessWritable | I::ShadowStackReadOnly => machine.shadow_stack,
@@ -265,26 +266,23 @@ const MARKER_TYPE: u64 = 31;
 
 /// `PTE_MARKER_*` bits that a kernel has: uffd-wp in all, poisoned since 6.6 (swapin errors in 6.1), guard since 6.13.
 #[must_use]
-pub fn marker_bits(dialect: Dialect) -> u64 {
-    match dialect {
-        Dialect::Linux6_1 | Dialect::Linux6_12 => 0b11,
-        Dialect::Linux7_2 => 0b111,
-    }
+pub fn marker_bits(kernel: Kernel) -> u64 {
+    if kernel.has(Change::GuardMarkers) { 0b111 } else { 0b11 }
 }
 
-/// The swap type of markers: the last one, but in 6.1, where it lies among others (`include/linux/swap.h`).
+/// The swap type of markers, where it is the last one and no other can be taken for it (`include/linux/swap.h`).
 #[must_use]
-pub fn marker_type(dialect: Dialect) -> Option<u64> {
-    (dialect != Dialect::Linux6_1).then_some(MARKER_TYPE)
+pub fn marker_type(kernel: Kernel) -> Option<u64> {
+    kernel.has(Change::MarkersHaveLastType).then_some(MARKER_TYPE)
 }
 
 /// The invariants that an entry breaks, of those of the mask.
 #[must_use]
-pub fn violated(seen: &Seen, dialect: Dialect, mask: u64) -> Vec<Invariant> {
-    Invariant::of_mask(mask).filter(|invariant| breaks(seen, dialect, *invariant)).collect()
+pub fn violated(seen: &Seen, kernel: Kernel, mask: u64) -> Vec<Invariant> {
+    Invariant::of_mask(mask).filter(|invariant| breaks(seen, kernel, *invariant)).collect()
 }
 
-fn breaks(seen: &Seen, dialect: Dialect, invariant: Invariant) -> bool {
+fn breaks(seen: &Seen, kernel: Kernel, invariant: Invariant) -> bool {
     let Seen { entry, moment, vm_flags, exclusive } = *seen;
     let vma = |flag: u64| vm_flags & flag != 0;
     let kind = entry.kind();
@@ -315,8 +313,8 @@ fn breaks(seen: &Seen, dialect: Dialect, invariant: Invariant) -> bool {
         I::ForkSwapShared => forked && entry.is_swapped() && entry.has(SWP_EXCLUSIVE),
         I::SwapEncoding => kind == EntryKind::NonPresent && entry.0 & (P | 0x1f0) != 0,
         I::MarkerEncoding => {
-            let is_marker = kind == EntryKind::NonPresent && marker_type(dialect) == Some(entry.0 >> 59);
-            is_marker && entry.marker().is_some_and(|bits| bits == 0 || bits & !marker_bits(dialect) != 0)
+            let is_marker = kind == EntryKind::NonPresent && marker_type(kernel) == Some(entry.0 >> 59);
+            is_marker && entry.marker().is_some_and(|bits| bits == 0 || bits & !marker_bits(kernel) != 0)
         }
     }
 }
@@ -324,6 +322,7 @@ fn breaks(seen: &Seen, dialect: Dialect, invariant: Invariant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::{Facts, KernelVersion};
 
     const ALL: u64 = 0xffff;
     const PRIVATE: u64 = vm_flag::WRITE;
@@ -331,7 +330,7 @@ mod tests {
     #[track_caller]
     fn check(raw: u64, moment: Moment, vm_flags: u64, exclusive: Option<bool>, expected: &[Invariant]) {
         let seen = Seen { entry: Entry(raw), moment, vm_flags, exclusive };
-        assert_eq!(violated(&seen, Dialect::Linux6_12, ALL), expected, "{raw:#x}");
+        assert_eq!(violated(&seen, Kernel::intended(KernelVersion::LINUX_6_12, Facts::ALL), ALL), expected, "{raw:#x}");
     }
 
     /// The entries of vm-facts: what a healthy kernel makes breaks nothing.

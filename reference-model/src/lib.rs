@@ -13,6 +13,7 @@ pub mod arena;
 pub mod entry;
 pub mod expectation;
 pub mod invariant;
+pub mod kernel;
 pub mod machine;
 pub mod model;
 pub mod mutation;

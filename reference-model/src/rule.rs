@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Dialect;
+use crate::kernel::{Change, Kernel, Need};
 
 /// What a rule puts out, and so what can be wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,23 +73,28 @@ pub struct RuleInfo {
     pub kind: Kind,
     /// Kernel function (file: function) or SDM section that it describes.
     pub source: &'static str,
-    /// Dialects for which it was read and observed.
-    pub dialects: &'static [Dialect],
+    /// What a kernel must have, or must not have, for the rule to be reached. None: every kernel.
+    pub needs: &'static [Need],
     /// What it says.
     pub statement: &'static str,
 }
 
-/// Every dialect.
-const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
-/// Those with user shadow stacks; 6.12 and later.
-const SHADOW_STACK: &[Dialect] = &[Dialect::Linux6_12, Dialect::Linux7_2];
-/// The newest alone.
-const NEWEST: &[Dialect] = &[Dialect::Linux7_2];
-/// Before 7.2.
-const BEFORE_7_2: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12];
+impl RuleInfo {
+    /// Whether the kernel is one that the rule speaks of.
+    #[must_use]
+    pub fn holds_on(&self, kernel: Kernel) -> bool {
+        self.needs.iter().all(|need| need.is_met_by(kernel))
+    }
+}
 
-/// 6.1 alone.
-const OLD: &[Dialect] = &[Dialect::Linux6_1];
+/// Every kernel.
+const ANY: &[Need] = &[];
+/// Kernels with user shadow stacks.
+const SHADOW_STACK: &[Need] = &[Need::With(Change::UserShadowStacks)];
+/// Kernels with markers in anonymous memory.
+const MARKERS: &[Need] = &[Need::With(Change::UffdWpUnpopulated)];
+/// Kernels that force the writes of whoever writes.
+const FORCED: &[Need] = &[Need::With(Change::ForcedStores)];
 
 /// A rule of the model. The table [`RULES`] says what each means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -355,7 +360,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mmap.fixed",
         kind: Kind::Success,
         source: "mm/mmap.c: do_mmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "MAP_FIXED succeeds and gives the address asked for.",
     },
     RuleInfo {
@@ -363,7 +368,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mmap.noreplace.free",
         kind: Kind::Success,
         source: "mm/mmap.c: do_mmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "MAP_FIXED_NOREPLACE over a free range succeeds.",
     },
     RuleInfo {
@@ -371,7 +376,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mmap.noreplace.occupied",
         kind: Kind::Errno,
         source: "mm/mmap.c: do_mmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "MAP_FIXED_NOREPLACE over any mapping fails with EEXIST and changes no mapping.",
     },
     RuleInfo {
@@ -379,7 +384,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "munmap",
         kind: Kind::Success,
         source: "mm/vma.c: do_vmi_munmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "munmap succeeds, holes or not.",
     },
     RuleInfo {
@@ -387,7 +392,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.mapped",
         kind: Kind::Success,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "mprotect of a range without holes succeeds.",
     },
     RuleInfo {
@@ -395,7 +400,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.hole-first",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "A hole at the start of the range: ENOMEM, nothing changed.",
     },
     RuleInfo {
@@ -403,7 +408,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.hole-later",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "A hole later in the range: ENOMEM, what stands before the hole is changed.",
     },
     RuleInfo {
@@ -411,7 +416,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork",
         kind: Kind::Success,
         source: "kernel/fork.c: kernel_clone",
-        dialects: ALL,
+        needs: ANY,
         statement: "fork succeeds.",
     },
     RuleInfo {
@@ -419,7 +424,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "exit",
         kind: Kind::Success,
         source: "kernel/exit.c: do_exit",
-        dialects: ALL,
+        needs: ANY,
         statement: "The actor is gone and its mappings with it.",
     },
     RuleInfo {
@@ -427,7 +432,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "dontneed.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_DONTNEED of a range without holes succeeds.",
     },
     RuleInfo {
@@ -435,7 +440,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "dontneed.hole",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: ALL,
+        needs: ANY,
         statement: "A hole in the range: ENOMEM, but every mapped part is discarded.",
     },
     RuleInfo {
@@ -443,7 +448,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "clear-refs",
         kind: Kind::Success,
         source: "fs/proc/task_mmu.c: clear_refs_write",
-        dialects: ALL,
+        needs: ANY,
         statement: "Writing 4 to clear_refs succeeds.",
     },
     RuleInfo {
@@ -451,7 +456,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.map",
         kind: Kind::Success,
         source: "arch/x86/kernel/shstk.c: map_shadow_stack",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "map_shadow_stack at a free address gives that address.",
     },
     RuleInfo {
@@ -459,7 +464,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.map.occupied",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: alloc_shstk",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "The address is MAP_FIXED_NOREPLACE: EEXIST over any mapping.",
     },
     RuleInfo {
@@ -467,7 +472,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.map.unsupported",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: map_shadow_stack",
-        dialects: ALL,
+        needs: ANY,
         statement: "Without X86_FEATURE_USER_SHSTK: EOPNOTSUPP; 6.1 has no such system call: ENOSYS.",
     },
     RuleInfo {
@@ -475,7 +480,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cpu.load",
         kind: Kind::Loaded,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: ALL,
+        needs: ANY,
         statement: "An allowed load gives the last value stored to the frame, or zero.",
     },
     RuleInfo {
@@ -483,7 +488,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cpu.store",
         kind: Kind::Stored,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to a present writable entry retires.",
     },
     RuleInfo {
@@ -491,7 +496,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cpu.fetch",
         kind: Kind::Executed,
         source: "SDM 3A 4.6 (access rights)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A fetch through a present entry without NX is executed.",
     },
     RuleInfo {
@@ -499,7 +504,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cpu.shadow-stack-store",
         kind: Kind::Stored,
         source: "SDM 3A 4.6 (shadow-stack accesses)",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "WRSS to a present entry with Write=0, Dirty=1 retires.",
     },
     RuleInfo {
@@ -507,7 +512,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.unmapped",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: bad_area_nosemaphore",
-        dialects: ALL,
+        needs: ANY,
         statement: "No VMA at the address: SIGSEGV, SEGV_MAPERR.",
     },
     RuleInfo {
@@ -515,7 +520,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.read-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: ALL,
+        needs: ANY,
         statement: "A load in a VMA without any access right: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -523,7 +528,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.write-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store in a VMA without VM_WRITE: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -531,7 +536,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.write-to-shadow-stack",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "An ordinary store to a shadow-stack VMA: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -539,7 +544,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.fetch-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: ALL,
+        needs: ANY,
         statement: "A fetch from a VMA without any access right, or through a present NX entry: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -547,7 +552,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.shadow-stack-denied",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack access, load or store, outside a shadow-stack VMA or in one without VM_WRITE: SIGSEGV, SEGV_ACCERR.",
     },
     RuleInfo {
@@ -555,7 +560,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cpu.accessed",
         kind: Kind::EntryByCpu,
         source: "SDM 3A 4.8 (accessed and dirty flags)",
-        dialects: ALL,
+        needs: ANY,
         statement: "An access through an entry sets Accessed.",
     },
     RuleInfo {
@@ -563,7 +568,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "anon.zero-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "A load from an empty entry maps the zero page: SPECIAL, Accessed, never writable.",
     },
     RuleInfo {
@@ -571,7 +576,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "anon.new-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to an empty entry maps a new exclusive page: dirty, soft-dirty, writable.",
     },
     RuleInfo {
@@ -579,7 +584,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "anon.new-shadow-stack-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page; arch/x86/mm/pgtable.c: pte_mkwrite",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack store to an empty entry: mkdirty moves Dirty to SavedDirty while Write=0, mkwrite_shstk then sets Dirty and leaves SavedDirty.",
     },
     RuleInfo {
@@ -587,7 +592,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.zero-page",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to the zero page maps a new exclusive page.",
     },
     RuleInfo {
@@ -595,7 +600,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.zero-page.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack store to the zero page maps a new exclusive shadow-stack page.",
     },
     RuleInfo {
@@ -603,7 +608,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.copy",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to a page that other entries map too: a new exclusive page with its contents.",
     },
     RuleInfo {
@@ -611,7 +616,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.copy.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_copy",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack store to a page that other entries map too: a new exclusive shadow-stack page.",
     },
     RuleInfo {
@@ -619,7 +624,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.reuse.exclusive",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_reuse",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to an exclusive page makes its entry dirty and writable: same frame.",
     },
     RuleInfo {
@@ -627,7 +632,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.reuse.exclusive.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_reuse",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack store to an exclusive page makes its entry a shadow-stack entry again: same frame.",
     },
     RuleInfo {
@@ -635,7 +640,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.reuse.last",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_can_reuse_anon_folio",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to a page that no other entry maps any more: reused and exclusive again.",
     },
     RuleInfo {
@@ -643,7 +648,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "wp.reuse.last.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_can_reuse_anon_folio",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack store to a page that no other entry maps any more: reused and exclusive again.",
     },
     RuleInfo {
@@ -651,7 +656,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.protected",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "The parent's writable entry is write-protected, Dirty moves to SavedDirty (6.1: stays), the page is no longer exclusive.",
     },
     RuleInfo {
@@ -659,7 +664,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.shadow-stack",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes; arch/x86/include/asm/pgtable.h: pte_write",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "The parent's shadow-stack entry counts as writable: Dirty moves to SavedDirty.",
     },
     RuleInfo {
@@ -667,7 +672,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.kept",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "The parent's read-only entry stays as it is.",
     },
     RuleInfo {
@@ -675,7 +680,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.skipped",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "A VMA without anon_vma is not copied: the parent's zero-page entries stay.",
     },
     RuleInfo {
@@ -683,7 +688,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: __copy_present_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child's entry is the write-protected one of the parent, Accessed clear.",
     },
     RuleInfo {
@@ -691,7 +696,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.zero-page",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_present_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child shares the zero page, Accessed clear.",
     },
     RuleInfo {
@@ -699,7 +704,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.skipped",
         kind: Kind::EntryZap,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "A VMA without anon_vma is not copied: the child's entries are empty.",
     },
     RuleInfo {
@@ -707,7 +712,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.none",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range; arch/x86/include/asm/pgtable.h: pte_modify",
-        dialects: ALL,
+        needs: ANY,
         statement: "PROT_NONE: present only to the kernel, Dirty moves to SavedDirty in an entry that was writable (6.1: stays Dirty).",
     },
     RuleInfo {
@@ -715,7 +720,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.read-only",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "Without PROT_WRITE: Write clear, Dirty moves to SavedDirty in an entry that was writable (6.1: stays Dirty).",
     },
     RuleInfo {
@@ -723,7 +728,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.writable",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: ALL,
+        needs: ANY,
         statement: "With PROT_WRITE an exclusive page is writable at once, SavedDirty becomes Dirty. 6.1 demands that the entry is dirty.",
     },
     RuleInfo {
@@ -731,7 +736,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.not-exclusive",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: ALL,
+        needs: ANY,
         statement: "With PROT_WRITE the zero page and pages that are not exclusive stay read-only.",
     },
     RuleInfo {
@@ -739,7 +744,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.soft-dirty-tracked",
         kind: Kind::EntryByProtect,
         source: "mm/internal.h: pte_needs_soft_dirty_wp",
-        dialects: ALL,
+        needs: ANY,
         statement: "With PROT_WRITE an entry whose soft-dirty bit is clear in a tracked VMA stays read-only.",
     },
     RuleInfo {
@@ -747,7 +752,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.shadow-stack",
         kind: Kind::EntryByProtect,
         source: "arch/x86/include/asm/pgtable.h: pte_modify; mm/mprotect.c: change_pte_range",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "An entry of a shadow-stack VMA keeps Write=0 and its Dirty; an exclusive one becomes a shadow-stack entry again.",
     },
     RuleInfo {
@@ -755,7 +760,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "clear-refs.protected",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: ALL,
+        needs: ANY,
         statement: "A present entry is write-protected and its soft-dirty bit cleared; PROT_NONE entries too.",
     },
     RuleInfo {
@@ -763,7 +768,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "clear-refs.shadow-stack",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack entry is write-protected: Dirty moves to SavedDirty.",
     },
     RuleInfo {
@@ -771,7 +776,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "zap.munmap",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "munmap empties the entry.",
     },
     RuleInfo {
@@ -779,7 +784,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "zap.replaced",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MAP_FIXED empties the entries of what it replaces.",
     },
     RuleInfo {
@@ -787,7 +792,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "zap.dontneed",
         kind: Kind::EntryZap,
         source: "mm/memory.c: zap_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_DONTNEED empties the entry.",
     },
     RuleInfo {
@@ -795,7 +800,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.new",
         kind: Kind::Vma,
         source: "mm/mmap.c (7.2: mm/vma.c): __mmap_region",
-        dialects: ALL,
+        needs: ANY,
         statement: "A new VMA is soft-dirty and has no anon_vma.",
     },
     RuleInfo {
@@ -803,7 +808,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.merge-new",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_new_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "A new mapping merges with neighbours of the same flags; the whole result is soft-dirty and keeps their anon_vma. 6.1 asks the next neighbour first.",
     },
     RuleInfo {
@@ -811,15 +816,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.merge-protect",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_existing_range",
-        dialects: ALL,
-        statement: "mprotect merges with neighbours of the new flags. 6.1 and 6.12: the result has the soft-dirty flag of the changed part, and a target without anon_vma does not merge with a source that has one; 7.2: the flag is sticky (union), and such a target takes the source's anon_vma.",
+        needs: ANY,
+        statement: "mprotect merges with neighbours of the new flags; the result has VM_SOFTDIRTY where any part had it. Up to 6.15 a target without anon_vma does not merge with a source that has one; later it takes the source's.",
     },
     RuleInfo {
         rule: Rule::VmaClearSoftDirty,
         identifier: "vma.clear-soft-dirty",
         kind: Kind::Vma,
         source: "fs/proc/task_mmu.c: clear_refs_write",
-        dialects: ALL,
+        needs: ANY,
         statement: "clear_refs clears VM_SOFTDIRTY of every VMA.",
     },
     RuleInfo {
@@ -827,7 +832,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.fork",
         kind: Kind::Vma,
         source: "mm/rmap.c: anon_vma_fork",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child's VMA has the parent's flags; it has an anon_vma of its own, never merged with others, if the parent's has one.",
     },
     RuleInfo {
@@ -835,7 +840,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.anon-prepare",
         kind: Kind::Vma,
         source: "mm/rmap.c: __anon_vma_prepare; mm/vma.c: find_mergeable_anon_vma",
-        dialects: ALL,
+        needs: ANY,
         statement: "The first own page gives the VMA an anon_vma, a compatible neighbour's if there is one.",
     },
     RuleInfo {
@@ -843,7 +848,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "madvise.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: ALL,
+        needs: ANY,
         statement: "Advice on a range without holes is taken.",
     },
     RuleInfo {
@@ -851,7 +856,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "madvise.hole",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_walk_vmas",
-        dialects: ALL,
+        needs: ANY,
         statement: "A hole in the range: ENOMEM, but the advice is taken on every mapped part.",
     },
     RuleInfo {
@@ -859,7 +864,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cold.old",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_COLD clears Accessed of a page that no other entry maps; PROT_NONE entries too.",
     },
     RuleInfo {
@@ -867,7 +872,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cold.kept",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_COLD leaves the zero page and pages that other entries map too.",
     },
     RuleInfo {
@@ -875,7 +880,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "populate.mapped",
         kind: Kind::Success,
         source: "mm/madvise.c: madvise_populate",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_POPULATE_* of a range that allows the access succeeds; each page that lacks it takes a fault.",
     },
     RuleInfo {
@@ -883,7 +888,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "populate.hole",
         kind: Kind::Errno,
         source: "mm/gup.c: __get_user_pages (FOLL_MADV_POPULATE)",
-        dialects: SHADOW_STACK,
+        needs: &[Need::With(Change::PopulateInOneWalk)],
         statement: "MADV_POPULATE_* stops at a hole with ENOMEM; what stands before it is populated. (6.1 passes over holes: madvise.hole.)",
     },
     RuleInfo {
@@ -891,7 +896,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "populate.denied",
         kind: Kind::Errno,
         source: "mm/gup.c: check_vma_flags",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_POPULATE_READ stops with EINVAL at a VMA without VM_READ, _WRITE at one without VM_WRITE and at a shadow stack; both at one whose key the caller's PKRU refuses.",
     },
     RuleInfo {
@@ -899,7 +904,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.merge-advice",
         kind: Kind::Vma,
         source: "mm/madvise.c: madvise_update_vma; mm/vma.c: vma_merge_existing_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "Advice that changes VM_DONTCOPY or VM_WIPEONFORK merges as mprotect does.",
     },
     RuleInfo {
@@ -907,7 +912,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.wiped",
         kind: Kind::EntryZap,
         source: "kernel/fork.c: dup_mmap (VM_WIPEONFORK); 7.2: mm/mmap.c: dup_mmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child has the VM_WIPEONFORK VMA, without anon_vma and without entries; the parent's entries are not touched.",
     },
     RuleInfo {
@@ -915,7 +920,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.absent",
         kind: Kind::EntryZap,
         source: "kernel/fork.c: dup_mmap (VM_DONTCOPY); 7.2: mm/mmap.c: dup_mmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child does not have the VM_DONTCOPY VMA; the parent's entries are not touched.",
     },
     RuleInfo {
@@ -923,7 +928,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "cpu.dirty",
         kind: Kind::EntryByCpu,
         source: "SDM 3A 4.8 (accessed and dirty flags)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store through a writable entry that is clean sets Dirty and Accessed.",
     },
     RuleInfo {
@@ -931,7 +936,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "free.clean",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_free_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_FREE clears Accessed, Dirty and SavedDirty, in shared and PROT_NONE entries too; Write and soft-dirty stay.",
     },
     RuleInfo {
@@ -939,7 +944,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "free.kept",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_free_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_FREE leaves the zero page.",
     },
     RuleInfo {
@@ -947,7 +952,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "madvise.locked",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_dontneed_free_valid_vma, can_madv_lru_vma",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_DONTNEED, FREE and COLD stop with EINVAL at a VM_LOCKED VMA; what stands before it is done.",
     },
     RuleInfo {
@@ -955,7 +960,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mlock.mapped",
         kind: Kind::Success,
         source: "mm/mlock.c: do_mlock; mm/gup.c: __mm_populate",
-        dialects: ALL,
+        needs: ANY,
         statement: "mlock sets VM_LOCKED and faults in: for a store where VM_WRITE is set and the VMA is private, else for a load.",
     },
     RuleInfo {
@@ -963,7 +968,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mlock.hole",
         kind: Kind::Errno,
         source: "mm/mlock.c: apply_vma_lock_flags",
-        dialects: ALL,
+        needs: ANY,
         statement: "mlock and munlock stop at a hole with ENOMEM: what stands before it has its flag changed, and nothing is faulted in.",
     },
     RuleInfo {
@@ -971,7 +976,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mlock.not-populated",
         kind: Kind::Errno,
         source: "mm/gup.c: populate_vma_page_range, check_vma_flags; mm/mlock.c: __mlock_posix_error_return",
-        dialects: ALL,
+        needs: ANY,
         statement: "mlock locks everything, but stops faulting in with ENOMEM at a VMA without access rights, at a writable shadow stack and at a VMA whose key the caller's PKRU refuses.",
     },
     RuleInfo {
@@ -979,7 +984,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "munlock.mapped",
         kind: Kind::Success,
         source: "mm/mlock.c: apply_vma_lock_flags",
-        dialects: ALL,
+        needs: ANY,
         statement: "munlock clears VM_LOCKED and touches no entry.",
     },
     RuleInfo {
@@ -987,7 +992,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.merge-lock",
         kind: Kind::Vma,
         source: "mm/mlock.c: mlock_fixup; mm/vma.c: vma_merge_existing_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "mlock and munlock merge as mprotect does.",
     },
     RuleInfo {
@@ -995,7 +1000,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.moved",
         kind: Kind::Success,
         source: "mm/mremap.c: mremap_to, move_vma",
-        dialects: ALL,
+        needs: ANY,
         statement: "MREMAP_MAYMOVE | MREMAP_FIXED of a range within one VMA succeeds; what was at the target is gone.",
     },
     RuleInfo {
@@ -1003,7 +1008,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.moved-several",
         kind: Kind::Success,
         source: "mm/mremap.c: remap_move",
-        dialects: NEWEST,
+        needs: &[Need::With(Change::MremapMovesSeveralVmas)],
         statement: "7.2 moves every VMA of a range when the length stays, as far apart as they were; only the first page must be mapped.",
     },
     RuleInfo {
@@ -1011,7 +1016,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.moved-resized",
         kind: Kind::Success,
         source: "mm/mremap.c: mremap_to",
-        dialects: ALL,
+        needs: ANY,
         statement: "A move to a longer or shorter range succeeds; a tail that is too long is unmapped first, whatever it belongs to.",
     },
     RuleInfo {
@@ -1019,7 +1024,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.kept",
         kind: Kind::Success,
         source: "mm/mremap.c: move_vma",
-        dialects: ALL,
+        needs: ANY,
         statement: "MREMAP_DONTUNMAP leaves the old VMA, without entries.",
     },
     RuleInfo {
@@ -1027,7 +1032,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.grown",
         kind: Kind::Success,
         source: "mm/mremap.c: mremap (7.2: expand_vma_in_place); mm/vma.c: vma_merge_extend",
-        dialects: ALL,
+        needs: ANY,
         statement: "A mapping grows in place where the range ends with its VMA and the slots behind it are free.",
     },
     RuleInfo {
@@ -1035,7 +1040,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.shrunk",
         kind: Kind::Success,
         source: "mm/mremap.c: mremap, mremap_to (7.2: shrink_vma)",
-        dialects: ALL,
+        needs: ANY,
         statement: "Making shorter unmaps the tail, whatever VMAs it belongs to; only the first page must be mapped.",
     },
     RuleInfo {
@@ -1043,7 +1048,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.unchanged",
         kind: Kind::Success,
         source: "mm/mremap.c: mremap (7.2: mremap_at)",
-        dialects: ALL,
+        needs: ANY,
         statement: "The same length in place does nothing, although the range may cross VMAs and holes.",
     },
     RuleInfo {
@@ -1051,7 +1056,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.unmapped",
         kind: Kind::Errno,
         source: "mm/mremap.c: vma_to_resize (7.2: check_prep_vma)",
-        dialects: ALL,
+        needs: ANY,
         statement: "EFAULT where nothing is mapped at the first page; nothing is changed.",
     },
     RuleInfo {
@@ -1059,7 +1064,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.across",
         kind: Kind::Errno,
         source: "mm/mremap.c: vma_to_resize (7.2: check_prep_vma)",
-        dialects: ALL,
+        needs: ANY,
         statement: "EFAULT where the range to move or to enlarge goes beyond its VMA's end. 6.1 and 6.12 have unmapped the target and the tail by then; 7.2 has not, and moves across VMAs when the length stays.",
     },
     RuleInfo {
@@ -1067,7 +1072,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.overlap",
         kind: Kind::Errno,
         source: "mm/mremap.c: mremap_to (7.2: check_mremap_params)",
-        dialects: ALL,
+        needs: ANY,
         statement: "EINVAL where target and range overlap; 6.1 and 6.12 give EFAULT first where nothing is mapped.",
     },
     RuleInfo {
@@ -1075,7 +1080,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.keep-resized",
         kind: Kind::Errno,
         source: "mm/mremap.c: mremap (7.2: check_mremap_params)",
-        dialects: ALL,
+        needs: ANY,
         statement: "EINVAL for MREMAP_DONTUNMAP with another length.",
     },
     RuleInfo {
@@ -1083,7 +1088,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.no-length",
         kind: Kind::Errno,
         source: "mm/mremap.c: mremap (7.2: check_mremap_params)",
-        dialects: ALL,
+        needs: ANY,
         statement: "EINVAL for a new length of 0.",
     },
     RuleInfo {
@@ -1091,7 +1096,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.no-room",
         kind: Kind::Errno,
         source: "mm/mremap.c: mremap, vma_expandable (7.2: expand_vma)",
-        dialects: ALL,
+        needs: ANY,
         statement: "ENOMEM where a mapping cannot grow in place: it goes on behind the range, or something is mapped there.",
     },
     RuleInfo {
@@ -1099,7 +1104,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "move.entry",
         kind: Kind::EntryByMove,
         source: "mm/mremap.c: move_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "An entry moves with all its bits and its frame, PageAnonExclusive and mapcount as they were, and becomes soft-dirty.",
     },
     RuleInfo {
@@ -1107,7 +1112,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "move.zero-page",
         kind: Kind::EntryByMove,
         source: "mm/mremap.c: move_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "An entry of the zero page moves and becomes soft-dirty too.",
     },
     RuleInfo {
@@ -1115,7 +1120,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "move.away",
         kind: Kind::EntryZap,
         source: "mm/mremap.c: move_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "The place that an entry moved from is empty.",
     },
     RuleInfo {
@@ -1123,7 +1128,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "zap.remap-target",
         kind: Kind::EntryZap,
         source: "mm/mremap.c: mremap_to",
-        dialects: ALL,
+        needs: ANY,
         statement: "What was mapped at the target of a move is unmapped.",
     },
     RuleInfo {
@@ -1131,7 +1136,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "zap.remap-tail",
         kind: Kind::EntryZap,
         source: "mm/mremap.c: mremap, mremap_to (7.2: shrink_vma)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A mapping that becomes shorter loses the entries of its tail.",
     },
     RuleInfo {
@@ -1139,7 +1144,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.moved",
         kind: Kind::Vma,
         source: "mm/vma.c (6.1: mm/mmap.c): copy_vma",
-        dialects: ALL,
+        needs: ANY,
         statement: "The VMA at the new place has the flags of the old one, VM_SOFTDIRTY, VM_LOCKED and VM_ACCOUNT included, its anon_vma, and vm_pgoff as it was; without an anon_vma the vm_pgoff of its new place.",
     },
     RuleInfo {
@@ -1147,15 +1152,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.merge-moved",
         kind: Kind::Vma,
         source: "mm/vma.c: copy_vma, vma_merge_new_range (6.1: mm/mmap.c: copy_vma, vma_merge)",
-        dialects: ALL,
-        statement: "A moved VMA merges with neighbours as a changed one does, where vm_pgoff goes on. VM_SOFTDIRTY is then that of the neighbour, in 7.2 set if any of them had it.",
+        needs: ANY,
+        statement: "A moved VMA merges with neighbours as a changed one does, where vm_pgoff goes on. VM_SOFTDIRTY is set if any of them had it.",
     },
     RuleInfo {
         rule: Rule::VmaGrown,
         identifier: "vma.grown",
         kind: Kind::Vma,
         source: "mm/vma.c: vma_merge_extend",
-        dialects: ALL,
+        needs: ANY,
         statement: "A VMA that grows keeps its flags and merges with the next one where it reaches it.",
     },
     RuleInfo {
@@ -1163,15 +1168,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.dont-unmap",
         kind: Kind::Vma,
         source: "mm/mremap.c: move_vma (7.2: dontunmap_complete)",
-        dialects: ALL,
-        statement: "The VMA that MREMAP_DONTUNMAP leaves is not locked any more: in 7.2 the part that moved, in 6.1 and 6.12 all of it. It has no anon_vma where all of it moved. In 6.1 and 6.12 it may have merged with its copy.",
+        needs: ANY,
+        statement: "Of the VMA that MREMAP_DONTUNMAP leaves the part that moved is not locked any more. It has no anon_vma where all of it moved, and does not merge with its copy.",
     },
     RuleInfo {
         rule: Rule::PkeyAlloc,
         identifier: "pkey-alloc",
         kind: Kind::Returned,
         source: "mm/mprotect.c: pkey_alloc; arch/x86/include/asm/pkeys.h: mm_pkey_alloc",
-        dialects: ALL,
+        needs: ANY,
         statement: "pkey_alloc gives the lowest free key and sets the thread's rights to it in PKRU.",
     },
     RuleInfo {
@@ -1179,7 +1184,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "pkey-alloc.exhausted",
         kind: Kind::Errno,
         source: "arch/x86/include/asm/pkeys.h: mm_pkey_alloc",
-        dialects: ALL,
+        needs: ANY,
         statement: "With 16 keys taken, the execute-only key and key 0 among them: ENOSPC, and PKRU stays.",
     },
     RuleInfo {
@@ -1187,15 +1192,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "pkey-alloc.unsupported",
         kind: Kind::Errno,
         source: "arch/x86/include/asm/pkeys.h: mm_pkey_alloc; mm/mprotect.c: pkey_alloc",
-        dialects: ALL,
-        statement: "Without protection keys pkey_alloc fails with ENOSPC; 6.1 and 6.12 give EINVAL the first time in an mm.",
+        needs: ANY,
+        statement: "Without protection keys pkey_alloc fails with ENOSPC.",
     },
     RuleInfo {
         rule: Rule::PkeyFree,
         identifier: "pkey-free",
         kind: Kind::Success,
         source: "mm/mprotect.c: pkey_free",
-        dialects: ALL,
+        needs: ANY,
         statement: "pkey_free of an allocated key succeeds, in use or not; entries, VMAs and PKRU keep it.",
     },
     RuleInfo {
@@ -1203,7 +1208,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "pkey-free.refused",
         kind: Kind::Errno,
         source: "arch/x86/include/asm/pkeys.h: mm_pkey_is_allocated",
-        dialects: ALL,
+        needs: ANY,
         statement: "pkey_free of a key that is not allocated, or of the execute-only key: EINVAL.",
     },
     RuleInfo {
@@ -1211,7 +1216,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "pkey-mprotect.refused",
         kind: Kind::Errno,
         source: "mm/mprotect.c: do_mprotect_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "pkey_mprotect with a key that is not allocated, or with the execute-only key: EINVAL before the range is looked at; nothing changes.",
     },
     RuleInfo {
@@ -1219,7 +1224,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "pkru.written",
         kind: Kind::Returned,
         source: "SDM 2: RDPKRU, WRPKRU",
-        dialects: ALL,
+        needs: ANY,
         statement: "RDPKRU reads what was written last, by the thread or by the kernel on its behalf; a signal handler in between leaves no trace.",
     },
     RuleInfo {
@@ -1227,7 +1232,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.key.entry",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error; SDM 3A 4.6.2, 4.7",
-        dialects: ALL,
+        needs: ANY,
         statement: "A load or store (WRSS too) through a present entry with a key that PKRU refuses: SIGSEGV, SEGV_PKUERR with the VMA's key, PK in the error code, before anything else about the VMA.",
     },
     RuleInfo {
@@ -1235,7 +1240,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.key.vma",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: access_error, arch_vma_access_permitted",
-        dialects: ALL,
+        needs: ANY,
         statement: "The same where the entry is not present (PROT_NONE too): the VMA's key is asked, and nothing is mapped; no PK in the error code.",
     },
     RuleInfo {
@@ -1243,7 +1248,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "system-call.load",
         kind: Kind::Loaded,
         source: "fs/eventfd.c: eventfd_write (copy_from_user)",
-        dialects: ALL,
+        needs: ANY,
         statement: "The kernel reads what a load would have read, and faults it in alike.",
     },
     RuleInfo {
@@ -1251,7 +1256,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "system-call.store",
         kind: Kind::Stored,
         source: "fs/eventfd.c: eventfd_read (copy_to_iter)",
-        dialects: ALL,
+        needs: ANY,
         statement: "The kernel writes where a store would have, and faults it in alike.",
     },
     RuleInfo {
@@ -1259,7 +1264,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "system-call.refused",
         kind: Kind::Errno,
         source: "arch/x86/mm/fault.c: __bad_area_nosemaphore, kernelmode_fixup_or_oops",
-        dialects: ALL,
+        needs: ANY,
         statement: "Where a load or store would get a signal, by its key too, the system call gives EFAULT.",
     },
     RuleInfo {
@@ -1267,7 +1272,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.key.named",
         kind: Kind::Key,
         source: "arch/x86/mm/pkeys.c: __arch_override_mprotect_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "pkey_mprotect gives VMAs and their entries the key that it names, for PROT_EXEC alone too.",
     },
     RuleInfo {
@@ -1275,7 +1280,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.key.kept",
         kind: Kind::Key,
         source: "arch/x86/mm/pkeys.c: __arch_override_mprotect_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "mprotect, and pkey_mprotect with key -1, keep each VMA's key.",
     },
     RuleInfo {
@@ -1283,7 +1288,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.key.dropped",
         kind: Kind::Key,
         source: "arch/x86/mm/pkeys.c: __arch_override_mprotect_pkey, vma_is_pkey_exec_only",
-        dialects: ALL,
+        needs: ANY,
         statement: "mprotect of an execute-only VMA with the execute-only key to anything else gives it key 0.",
     },
     RuleInfo {
@@ -1291,7 +1296,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "execute-only.taken",
         kind: Kind::KeyAndRights,
         source: "arch/x86/mm/pkeys.c: __execute_only_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "The first mmap or mprotect with PROT_EXEC alone takes the lowest free key for such mappings and disables the thread's access to it. 6.12 and 7.2 do so even if MAP_FIXED_NOREPLACE then fails.",
     },
     RuleInfo {
@@ -1299,7 +1304,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "execute-only.used",
         kind: Kind::Key,
         source: "arch/x86/mm/pkeys.c: __execute_only_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "Later ones have the same key.",
     },
     RuleInfo {
@@ -1307,7 +1312,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "execute-only.closed",
         kind: Kind::KeyAndRights,
         source: "arch/x86/mm/pkeys.c: __execute_only_pkey",
-        dialects: ALL,
+        needs: ANY,
         statement: "If the thread has made itself access to it, or has write disabled only, it loses access again; PKRU has access-disable only then.",
     },
     RuleInfo {
@@ -1315,7 +1320,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "execute-only.missing",
         kind: Kind::Nothing,
         source: "arch/x86/mm/pkeys.c: __execute_only_pkey; mm/mmap.c: do_mmap",
-        dialects: ALL,
+        needs: ANY,
         statement: "With all keys taken a mapping with PROT_EXEC alone has key 0 (mprotect: the VMA's) and is readable.",
     },
     RuleInfo {
@@ -1323,7 +1328,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.keys",
         kind: Kind::KeyAndRights,
         source: "arch/x86/include/asm/mmu_context.h: arch_dup_pkeys; arch/x86/kernel/fpu/core.c: fpu_clone",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child has the parent's allocated keys, execute-only key and PKRU.",
     },
     RuleInfo {
@@ -1331,7 +1336,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.enter",
         kind: Kind::Loaded,
         source: "SDM 2B RSTORSSP: Operation; SAVEPREVSSP",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "RSTORSSP takes a restore token and leaves the previous SSP in its place; SAVEPREVSSP pops that and writes a restore token on the stack that was left. SSP is then just above the token.",
     },
     RuleInfo {
@@ -1339,7 +1344,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.enter.bad-token",
         kind: Kind::Fault,
         source: "SDM 2B RSTORSSP: Operation; arch/x86/kernel/cet.c: do_user_cp_fault",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "RSTORSSP on anything but a restore token for that address: #CP, error code 4: SIGSEGV, SEGV_CPERR, address 0.",
     },
     RuleInfo {
@@ -1347,7 +1352,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.leave",
         kind: Kind::Loaded,
         source: "SDM 2B RSTORSSP: Operation; SAVEPREVSSP",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "The actor is back on its own shadow stack; a restore token lies on top of the one it left.",
     },
     RuleInfo {
@@ -1355,7 +1360,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.away",
         kind: Kind::Loaded,
         source: "SDM 2B RDSSPD/RDSSPQ: Operation",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "SSP lies outside the arena, or the shadow stack is off: nothing is tried.",
     },
     RuleInfo {
@@ -1363,7 +1368,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.call",
         kind: Kind::Loaded,
         source: "SDM 2A CALL: Operation (near call)",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "Each CALL pushes its return address by a shadow-stack store.",
     },
     RuleInfo {
@@ -1371,7 +1376,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.return",
         kind: Kind::Loaded,
         source: "SDM 2B RET: Operation (near return)",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "Each RET pops the return address by a shadow-stack load.",
     },
     RuleInfo {
@@ -1379,7 +1384,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.return.mismatch",
         kind: Kind::Fault,
         source: "SDM 2B RET: Operation (near return); arch/x86/kernel/cet.c: do_user_cp_fault",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "RET to another address than the shadow stack has: #CP, error code 1: SIGSEGV, SEGV_CPERR, address 0; SSP stays.",
     },
     RuleInfo {
@@ -1387,7 +1392,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.discard",
         kind: Kind::Loaded,
         source: "SDM 2A INCSSPD/INCSSPQ: Operation",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "INCSSP loads the first and the last frame that it discards.",
     },
     RuleInfo {
@@ -1395,7 +1400,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.overwrite",
         kind: Kind::Stored,
         source: "SDM 2D WRSSD/WRSSQ: Operation",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "WRSS stores over the frame on top of the live shadow stack.",
     },
     RuleInfo {
@@ -1403,7 +1408,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.undefined",
         kind: Kind::Fault,
         source: "SDM 2D WRSSD/WRSSQ: Operation; arch/x86/kernel/traps.c: handle_invalid_op",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "WRSS without the WRSS feature, RSTORSSP without the shadow stack: #UD: SIGILL, ILL_ILLOPN.",
     },
     RuleInfo {
@@ -1411,7 +1416,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "signal.shadow-stack-frame",
         kind: Kind::SignalFrame,
         source: "arch/x86/kernel/shstk.c: setup_signal_shadow_stack",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A signal pushes SSP with bit 63 and the address of the restorer on the live shadow stack, by shadow-stack stores of the kernel; handler and sigreturn pop them.",
     },
     RuleInfo {
@@ -1419,7 +1424,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "signal.shadow-stack-killed",
         kind: Kind::Killed,
         source: "arch/x86/kernel/signal_64.c: x64_setup_rt_frame; kernel/signal.c: force_sigsegv",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A signal that cannot push its frame on the live shadow stack kills by SIGSEGV.",
     },
     RuleInfo {
@@ -1427,7 +1432,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "signal.shadow-stack-unreadable",
         kind: Kind::SignalFrame,
         source: "arch/x86/kernel/shstk.c: shstk_pop_sigframe; mm/gup.c: check_vma_flags",
-        dialects: &[Dialect::Linux6_12],
+        needs: &[Need::With(Change::UserShadowStacks), Need::Without(Change::SigreturnReadsByGetUser)],
         statement: "6.12: sigreturn reads the pushed SSP through get_user_pages, which refuses a VMA without VM_READ: another SIGSEGV, 8 bytes further down. 7.2 reads by get_user.",
     },
     RuleInfo {
@@ -1435,7 +1440,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "signal.shadow-stack-dead",
         kind: Kind::Dead,
         source: "kernel/exit.c: do_exit",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "An actor that was killed does nothing any more.",
     },
     RuleInfo {
@@ -1443,7 +1448,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.enable",
         kind: Kind::Success,
         source: "arch/x86/kernel/shstk.c: shstk_setup, wrss_control",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "ARCH_SHSTK_ENABLE turns the feature on, by a new shadow stack outside the arena where it was off; ARCH_SHSTK_UNLOCK by the task itself does the same.",
     },
     RuleInfo {
@@ -1451,7 +1456,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.disable",
         kind: Kind::Success,
         source: "arch/x86/kernel/shstk.c: shstk_disable, wrss_control",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "ARCH_SHSTK_DISABLE turns the feature off; without the shadow stack WRSS is off too, and SSP is gone.",
     },
     RuleInfo {
@@ -1459,7 +1464,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.lock",
         kind: Kind::Success,
         source: "arch/x86/kernel/shstk.c: shstk_prctl",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "ARCH_SHSTK_LOCK takes any bits, on any CPU.",
     },
     RuleInfo {
@@ -1467,7 +1472,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.locked",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: shstk_prctl",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "No change of a locked feature: EPERM.",
     },
     RuleInfo {
@@ -1475,7 +1480,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.invalid",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: shstk_prctl",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "No feature, two at a time, or an unknown one: EINVAL.",
     },
     RuleInfo {
@@ -1483,7 +1488,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.wrss-alone",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: wrss_control",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "WRSS can be turned on or off only where the shadow stack is on: EPERM.",
     },
     RuleInfo {
@@ -1491,7 +1496,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.unsupported",
         kind: Kind::Errno,
         source: "arch/x86/kernel/shstk.c: shstk_setup, shstk_disable, wrss_control",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "Without X86_FEATURE_USER_SHSTK: EOPNOTSUPP.",
     },
     RuleInfo {
@@ -1499,7 +1504,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "arch-prctl.unknown",
         kind: Kind::Errno,
         source: "arch/x86/kernel/process_64.c: do_arch_prctl_64; arch/x86/kernel/process.c: do_arch_prctl_common",
-        dialects: &[Dialect::Linux6_1],
+        needs: &[Need::Without(Change::UserShadowStacks)],
         statement: "6.1 knows no ARCH_SHSTK_*: EINVAL.",
     },
     RuleInfo {
@@ -1507,7 +1512,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shadow-stack.feature.status",
         kind: Kind::Loaded,
         source: "arch/x86/kernel/shstk.c: shstk_prctl",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "ARCH_SHSTK_STATUS stores the features that are on.",
     },
     RuleInfo {
@@ -1515,7 +1520,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.shared",
         kind: Kind::Vma,
         source: "mm/mmap.c (6.12: __mmap_region; 7.2: mm/vma.c: __mmap_new_vma); mm/shmem.c: shmem_zero_setup",
-        dialects: ALL,
+        needs: ANY,
         statement: "A new shared VMA has a shmem object of its own: it is soft-dirty, never VM_ACCOUNT, without anon_vma, and merges only with what was split from it.",
     },
     RuleInfo {
@@ -1523,7 +1528,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.write-notified",
         kind: Kind::PageProtection,
         source: "mm/mmap.c (7.2: mm/vma.c): vma_wants_writenotify, vma_set_page_prot",
-        dialects: ALL,
+        needs: ANY,
         statement: "vm_page_prot of a writable shared VMA lacks RW if VM_SOFTDIRTY was clear when it was computed: by mprotect or clear_refs.",
     },
     RuleInfo {
@@ -1531,7 +1536,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.new",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_read_fault, set_pte_range (6.1: do_set_pte); mm/shmem.c: shmem_get_folio_gfp",
-        dialects: ALL,
+        needs: ANY,
         statement: "A load where the object has no page: a zeroed page, no zero page; the entry is vm_page_prot, writable and clean where the VMA is writable.",
     },
     RuleInfo {
@@ -1539,7 +1544,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.new-written",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_shared_fault, set_pte_range (6.1: do_set_pte)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store where the object has no page: a zeroed page, dirty, soft-dirty, writable; never exclusive.",
     },
     RuleInfo {
@@ -1547,7 +1552,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.read",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_read_fault, set_pte_range (6.1: do_set_pte)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A load from an empty entry maps the object's page as vm_page_prot says, clean. 7.2: unless the folio is dirty and the entry writable.",
     },
     RuleInfo {
@@ -1555,7 +1560,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.read.dirty",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: set_pte_range",
-        dialects: NEWEST,
+        needs: &[Need::With(Change::SharedReadKeepsDirty)],
         statement: "A load that maps a dirty folio writable makes the entry dirty and soft-dirty.",
     },
     RuleInfo {
@@ -1563,7 +1568,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.written",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_shared_fault, set_pte_range (6.1: do_set_pte)",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to an empty entry maps the object's page dirty, soft-dirty and writable, write-notified or not.",
     },
     RuleInfo {
@@ -1571,7 +1576,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.reuse",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page, wp_page_shared, wp_page_reuse",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to a read-only entry of a writable shared VMA makes it dirty, soft-dirty and writable: the same page, however many entries map it.",
     },
     RuleInfo {
@@ -1579,7 +1584,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.folio-dirty",
         kind: Kind::Folio,
         source: "mm/memory.c: fault_dirty_shared_page, zap_present_folio_ptes; mm/gup.c: follow_page_pte",
-        dialects: NEWEST,
+        needs: &[Need::With(Change::SharedReadKeepsDirty)],
         statement: "A write fault makes the object's folio dirty, a dirty entry that is emptied does, and GUP's store through a clean one; a load does not.",
     },
     RuleInfo {
@@ -1587,7 +1592,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.shared",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "A shared VMA is not copied: the parent's entries stay, writable ones too.",
     },
     RuleInfo {
@@ -1595,7 +1600,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.shared",
         kind: Kind::EntryZap,
         source: "mm/memory.c: vma_needs_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "A shared VMA is not copied: the child's entries are empty until it faults.",
     },
     RuleInfo {
@@ -1603,7 +1608,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.shared",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range, can_change_pte_writable; arch/x86/include/asm/pgtable.h: pte_modify",
-        dialects: ALL,
+        needs: ANY,
         statement: "With PROT_WRITE an entry of a shared VMA is writable at once, dirty or clean, for vm_page_prot has RW.",
     },
     RuleInfo {
@@ -1611,7 +1616,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.shared.notified",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range; mm/mmap.c (7.2: mm/vma.c): vma_wants_writenotify",
-        dialects: ALL,
+        needs: ANY,
         statement: "With PROT_WRITE an entry of a write-notified shared VMA becomes or stays read-only, dirty or not.",
     },
     RuleInfo {
@@ -1619,7 +1624,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "madvise.shared",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_free_single_vma, madvise_vma_behavior (7.2: madvise_vma_behavior, madvise_dontneed_free)",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_FREE and WIPEONFORK stop with EINVAL at a shared VMA; what stands before it is done.",
     },
     RuleInfo {
@@ -1627,7 +1632,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "shared.beyond",
         kind: Kind::EntryByFault,
         source: "mm/shmem.c: shmem_get_folio_gfp (EINVAL behind i_size); mm/memory.c: __do_fault",
-        dialects: ALL,
+        needs: ANY,
         statement: "Where mremap made a shared mapping longer than its object there is no page: the fault leaves the entry empty.",
     },
     RuleInfo {
@@ -1635,7 +1640,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.beyond-object",
         kind: Kind::Fault,
         source: "arch/x86/mm/fault.c: do_sigbus",
-        dialects: ALL,
+        needs: ANY,
         statement: "An access behind the object's end: SIGBUS, BUS_ADRERR.",
     },
     RuleInfo {
@@ -1643,7 +1648,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "populate.beyond-object",
         kind: Kind::Errno,
         source: "mm/gup.c: faultin_page; mm/madvise.c: madvise_populate",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_POPULATE_* stops with EFAULT behind the object's end; what stands before it is populated.",
     },
     RuleInfo {
@@ -1651,7 +1656,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.open",
         kind: Kind::Success,
         source: "fs/userfaultfd.c: new_userfaultfd, userfaultfd_api",
-        dialects: ALL,
+        needs: ANY,
         statement: "userfaultfd and UFFDIO_API succeed where the kernel knows the features.",
     },
     RuleInfo {
@@ -1659,7 +1664,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.open.unknown-feature",
         kind: Kind::Errno,
         source: "fs/userfaultfd.c: userfaultfd_api",
-        dialects: OLD,
+        needs: &[Need::Without(Change::UffdWpAsync)],
         statement: "A feature that the kernel does not know, in 6.1 WP_UNPOPULATED and WP_ASYNC: EINVAL.",
     },
     RuleInfo {
@@ -1667,15 +1672,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.close",
         kind: Kind::Success,
         source: "fs/userfaultfd.c: userfaultfd_release",
-        dialects: ALL,
-        statement: "Closing unregisters every VMA of the context and lifts its write-protection; 6.1 leaves the entries as they are.",
+        needs: ANY,
+        statement: "Closing unregisters every VMA of the context and lifts its write-protection.",
     },
     RuleInfo {
         rule: Rule::UffdNotOpen,
         identifier: "uffd.not-open",
         kind: Kind::Errno,
         source: "fs/ioctl.c: ioctl",
-        dialects: ALL,
+        needs: ANY,
         statement: "A descriptor that is not open: EBADF.",
     },
     RuleInfo {
@@ -1683,7 +1688,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.register",
         kind: Kind::Success,
         source: "fs/userfaultfd.c: userfaultfd_register",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_REGISTER sets context, VM_UFFD_MISSING and VM_UFFD_WP of what is mapped in the range, holes or not; no entry changes. A mode that the VMA has already is left with the other; any other mode replaces it.",
     },
     RuleInfo {
@@ -1691,7 +1696,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.unregister",
         kind: Kind::Success,
         source: "fs/userfaultfd.c: userfaultfd_unregister",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_UNREGISTER lifts the write-protection in the range and clears context and flags; 6.1 and 6.12 whoever registered it.",
     },
     RuleInfo {
@@ -1699,7 +1704,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.range-unmapped",
         kind: Kind::Errno,
         source: "fs/userfaultfd.c: userfaultfd_register, userfaultfd_unregister",
-        dialects: ALL,
+        needs: ANY,
         statement: "Nothing mapped in the range to be registered or unregistered: EINVAL.",
     },
     RuleInfo {
@@ -1707,7 +1712,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.register.taken",
         kind: Kind::Errno,
         source: "fs/userfaultfd.c: userfaultfd_register",
-        dialects: ALL,
+        needs: ANY,
         statement: "A VMA that another context has: EBUSY, nothing registered.",
     },
     RuleInfo {
@@ -1715,15 +1720,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.shadow-stack",
         kind: Kind::Errno,
         source: "mm/userfaultfd.c: vma_can_userfault",
-        dialects: SHADOW_STACK,
-        statement: "A shadow stack in the range to be registered or unregistered: EINVAL. 6.12 before CVE-2026-68166 was fixed (6.12.95 for one) accepts it.",
+        needs: SHADOW_STACK,
+        statement: "A shadow stack in the range to be registered or unregistered: EINVAL.",
     },
     RuleInfo {
         rule: Rule::UffdUnregisterNotOwner,
         identifier: "uffd.unregister.not-owner",
         kind: Kind::Errno,
         source: "mm/userfaultfd.c: userfaultfd_unregister",
-        dialects: NEWEST,
+        needs: &[Need::With(Change::UffdUnregisterAsksOwner)],
         statement: "7.2: a VMA that another context has: EINVAL, nothing unregistered.",
     },
     RuleInfo {
@@ -1731,7 +1736,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.owner-gone.range",
         kind: Kind::Errno,
         source: "fs/userfaultfd.c: userfaultfd_register, userfaultfd_unregister",
-        dialects: ALL,
+        needs: ANY,
         statement: "The memory's owner has exited: ENOMEM.",
     },
     RuleInfo {
@@ -1739,7 +1744,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.owner-gone",
         kind: Kind::Errno,
         source: "fs/userfaultfd.c: userfaultfd_writeprotect, userfaultfd_copy, userfaultfd_zeropage",
-        dialects: ALL,
+        needs: ANY,
         statement: "The memory's owner has exited: ESRCH.",
     },
     RuleInfo {
@@ -1747,7 +1752,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.wp",
         kind: Kind::Success,
         source: "mm/userfaultfd.c: mwriteprotect_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_WRITEPROTECT succeeds where all that is mapped in the range is registered for it; 6.1 wants one VMA for the whole range.",
     },
     RuleInfo {
@@ -1755,7 +1760,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.wp.not-registered",
         kind: Kind::Errno,
         source: "mm/userfaultfd.c: mwriteprotect_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "A VMA that is not registered for write-protection, or none at all: ENOENT; what stands before it is changed. 6.1: also where one VMA does not hold the range.",
     },
     RuleInfo {
@@ -1763,7 +1768,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.wp.set",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "An entry that is present to the kernel gets UFFD_WP and loses RW; Dirty moves to SavedDirty. 6.1 takes the protection of the VMA without VM_WRITE.",
     },
     RuleInfo {
@@ -1771,7 +1776,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.wp.cleared",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFD_WP is cleared; the entry stays read-only in 6.1, and where the frame is not exclusive, soft-dirty is tracked or the VMA lacks VM_WRITE.",
     },
     RuleInfo {
@@ -1779,7 +1784,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.wp.cleared-writable",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range, can_change_pte_writable",
-        dialects: SHADOW_STACK,
+        needs: &[Need::With(Change::UffdWpByPageProtection)],
         statement: "UFFD_WP is cleared, and an exclusive frame becomes writable at once.",
     },
     RuleInfo {
@@ -1787,7 +1792,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.marker.set",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range; include/linux/userfaultfd_k.h: userfaultfd_wp_use_markers",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "With WP_UNPOPULATED or WP_ASYNC an empty entry becomes a marker.",
     },
     RuleInfo {
@@ -1795,7 +1800,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.marker.kept",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A marker that is protected again stays.",
     },
     RuleInfo {
@@ -1803,7 +1808,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.marker.dropped",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A marker that is freed of protection becomes an empty entry.",
     },
     RuleInfo {
@@ -1811,7 +1816,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.marker.stale",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: pte_marker_handle_uffd_wp, pte_marker_clear",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A fault on a marker in a VMA that is not registered for write-protection any more empties the entry, and the access faults again.",
     },
     RuleInfo {
@@ -1819,7 +1824,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.fill",
         kind: Kind::Success,
         source: "mm/userfaultfd.c: mfill_atomic",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_COPY and UFFDIO_ZEROPAGE succeed where one registered VMA holds the range and every entry is empty.",
     },
     RuleInfo {
@@ -1827,7 +1832,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.fill.not-registered",
         kind: Kind::Errno,
         source: "mm/userfaultfd.c: uffd_mfill_lock, validate_dst_vma",
-        dialects: ALL,
+        needs: ANY,
         statement: "One VMA does not hold the range, or it is registered with no context: ENOENT. 6.12 and 7.2 have given the VMA at its start an anon_vma by then.",
     },
     RuleInfo {
@@ -1835,7 +1840,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.fill.not-protectable",
         kind: Kind::Errno,
         source: "mm/userfaultfd.c: mfill_atomic",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_COPY_MODE_WP in a VMA that is not registered for write-protection: EINVAL.",
     },
     RuleInfo {
@@ -1843,7 +1848,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.fill.occupied",
         kind: Kind::Errno,
         source: "mm/userfaultfd.c: mfill_atomic_install_pte, mfill_atomic_pte_zeropage",
-        dialects: ALL,
+        needs: ANY,
         statement: "The first entry is not empty: EEXIST. A copy goes over a marker, the zero page does not.",
     },
     RuleInfo {
@@ -1851,7 +1856,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.fill.partial",
         kind: Kind::Errno,
         source: "fs/userfaultfd.c: userfaultfd_copy, userfaultfd_zeropage",
-        dialects: ALL,
+        needs: ANY,
         statement: "A later entry is not empty: EAGAIN, what stands before it is filled.",
     },
     RuleInfo {
@@ -1859,7 +1864,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.copy",
         kind: Kind::EntryByAdvice,
         source: "mm/userfaultfd.c: mfill_atomic_install_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "A copied page has a new exclusive frame, is dirty, and writable where the VMA is.",
     },
     RuleInfo {
@@ -1867,7 +1872,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.copy.protected",
         kind: Kind::EntryByAdvice,
         source: "mm/userfaultfd.c: mfill_atomic_install_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_COPY_MODE_WP: the same with UFFD_WP and without RW.",
     },
     RuleInfo {
@@ -1875,7 +1880,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.zeropage",
         kind: Kind::EntryByAdvice,
         source: "mm/userfaultfd.c: mfill_atomic_pte_zeropage",
-        dialects: ALL,
+        needs: ANY,
         statement: "The zero page, as a load would map it.",
     },
     RuleInfo {
@@ -1883,7 +1888,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-missing",
         kind: Kind::Fault,
         source: "mm/memory.c: do_anonymous_page; fs/userfaultfd.c: handle_userfault",
-        dialects: ALL,
+        needs: ANY,
         statement: "An access to an empty entry of a VMA that is registered for it: SIGBUS, BUS_ADRERR with UFFD_FEATURE_SIGBUS.",
     },
     RuleInfo {
@@ -1891,7 +1896,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-wp",
         kind: Kind::Fault,
         source: "mm/memory.c: do_wp_page; fs/userfaultfd.c: handle_userfault",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store to a write-protected entry: SIGBUS, BUS_ADRERR with UFFD_FEATURE_SIGBUS.",
     },
     RuleInfo {
@@ -1899,7 +1904,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-missing.entry",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "Such a fault leaves the entry as it is; a store has given the VMA an anon_vma.",
     },
     RuleInfo {
@@ -1907,7 +1912,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-wp.entry",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_wp_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "Such a fault leaves the entry as it is.",
     },
     RuleInfo {
@@ -1915,7 +1920,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-wp-async",
         kind: Kind::EntryByAdvice,
         source: "mm/memory.c: do_wp_page",
-        dialects: SHADOW_STACK,
+        needs: &[Need::With(Change::UffdWpAsync)],
         statement: "With WP_ASYNC a store clears UFFD_WP itself and goes on as any other.",
     },
     RuleInfo {
@@ -1923,7 +1928,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.zero-page.uffd-wp",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A load from a marker maps the zero page with UFFD_WP.",
     },
     RuleInfo {
@@ -1931,7 +1936,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.new-page.uffd-wp",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A store to a marker maps a new page with UFFD_WP, and faults again.",
     },
     RuleInfo {
@@ -1939,7 +1944,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "madvise.populate.uffd",
         kind: Kind::Errno,
         source: "mm/madvise.c: madvise_populate",
-        dialects: ALL,
+        needs: ANY,
         statement: "Populating stops with EFAULT at a fault that raises SIGBUS.",
     },
     RuleInfo {
@@ -1947,7 +1952,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mlock.uffd",
         kind: Kind::Errno,
         source: "mm/gup.c: faultin_page; mm/mlock.c: __mlock_posix_error_return",
-        dialects: ALL,
+        needs: ANY,
         statement: "mlock locks everything, but stops faulting in with ENOMEM at a fault that raises SIGBUS.",
     },
     RuleInfo {
@@ -1955,7 +1960,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.marker",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_nonpresent_pte",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A marker stays in the parent.",
     },
     RuleInfo {
@@ -1963,7 +1968,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.unmarked",
         kind: Kind::EntryZap,
         source: "mm/memory.c: copy_pte_marker",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A child without EVENT_FORK has no marker.",
     },
     RuleInfo {
@@ -1971,7 +1976,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.uffd-wp",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_present_ptes",
-        dialects: ALL,
+        needs: ANY,
         statement: "A child without EVENT_FORK has the entry without UFFD_WP, still read-only.",
     },
     RuleInfo {
@@ -1979,7 +1984,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.marker",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A marker stays.",
     },
     RuleInfo {
@@ -1987,7 +1992,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.uffd-wp",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: can_change_pte_writable",
-        dialects: ALL,
+        needs: ANY,
         statement: "PROT_WRITE: an entry that is write-protected by userfaultfd stays read-only.",
     },
     RuleInfo {
@@ -1995,7 +2000,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "clear-refs.marker",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A marker stays.",
     },
     RuleInfo {
@@ -2003,15 +2008,15 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.merge-uffd",
         kind: Kind::Vma,
         source: "fs/userfaultfd.c: userfaultfd_register; mm/vma.c: vma_merge_existing_range",
-        dialects: ALL,
-        statement: "Registering and unregistering merge as mprotect does; the contexts must be the same. The VMA that survives keeps its VM_SOFTDIRTY in 6.12, gets that of the changed part in 6.1, and any in 7.2.",
+        needs: ANY,
+        statement: "Registering and unregistering merge as mprotect does; the contexts must be the same.",
     },
     RuleInfo {
         rule: Rule::NumaHint,
         identifier: "fault.numa-hint",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_numa_page",
-        dialects: OLD,
+        needs: &[Need::Without(Change::UffdWpByPageProtection)],
         statement: "An entry in PROT_NONE form in a VMA with access rights, as 6.1 leaves it where it write-protects `-w-`, gets the VMA's protection, and the access faults again.",
     },
     RuleInfo {
@@ -2019,7 +2024,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "vma.fork-uffd",
         kind: Kind::Vma,
         source: "fs/userfaultfd.c: dup_userfaultfd",
-        dialects: ALL,
+        needs: ANY,
         statement: "With EVENT_FORK the child's VMA keeps the flags and has a context of its own, whose descriptor is in the event.",
     },
     RuleInfo {
@@ -2027,7 +2032,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.marker",
         kind: Kind::EntryByFork,
         source: "include/linux/mm_inline.h: copy_pte_marker",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "With EVENT_FORK the child has the marker too.",
     },
     RuleInfo {
@@ -2035,7 +2040,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.uffd-wp-kept",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_present_ptes, vma_needs_copy",
-        dialects: ALL,
+        needs: ANY,
         statement: "With EVENT_FORK the child keeps UFFD_WP; a VMA registered for write-protection is copied without an anon_vma too.",
     },
     RuleInfo {
@@ -2043,7 +2048,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-missing.waits",
         kind: Kind::Success,
         source: "mm/memory.c: do_anonymous_page; fs/userfaultfd.c: handle_userfault",
-        dialects: ALL,
+        needs: ANY,
         statement: "Without UFFD_FEATURE_SIGBUS an access to an empty entry waits; the message has the page and whether it is a store.",
     },
     RuleInfo {
@@ -2051,7 +2056,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.uffd-wp.waits",
         kind: Kind::Success,
         source: "mm/memory.c: do_wp_page; fs/userfaultfd.c: handle_userfault",
-        dialects: ALL,
+        needs: ANY,
         statement: "Without UFFD_FEATURE_SIGBUS a store to a write-protected entry waits; the message says so.",
     },
     RuleInfo {
@@ -2059,7 +2064,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.still-waits",
         kind: Kind::Success,
         source: "fs/userfaultfd.c: handle_userfault",
-        dialects: ALL,
+        needs: ANY,
         statement: "An access that nobody woke waits on, or again: COPY, ZEROPAGE, WRITEPROTECT without MODE_WP, WAKE and closing wake, UNREGISTER only where missing pages were registered.",
     },
     RuleInfo {
@@ -2067,7 +2072,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.wake",
         kind: Kind::Success,
         source: "fs/userfaultfd.c: userfaultfd_wake",
-        dialects: ALL,
+        needs: ANY,
         statement: "UFFDIO_WAKE succeeds, whoever waits; the access is tried again.",
     },
     RuleInfo {
@@ -2075,7 +2080,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.spurious",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: handle_pte_fault; arch/x86/mm/pgtable.c: ptep_set_access_flags",
-        dialects: ALL,
+        needs: ANY,
         statement: "A fault that waited finds the entry as the access needs it: for a store it becomes young and dirty, which it is, for a load nothing is written.",
     },
     RuleInfo {
@@ -2083,7 +2088,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "forced.store",
         kind: Kind::Stored,
         source: "fs/proc/base.c: mem_rw; mm/memory.c: __access_remote_vm; mm/gup.c: can_follow_write_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "A write through /proc/self/mem lands in the page without using the entry, which is writable, or \
                     belongs to an exclusive page of a VMA without write permission; PKRU is not asked.",
     },
@@ -2092,7 +2097,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "forced.store.refused",
         kind: Kind::Errno,
         source: "mm/gup.c: check_vma_flags; fs/proc/base.c: proc_mem_foll_force, mem_rw",
-        dialects: ALL,
+        needs: ANY,
         statement: "Where nothing is mapped, in shared memory that may not be written, and on 7.2 (which forces a \
                     tracer's writes only) in read-only VMAs and shadow stacks, the write gives EIO.",
     },
@@ -2101,7 +2106,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "forced.page.new",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_anonymous_page",
-        dialects: BEFORE_7_2,
+        needs: FORCED,
         statement: "A forced write to an empty page of a VMA without write permission installs a new page whose \
                     entry is neither dirty nor soft-dirty.",
     },
@@ -2110,7 +2115,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "forced.page.reused",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_reuse, maybe_mkwrite",
-        dialects: BEFORE_7_2,
+        needs: FORCED,
         statement: "A forced write to the actor's own page in a VMA without write permission makes the entry dirty \
                     and young and leaves it read-only.",
     },
@@ -2119,7 +2124,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "forced.page.copied",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: wp_page_copy, maybe_mkwrite",
-        dialects: BEFORE_7_2,
+        needs: FORCED,
         statement: "A forced write to a shared page or the zero page in a VMA without write permission copies it; \
                     the copy's entry is dirty and read-only: state (b) of the _PAGE_COW patch.",
     },
@@ -2128,7 +2133,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "swap.out",
         kind: Kind::EntryByAdvice,
         source: "mm/vmscan.c: reclaim_pages; mm/rmap.c: try_to_unmap_one",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_PAGEOUT puts a page that nobody else maps into a slot of its own: the entry keeps SoftDirty (bit 1) and, in bit 3, that the page was the mapping's alone.",
     },
     RuleInfo {
@@ -2136,7 +2141,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "swap.out.uffd-wp",
         kind: Kind::EntryByAdvice,
         source: "mm/rmap.c: try_to_unmap_one",
-        dialects: ALL,
+        needs: ANY,
         statement: "The same of a write-protected page: bit 2 of the entry keeps UFFD_WP.",
     },
     RuleInfo {
@@ -2144,7 +2149,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "swap.out.kept",
         kind: Kind::EntryByAdvice,
         source: "mm/madvise.c: madvise_cold_or_pageout_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "A page that another entry maps too, and the zero page, stay.",
     },
     RuleInfo {
@@ -2152,7 +2157,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "swap.out.lazy-kept",
         kind: Kind::EntryByAdvice,
         source: "mm/rmap.c: try_to_unmap_one",
-        dialects: ALL,
+        needs: ANY,
         statement: "A page that MADV_FREE gave up and that was written since stays, given up no more; 6.1 makes its entry old.",
     },
     RuleInfo {
@@ -2160,7 +2165,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "swap.out.lazy-dropped",
         kind: Kind::EntryZap,
         source: "mm/rmap.c: try_to_unmap_one",
-        dialects: ALL,
+        needs: ANY,
         statement: "A page that MADV_FREE gave up and that was not written since is dropped.",
     },
     RuleInfo {
@@ -2168,7 +2173,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.swap-in",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_swap_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "A page comes in read-only: other entries name its slot, or, 6.1, the access is a load; or, later, it must not be writable.",
     },
     RuleInfo {
@@ -2176,7 +2181,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.swap-in.writable",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_swap_page",
-        dialects: SHADOW_STACK,
+        needs: &[Need::With(Change::SwapInMakesWritable)],
         statement: "A load brings in a page that is the mapping's alone, by bit 3 or because nobody else names its slot (not in 7.2), writable and clean.",
     },
     RuleInfo {
@@ -2184,7 +2189,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.swap-in.written",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_swap_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "A store brings in such a page writable and dirty.",
     },
     RuleInfo {
@@ -2192,7 +2197,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.swap-in.uffd-wp",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_swap_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "A page whose swap entry has bit 2 comes in with UFFD_WP, read-only; a store then gives a message, in 6.1 by another fault where the page is the mapping's alone.",
     },
     RuleInfo {
@@ -2200,7 +2205,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.swap-in.shadow-stack",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_swap_page",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A load brings in a page of a shadow stack as one: Dirty without SavedDirty.",
     },
     RuleInfo {
@@ -2208,7 +2213,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fault.swap-in.shadow-stack.stored",
         kind: Kind::EntryByFault,
         source: "mm/memory.c: do_swap_page",
-        dialects: SHADOW_STACK,
+        needs: SHADOW_STACK,
         statement: "A shadow-stack access brings in such a page read-only with SavedDirty, for it is made writable first and dirty then; it faults again.",
     },
     RuleInfo {
@@ -2216,7 +2221,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "madvise.free.swapped",
         kind: Kind::EntryZap,
         source: "mm/madvise.c: madvise_free_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "MADV_FREE drops a page that is swapped out.",
     },
     RuleInfo {
@@ -2224,7 +2229,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.parent.swapped",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_nonpresent_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "A swap entry stays in the parent, without bit 3: the slot is no longer the mapping's alone.",
     },
     RuleInfo {
@@ -2232,7 +2237,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.swapped",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_nonpresent_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "The child names the same slot.",
     },
     RuleInfo {
@@ -2240,7 +2245,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.swapped.uffd-wp",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_nonpresent_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "Without EVENT_FORK the child's entry lacks bit 2.",
     },
     RuleInfo {
@@ -2248,7 +2253,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "fork.child.swapped.uffd-wp-kept",
         kind: Kind::EntryByFork,
         source: "mm/memory.c: copy_nonpresent_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "With EVENT_FORK it has bit 2.",
     },
     RuleInfo {
@@ -2256,7 +2261,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mprotect.swapped",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "A swap entry stays: it has no protection.",
     },
     RuleInfo {
@@ -2264,7 +2269,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "clear-refs.swapped",
         kind: Kind::EntryByClearRefs,
         source: "fs/proc/task_mmu.c: clear_soft_dirty",
-        dialects: ALL,
+        needs: ANY,
         statement: "A swap entry loses bit 1.",
     },
     RuleInfo {
@@ -2272,7 +2277,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.swapped",
         kind: Kind::EntryByMove,
         source: "mm/mremap.c: move_soft_dirty_pte",
-        dialects: ALL,
+        needs: ANY,
         statement: "A swap entry moves and gets bit 1; a marker too, which nothing asks for.",
     },
     RuleInfo {
@@ -2280,7 +2285,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.write-protect.swapped",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "Write-protecting a page that is swapped out sets bit 2 of its entry.",
     },
     RuleInfo {
@@ -2288,7 +2293,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "uffd.write-unprotect.swapped",
         kind: Kind::EntryByProtect,
         source: "mm/mprotect.c: change_pte_range",
-        dialects: ALL,
+        needs: ANY,
         statement: "Lifting the protection clears it.",
     },
     RuleInfo {
@@ -2296,7 +2301,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "ksm.scan",
         kind: Kind::Success,
         source: "mm/ksm.c: ksm_do_scan",
-        dialects: ALL,
+        needs: ANY,
         statement: "ksmd scans three times from one end of its list to the other.",
     },
     RuleInfo {
@@ -2304,7 +2309,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "ksm.stable",
         kind: Kind::EntryByAdvice,
         source: "mm/ksm.c: write_protect_page, try_to_merge_two_pages",
-        dialects: ALL,
+        needs: ANY,
         statement: "Of two equal pages the one scanned later becomes the KSM page: its entry loses RW and its dirty bits and keeps SoftDirty and UFFD_WP.",
     },
     RuleInfo {
@@ -2312,7 +2317,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "ksm.replaced",
         kind: Kind::EntryByAdvice,
         source: "mm/ksm.c: replace_page",
-        dialects: ALL,
+        needs: ANY,
         statement: "A page that equals it is replaced: the entry is as vm_page_prot makes it, without SoftDirty and without UFFD_WP.",
     },
     RuleInfo {
@@ -2320,7 +2325,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "ksm.unmerged.written",
         kind: Kind::EntryByFault,
         source: "mm/ksm.c: break_ksm",
-        dialects: OLD,
+        needs: &[Need::Without(Change::KsmUnsharesByRead)],
         statement: "MADV_UNMERGEABLE copies a KSM page by a write fault: the entry is dirty, and writable where the VMA is.",
     },
     RuleInfo {
@@ -2328,7 +2333,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "ksm.unshared",
         kind: Kind::EntryByFault,
         source: "mm/ksm.c: break_ksm; mm/memory.c: wp_page_copy",
-        dialects: SHADOW_STACK,
+        needs: &[Need::With(Change::KsmUnsharesByRead)],
         statement: "MADV_UNMERGEABLE copies a KSM page without a write: the entry is read-only and clean, and keeps SoftDirty and UFFD_WP.",
     },
     RuleInfo {
@@ -2336,7 +2341,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "ksm.unmerge-refused",
         kind: Kind::EntryByFault,
         source: "mm/ksm.c: break_ksm; fs/userfaultfd.c: handle_userfault",
-        dialects: OLD,
+        needs: &[Need::Without(Change::KsmUnsharesByRead)],
         statement: "The write fault of MADV_UNMERGEABLE on a write-protected KSM page cannot wait for a userfaultfd, and nobody is told: the page stays merged.",
     },
     RuleInfo {
@@ -2344,7 +2349,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.uffd-wp",
         kind: Kind::EntryByMove,
         source: "mm/mremap.c: move_ptes",
-        dialects: SHADOW_STACK,
+        needs: ANY,
         statement: "mremap of a registered range without EVENT_REMAP: the range is not registered where it arrives, and the entry moves without UFFD_WP. 6.1.176 leaves it.",
     },
     RuleInfo {
@@ -2352,7 +2357,7 @@ pub static RULES: [RuleInfo; 250] = [
         identifier: "mremap.marker",
         kind: Kind::EntryZap,
         source: "mm/mremap.c: move_ptes",
-        dialects: SHADOW_STACK,
+        needs: MARKERS,
         statement: "A marker is not moved there.",
     },
 ];

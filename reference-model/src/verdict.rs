@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::{ActorId, PageIndex};
 use crate::expectation::{EntryExpectation, TransitionExpectation};
+use crate::kernel::Change;
 use crate::observation::{ObservedEntry, Transition, WitnessMismatch};
 use crate::outcome::Outcome;
 use crate::rule::Rule;
@@ -29,6 +30,41 @@ pub struct Divergence {
     pub difference: Difference,
     /// The rule that made the expectation, where one can be named.
     pub rule: Option<Rule>,
+    /// What the table of changes makes of it.
+    pub explanation: Explanation,
+    /// Defects of this version that the program met before, and that the expectation takes into account.
+    pub met: Vec<Change>,
+}
+
+/// What the table of changes makes of a divergence: a kernel that has these changes, or lacks them, would have agreed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Explanation {
+    /// Defects that the table gives this version: all of them together.
+    KnownDefects(Vec<Change>),
+    /// Defects that this version should not have any more, or not yet: each alone explains it.
+    FixMissing(Vec<Change>),
+    /// Designs that this version has, or has not, by the table, and for which the reverse explains it: each alone.
+    ChangeMoved(Vec<Change>),
+    /// Nothing in the table explains it.
+    Unexplained,
+}
+
+impl Explanation {
+    /// The changes that it names.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        match self {
+            Self::KnownDefects(changes) | Self::FixMissing(changes) | Self::ChangeMoved(changes) => changes,
+            Self::Unexplained => &[],
+        }
+    }
+
+    /// Whether nothing but defects that the version is known to have is needed.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        matches!(self, Self::KnownDefects(_))
+    }
 }
 
 /// What differs.
@@ -108,11 +144,6 @@ pub enum Inconclusive {
         actor: ActorId,
         /// The page.
         page: PageIndex,
-    },
-    /// The kernel's version was never reviewed, so its difference is not called one.
-    UnblessedKernel {
-        /// The difference that was seen.
-        divergence: Box<Divergence>,
     },
     /// The record has more or fewer steps than the program: the stream was cut.
     Truncated {

@@ -1,7 +1,8 @@
 //! userfaultfd write-protect tracking: what was asked, and the checks over the model.
 
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::mutation::{Mutation, Output};
 use ptediff_reference_model::program::{Advice, Operation, Placement, Program, Protection, Step};
@@ -55,16 +56,16 @@ pub(crate) const CLAIMS: &[Claim] = &[
     },
 ];
 
-const DIALECTS: [Dialect; 3] = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+const VERSIONS: [KernelVersion; 3] = [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
 
-fn machine(dialect: Dialect) -> Machine {
-    Machine::imagined(dialect, false, true)
+fn machine(version: KernelVersion) -> Machine {
+    Machine::imagined(version, false, true)
 }
 
 /// Features that a kernel knows.
-fn features(dialect: Dialect) -> Vec<UffdFeatures> {
+fn features(version: KernelVersion) -> Vec<UffdFeatures> {
     let mut features = vec![UffdFeatures::NONE, UffdFeatures::EVENT_FORK];
-    if dialect != Dialect::Linux6_1 {
+    if version != KernelVersion::LINUX_6_1 {
         features.extend([UffdFeatures::WP_UNPOPULATED, UffdFeatures::WP_ASYNC]);
     }
     features
@@ -73,10 +74,10 @@ fn features(dialect: Dialect) -> Vec<UffdFeatures> {
 fn every_short_program(effort: Effort) -> Result<Cases, Refuted> {
     let longest = if effort == Effort::Full { 8 } else { 6 };
     let mut count = 0;
-    for dialect in DIALECTS {
-        for features in features(dialect) {
-            count += search::every_program(&machine(dialect), features, longest).map_err(|(program, violation)| {
-                Refuted { what: format!("{dialect}, {features}: {violation}\n{}", listed(&program)) }
+    for version in VERSIONS {
+        for features in features(version) {
+            count += search::every_program(&machine(version), features, longest).map_err(|(program, violation)| {
+                Refuted { what: format!("{version}, {features}: {violation}\n{}", listed(&program)) }
             })?;
         }
     }
@@ -85,19 +86,19 @@ fn every_short_program(effort: Effort) -> Result<Cases, Refuted> {
 
 fn inference_shortest(effort: Effort) -> Result<Cases, Refuted> {
     let mut count = 0;
-    for dialect in DIALECTS {
+    for version in VERSIONS {
         let longest = if effort == Effort::Full { 8 } else { 7 };
-        let (found, programs) = search::shortest(&machine(dialect), longest);
+        let (found, programs) = search::shortest(&machine(version), longest);
         count += programs;
         let lengths: Vec<(bool, &str, usize)> = found
             .iter()
             .map(|(program, wrong)| (wrong.is_false, wrong.circumstance.name(), program.steps.len()))
             .collect();
         // 6.1 leaves a page read-only whose protection was resolved.
-        let read_only = if dialect == Dialect::Linux6_1 { 6 } else { 7 };
+        let read_only = if version == KernelVersion::LINUX_6_1 { 6 } else { 7 };
         for expected in [(true, "zero page", 5), (true, "swap", 6), (true, "read-only", read_only), (false, "COW", 7)] {
             if !lengths.contains(&expected) {
-                return Err(Refuted { what: format!("{dialect}: {expected:?} is not among {lengths:?}") });
+                return Err(Refuted { what: format!("{version}: {expected:?} is not among {lengths:?}") });
             }
         }
     }
@@ -123,22 +124,22 @@ fn forgotten_marks_are_caught(_: Effort) -> Result<Cases, Refuted> {
         (wrong(Rule::ForkParentProtected, 10), vec![map, write, usual, register, fork, write]),
     ];
     let mut count = 0;
-    for dialect in DIALECTS {
+    for version in VERSIONS {
         for (mutation, operations) in &cases {
-            if !mutation.rule.info().dialects.contains(&dialect) {
+            if !mutation.rule.info().holds_on(machine(version).kernel()) {
                 continue;
             }
             let actor = ActorId::FIRST;
             let program = Program { steps: operations.iter().map(|&operation| Step { actor, operation }).collect() };
+            let machine = machine(version);
             let judged = |model| {
                 let records = imagined::records(model, &program);
-                records.map(|records| tracking::judge(dialect, &program, &records))
+                records.map(|records| tracking::judge(machine.kernel(), &program, &records))
             };
-            let machine = machine(dialect);
             let is_right = judged(Model::new(&machine)).is_some_and(|judged| judged.is_ok());
             let is_caught = judged(Model::with_mutation(&machine, *mutation)).is_some_and(|judged| judged.is_err());
             if !is_right || !is_caught {
-                return Err(Refuted { what: format!("{dialect}: {mutation} is not caught by\n{}", listed(&program)) });
+                return Err(Refuted { what: format!("{version}: {mutation} is not caught by\n{}", listed(&program)) });
             }
             count += 1;
         }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use ptediff_observe::{Hooking, Loader};
-use ptediff_reference_model::machine::Dialect;
+use ptediff_reference_model::kernel::KernelVersion;
 
 use crate::guest::plant::Plant;
 use crate::host::launch::{LaunchOptions, Platform};
@@ -59,6 +59,8 @@ pub enum Command {
     Mutants(Mutants),
     /// List the model's rules with their sources
     Rules,
+    /// List the changes and defects of kernels that the model knows, or those of one version
+    Changes(Changes),
     /// Write a corpus entry as a stand-alone C program
     Repro(Repro),
     /// Print the divergences of a trace as texts that can be mailed
@@ -126,9 +128,9 @@ pub struct MachineArguments {
     /// Kernel: a name in the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage
     #[arg(long, default_value = "6.12")]
     pub kernel: String,
-    /// Judge by the rules of this version, whatever the kernel calls itself
-    #[arg(long)]
-    pub dialect: Option<Dialect>,
+    /// Judge as this version (6.12, 6.12.95, 7.3-rc4), whatever the kernel calls itself
+    #[arg(long, value_name = "VERSION", alias = "dialect")]
+    pub judge_as: Option<KernelVersion>,
     /// CPU features without which to refuse, besides the platform's own (names of /proc/cpuinfo)
     #[arg(long, value_delimiter = ',')]
     pub require: Vec<String>,
@@ -323,12 +325,23 @@ pub struct Run {
     /// Folder for the corpus entries of divergences
     #[arg(long, default_value = "divergences")]
     pub save: PathBuf,
-    /// Treat known divergences as any other: they count for --stop-after and the exit code
-    #[arg(long)]
-    pub count_known: bool,
+    /// What decides.
+    #[command(flatten)]
+    pub weighing: Weighing,
     /// Ask no other machine about a divergence
     #[arg(long)]
     pub no_opinions: bool,
+}
+
+/// What decides the exit code.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Weighing {
+    /// Treat defects that the version is known to have as any other divergence: they decide the exit code
+    #[arg(long)]
+    pub count_known: bool,
+    /// Call an unexplained divergence inconclusive on a version that no matrix was run on
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Arguments of `replay`.
@@ -352,9 +365,16 @@ pub struct Replay {
     /// Print each entry's timeline: steps, results, entries
     #[arg(long)]
     pub timeline: bool,
-    /// Treat known divergences as any other: they decide the exit code
-    #[arg(long)]
-    pub count_known: bool,
+    /// What decides.
+    #[command(flatten)]
+    pub weighing: Weighing,
+}
+
+/// Arguments of `changes`.
+#[derive(Debug, Args)]
+pub struct Changes {
+    /// Version whose changes are listed: 6.12, 6.12.95, 7.3-rc4
+    pub version: Option<KernelVersion>,
 }
 
 /// Arguments of `judge`.
@@ -365,9 +385,9 @@ pub struct Judge {
     /// Folder for the corpus entries of divergences; none are stored without it
     #[arg(long)]
     pub save: Option<PathBuf>,
-    /// Treat known divergences as any other: they decide the exit code
-    #[arg(long)]
-    pub count_known: bool,
+    /// What decides.
+    #[command(flatten)]
+    pub weighing: Weighing,
 }
 
 /// Arguments of `trust`.
@@ -442,8 +462,8 @@ pub struct Repro {
     #[arg(long, default_value = "corpus")]
     pub corpus: PathBuf,
     /// Kernel whose behaviour the comments tell
-    #[arg(long, default_value_t = Dialect::Linux6_12)]
-    pub dialect: Dialect,
+    #[arg(long, value_name = "VERSION", alias = "dialect", default_value_t = KernelVersion::LINUX_6_12)]
+    pub judge_as: KernelVersion,
 }
 
 /// Arguments of `report`.

@@ -16,7 +16,7 @@ pub enum Exit {
     Diverge = 1,
     /// 2: the kernel under test died: panic, oops, triple fault, or hang in the middle of a program.
     KernelDied = 2,
-    /// 125: it cannot be told: inconclusive verdicts, an unblessed kernel, a machine that lacks what was
+    /// 125: it cannot be told: inconclusive verdicts, a machine that lacks what was
     /// asked for, time ran out before anything was compared.
     CannotTell = 125,
     /// 129: the command line or an input file is wrong.

@@ -11,7 +11,8 @@ use ptediff_claims::{Check, Claim, Evidence, Record, System, claims};
 use ptediff_corpus::{Corpus, Entry};
 use ptediff_generate::reached;
 use ptediff_reference_model::invariant::Invariant;
-use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::kernel::{self, ChangeKind, KernelVersion};
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::pagemap;
 use ptediff_reference_model::rule::{RULES, Rule};
 
@@ -37,22 +38,46 @@ fn check(document: &str, table: &str) {
 
 #[test]
 fn the_rules_are_those_of_the_model() {
-    let mut table = "| rule | statement | source | dialects |\n| --- | --- | --- | --- |\n".to_owned();
+    let mut table = "| rule | statement | source | kernels |\n| --- | --- | --- | --- |\n".to_owned();
     for info in &RULES {
-        let dialects: Vec<String> = info.dialects.iter().map(ToString::to_string).collect();
+        let needs: Vec<String> = info.needs.iter().map(|need| format!("`{need}`")).collect();
+        let needs = if needs.is_empty() { "any".to_owned() } else { needs.join(", ") };
         let (rule, statement, source) = (info.identifier, info.statement, info.source);
-        writeln!(table, "| `{rule}` | {statement} | {source} | {} |", dialects.join(", ")).unwrap();
+        writeln!(table, "| `{rule}` | {statement} | {source} | {needs} |").unwrap();
     }
     check("rules.md", &table);
 }
 
 #[test]
+fn the_changes_are_those_of_the_table() {
+    let mut table = "| change | a kernel that has it | function | since | until | source |\n".to_owned();
+    table += "| --- | --- | --- | --- | --- | --- |\n";
+    for info in kernel::changes() {
+        let name = match info.kind {
+            ChangeKind::Design => format!("`{}`", info.identifier),
+            ChangeKind::Defect { cve, .. } => {
+                format!("`{}`{}", info.identifier, cve.map_or_else(String::new, |cve| format!(", {cve}")))
+            }
+        };
+        let says = match info.kind {
+            ChangeKind::Design => info.statement.to_owned(),
+            ChangeKind::Defect { right, .. } => format!("**Defect.** {} Right: {right}", info.statement),
+        };
+        let fact = info.fact.map_or_else(String::new, |fact| format!("; if {}", fact.statement()));
+        let until = info.versions.until.map_or_else(|| "-".to_owned(), |until| until.to_string());
+        let (function, since, source) = (info.function, info.versions.since, info.source);
+        writeln!(table, "| {name} | {says} | {function} | {since}{fact} | {until} | {source} |").unwrap();
+    }
+    check("changes.md", &table);
+}
+
+#[test]
 fn the_invariants_are_those_of_the_watch() {
-    let machine = |dialect| Machine::imagined(dialect, true, true);
+    let machine = |version| Machine::imagined(version, true, true);
     let mut table = "| invariant | statement | source | kernels |\n| --- | --- | --- | --- |\n".to_owned();
     for invariant in Invariant::ALL {
-        let dialects = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
-        let kernels: Vec<String> = dialects
+        let versions = [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
+        let kernels: Vec<String> = versions
             .into_iter()
             .filter(|kind| invariant.holds_on(&machine(*kind)))
             .map(|kind| kind.to_string())
@@ -133,15 +158,15 @@ fn grouped(number: u64) -> String {
 }
 
 /// A rule on a kernel, after one that fired when the page was touched last.
-type Context = (Dialect, Option<Rule>, Rule);
+type Context = (KernelVersion, Option<Rule>, Rule);
 
 fn contexts(entry: &Entry) -> BTreeSet<Context> {
     let mut all = BTreeSet::new();
-    for dialect in [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2] {
-        let machine = Machine::imagined(dialect, true, true);
+    for version in [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2] {
+        let machine = Machine::imagined(version, true, true);
         if entry.missing(&machine).is_empty() {
             let reached = reached(&machine, &entry.program).unwrap_or_default();
-            all.extend(reached.contexts.iter().map(|&(before, rule)| (dialect, before, rule)));
+            all.extend(reached.contexts.iter().map(|&(before, rule)| (version, before, rule)));
         }
     }
     all

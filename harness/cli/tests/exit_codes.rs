@@ -35,12 +35,12 @@ fn a_trace_gives_each_code_that_it_can() {
     for (bytes, exit) in [
         (trace(Story::Agrees), Exit::Agree),
         (trace(Story::Diverges), Exit::Diverge),
-        (trace(Story::Unreviewed), Exit::CannotTell),
+        (trace(Story::Uncalibrated), Exit::CannotTell),
         (trace(Story::GuestDisagrees), Exit::Rig),
         (cut(), Exit::Usage),
     ] {
         fs::write(&file, bytes).expect("the trace can be written");
-        let ran = run(ptediff(&["judge".as_ref(), file.as_os_str()]));
+        let ran = run(ptediff(&["judge".as_ref(), "--strict".as_ref(), file.as_os_str()]));
         assert_eq!(ran.code, i32::from(exit as u8), "{ran:#?}");
         assert!(exit == Exit::Usage || ran.stdout.contains(exit.meaning()), "{ran:#?}");
     }
@@ -103,7 +103,7 @@ fn bisect_stops_where_the_rig_fails() {
 #[test]
 fn bisect_stops_at_a_panic() {
     let repository = repository(&[GOOD, GOOD, BAD, BAD]);
-    let said = repository.bisect(&format!("PTEDIFF_PLANT_PANIC=1 {PTEDIFF} judge trace"));
+    let said = repository.bisect(&format!("PTEDIFF_PLANT_PANIC=1 {PTEDIFF} judge --strict trace"));
     assert_eq!(repository.first_bad(), None, "{said}");
     assert!(said.contains("exit code 131"), "{said}");
 }
@@ -118,7 +118,7 @@ fn cut() -> Vec<u8> {
 type Tree = fn() -> Vec<u8>;
 const GOOD: Tree = || trace(Story::Agrees);
 const BAD: Tree = || trace(Story::Diverges);
-const SKIP: Tree = || trace(Story::Unreviewed);
+const SKIP: Tree = || trace(Story::Uncalibrated);
 const RIG: Tree = || trace(Story::GuestDisagrees);
 const CUT: Tree = cut;
 
@@ -129,7 +129,7 @@ fn repository(trees: &[Tree]) -> Repository {
 #[track_caller]
 fn check_bisect(trees: &[Tree], expected: Option<usize>) -> String {
     let repository = repository(trees);
-    let said = repository.bisect(&format!("{PTEDIFF} judge trace"));
+    let said = repository.bisect(&format!("{PTEDIFF} judge --strict trace"));
     assert_eq!(repository.first_bad(), expected, "{said}");
     said
 }

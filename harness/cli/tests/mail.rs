@@ -9,7 +9,8 @@ use ptediff::report::reproducer::{Subject, reproducer};
 use ptediff_compare::{ideal_records, judge};
 use ptediff_corpus::Corpus;
 use ptediff_reference_model::entry::{A, RW};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{PagemapView, StepRecord, WitnessReport};
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::Program;
@@ -19,16 +20,8 @@ use ptediff_trace::{Campaign, WorkList};
 fn machine() -> Machine {
     Machine {
         release: "6.12.95+deb12-cloud-amd64".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 95 },
-        dialect: Dialect::Linux6_12,
-        dialect_forced: false,
-        shadow_stack: true,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
         platform: "bochs".to_owned(),
-        cpu_model: "Intel(R) Core(TM) Ultra 5 245K".to_owned(),
+        ..Machine::imagined(KernelVersion::new(6, 12, 95), true, true)
     }
 }
 
@@ -46,8 +39,9 @@ fn results(found: Found) -> Results {
         max_steps: 20,
         profile: Some("fork-heavy".to_owned()),
     };
-    let (dialect, observer) = (None, "libbpf".to_owned());
-    let campaign = Campaign { work, dialect, observer, witness_every: 16, shrink_budget: 200, seconds: 0, bare: false };
+    let (judged_as, observer) = (None, "libbpf".to_owned());
+    let campaign =
+        Campaign { work, judged_as, observer, witness_every: 16, shrink_budget: 200, seconds: 0, bare: false };
     Results {
         campaign: Some(campaign),
         machine: Some(machine()),
@@ -70,16 +64,8 @@ fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<St
     let subject = Subject { name, description: "", machine: &machine(), program: &program, finding: &head };
     let source = reproducer(&subject).unwrap();
     assert!(source.contains("Found on Linux 6.12.95+deb12-cloud-amd64"), "the reproducer tells of what was found");
-    let found = Found {
-        index: 4_294_967_295,
-        program,
-        verdict,
-        records,
-        stability,
-        minimal: None,
-        known: None,
-        opinions: Vec::new(),
-    };
+    let found =
+        Found { index: 4_294_967_295, program, verdict, records, stability, minimal: None, opinions: Vec::new() };
     let results = results(found);
     let stem = "divergences/seed18446744073709551615-program4294967295-bochs";
     let (entry, source) = (format!("{stem}.json"), format!("{stem}.c"));

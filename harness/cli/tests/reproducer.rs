@@ -15,7 +15,8 @@ use ptediff::guest::quiet::quieten;
 use ptediff::host::launch::{kernel_image, own_executable};
 use ptediff::report::reproducer::{ExpectedStep, NoReproducer, Subject, expected_steps, reproducer};
 use ptediff_corpus::{Corpus, Entry, Needs};
-use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::Program;
 use ptediff_vm::guest;
 use ptediff_vm::in_place::{may_run_in_place, pin_to_one_cpu};
@@ -44,11 +45,11 @@ fn main() -> ExitCode {
         Trial::test("host::other_output_is_noticed", other_output_is_noticed),
     ];
     let on_machines = [
-        Trial::test("qemu::6.1", || prints_what_is_expected(BackendKind::Qemu, "6.1", Dialect::Linux6_1)),
-        Trial::test("qemu::6.12", || prints_what_is_expected(BackendKind::Qemu, "6.12", Dialect::Linux6_12)),
+        Trial::test("qemu::6.1", || prints_what_is_expected(BackendKind::Qemu, "6.1", KernelVersion::LINUX_6_1)),
+        Trial::test("qemu::6.12", || prints_what_is_expected(BackendKind::Qemu, "6.12", KernelVersion::LINUX_6_12)),
         Trial::test("qemu::7.2::divergences_are_described", divergences_are_described),
-        Trial::test("bochs::6.12", || prints_what_is_expected(BackendKind::Bochs, "6.12", Dialect::Linux6_12)),
-        Trial::test("bochs::7.2", || prints_what_is_expected(BackendKind::Bochs, "7.2", Dialect::Linux7_2)),
+        Trial::test("bochs::6.12", || prints_what_is_expected(BackendKind::Bochs, "6.12", KernelVersion::LINUX_6_12)),
+        Trial::test("bochs::7.2", || prints_what_is_expected(BackendKind::Bochs, "7.2", KernelVersion::LINUX_7_2)),
     ];
     trials.extend(on_machines.into_iter().map(|trial| trial.with_ignored_flag(in_place)));
     if in_place {
@@ -109,7 +110,8 @@ fn compile_all() -> Result<Vec<Compiled>, String> {
     let (mut all, mut without) = (Vec::new(), 0);
     for stored in corpus.entries() {
         let entry = stored.map_err(|error| error.to_string())?.entry;
-        let machine = Machine::imagined(Dialect::Linux6_12, Needs::to_behave_alike(&entry.program).shadow_stack, true);
+        let machine =
+            Machine::imagined(KernelVersion::LINUX_6_12, Needs::to_behave_alike(&entry.program).shadow_stack, true);
         // Words that would end a comment, or begin one, must do no harm.
         let finding = ["A finding with */ and /* and ??/ in it.".to_owned()];
         let text = match source(&entry, &machine, &finding) {
@@ -155,9 +157,9 @@ fn compile(folder: &Path, name: &str, text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// One boot runs every entry that the machine can run.
-fn prints_what_is_expected(backend: BackendKind, kernel: &str, dialect: Dialect) -> Result<(), Failed> {
+fn prints_what_is_expected(backend: BackendKind, kernel: &str, version: KernelVersion) -> Result<(), Failed> {
     // This guest turns no swap on: such entries are named as not run.
-    let machine = Machine { swap: false, ..Machine::imagined(dialect, backend == BackendKind::Bochs, true) };
+    let machine = Machine { swap: false, ..Machine::imagined(version, backend == BackendKind::Bochs, true) };
     let fit = fitting(&machine)?;
     let mut initramfs = Initramfs::with_init(without_sections(&own_executable()?));
     initramfs.add_directory(FOLDER.trim_start_matches('/'), 0o755);
@@ -272,7 +274,7 @@ fn compare(program: &Program, steps: &[ExpectedStep], seen: &str) -> Result<(), 
 fn divergences_are_described() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
     let output = Command::new(env!("CARGO_BIN_EXE_ptediff"))
-        .args(["run", "--platform", "qemu", "--kernel", "7.2", "--dialect", "6.12", "--seed", "3"])
+        .args(["run", "--platform", "qemu", "--kernel", "7.2", "--version", "6.12", "--seed", "3"])
         .args(["--cases", "6000", "--stop-after", "1", "--save"])
         .arg(folder.path())
         .stdin(Stdio::null())
@@ -305,7 +307,7 @@ fn divergences_are_described() -> Result<(), Failed> {
 fn other_output_is_noticed() -> Result<(), Failed> {
     let compiled = compiled()?.iter().find(|compiled| compiled.entry.name == "fork-parent-writes-first");
     let entry = &compiled.ok_or("the corpus has no fork-parent-writes-first")?.entry;
-    let steps = expected_steps(&Machine::imagined(Dialect::Linux6_12, false, false), &entry.program)?;
+    let steps = expected_steps(&Machine::imagined(KernelVersion::LINUX_6_12, false, false), &entry.program)?;
     let mut lines = vec!["Linux 6.12".to_owned()];
     for (index, (step, wanted)) in entry.program.steps.iter().zip(&steps).enumerate() {
         lines.push(format!("step {index}, {step}"));

@@ -3,6 +3,7 @@
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
+use ptediff_reference_model::kernel::Kernel;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::observation::{EntryChange, FrameName, ObservedEntry, StepRecord, Transition};
@@ -12,7 +13,13 @@ use ptediff_reference_model::program::Program;
 /// The records of the program on an ideal kernel of this machine. Steps that are not possible end it.
 #[must_use]
 pub fn ideal_records(machine: &Machine, program: &Program) -> Vec<StepRecord> {
-    let mut model = Model::new(machine);
+    records_of(machine, machine.kernel(), program)
+}
+
+/// The records of the program on another kernel: one that has a defect, say, and else follows the model to the bit.
+#[must_use]
+pub fn records_of(machine: &Machine, kernel: Kernel, program: &Program) -> Vec<StepRecord> {
+    let mut model = Model::with_kernel(machine, kernel);
     let mut entries = [[ObservedEntry::NONE; ARENA_PAGES]; ACTORS];
     let mut records = Vec::with_capacity(program.steps.len());
     for (index, step) in program.steps.iter().enumerate() {

@@ -1,369 +1,154 @@
-//! The judge: model against record, step by step.
+//! The judge: what the kernel was meant to do, and where it did otherwise, what the table of changes makes of it.
+//!
+//! A program is compared with the kernel's intended behaviour. From a difference on it is compared with the kernels that
+//! [`crate::explanation`] lists: if the defects that the version is known to have account for all that was seen, the
+//! comparison goes on with them, so that what follows is judged too; the program diverges all the same.
 
-use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY, SWP_SOFT_DIRTY};
-use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::machine::Machine;
-use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
+use ptediff_reference_model::model::Model;
 use ptediff_reference_model::mutation::Mutation;
-use ptediff_reference_model::observation::{
-    Cause, ObservedEntry, StepRecord, Transition, WitnessField, WitnessMismatch,
-};
-use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Advice, Operation, Program, Step};
+use ptediff_reference_model::observation::StepRecord;
+use ptediff_reference_model::program::{Program, Step};
 use ptediff_reference_model::rule::Rule;
-use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
+use ptediff_reference_model::verdict::{Difference, Divergence, Explanation, Inconclusive, Verdict};
 
-use crate::binding::Binding;
+use crate::comparison::{Compared, Comparison};
+use crate::explanation::{follow, known_defects, others};
 use crate::tally::Tally;
 
-/// pagemap bit 55: the entry or its VMA is soft-dirty.
-const PAGEMAP_SOFT_DIRTY: u64 = 1 << 55;
-/// pagemap bit 56: the page has one mapping.
-const PAGEMAP_EXCLUSIVE: u64 = 1 << 56;
-/// pagemap bit 61: the page belongs to a file or to a shmem object.
-const PAGEMAP_FILE: u64 = 1 << 61;
-/// pagemap bit 57: the entry is write-protected by userfaultfd, or a marker of that.
-const PAGEMAP_UFFD_WP: u64 = 1 << 57;
-/// pagemap bit 62: the entry is not empty and not present, so a marker too.
-const PAGEMAP_SWAP: u64 = 1 << 62;
-/// pagemap bit 63: the entry is present.
-const PAGEMAP_PRESENT: u64 = 1 << 63;
-/// Everything above the frame number: what is compared.
-const PAGEMAP_COMPARED: u64 = !0 << 55;
-
-/// Compares one program's records with the model.
+/// Judges one program, step by step.
 #[derive(Debug, Clone)]
 pub struct Judge {
-    model: Model,
-    blessed: bool,
-    binding: Binding,
-    entries: [[ObservedEntry; ARENA_PAGES]; ACTORS],
-    tally: Tally,
+    machine: Machine,
+    comparison: Comparison,
+    /// A wrong model's differences are nobody's to explain.
+    is_mutant: bool,
+    difference: Option<(Difference, Option<Rule>)>,
+    /// The first difference, as long as known defects explain everything.
+    known: Option<Divergence>,
 }
 
-/// Judges a whole program. Stops at the first step that does not agree.
+/// Where a program stands after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing differs, or what did is explained by defects that are known.
+    GoesOn,
+    /// Something differs: [`Judge::explain`] is next, once the record holds all that witnesses have to say.
+    Differs,
+    /// It cannot be told.
+    CannotTell(Inconclusive),
+}
+
+/// Judges a whole program.
 #[must_use]
 pub fn judge(machine: &Machine, program: &Program, records: &[StepRecord]) -> (Verdict, Tally) {
     let mut judge = Judge::new(machine);
     let verdict = judge.run(program, records);
-    (verdict, judge.tally)
+    (verdict, judge.comparison.tally().clone())
 }
 
 impl Judge {
     /// A judge for one program on this machine.
     #[must_use]
     pub fn new(machine: &Machine) -> Self {
-        Self::with_model(machine, Model::new(machine))
+        Self::with_model(machine, Model::new(machine), false)
     }
 
     /// A judge with a wrong model.
     #[must_use]
     pub fn with_mutation(machine: &Machine, mutation: Mutation) -> Self {
-        Self::with_model(machine, Model::with_mutation(machine, mutation))
+        Self::with_model(machine, Model::with_mutation(machine, mutation), true)
     }
 
-    fn with_model(machine: &Machine, model: Model) -> Self {
-        Self {
-            model,
-            blessed: machine.is_blessed(),
-            binding: Binding::default(),
-            entries: [[ObservedEntry::NONE; ARENA_PAGES]; ACTORS],
-            tally: Tally::default(),
-        }
+    fn with_model(machine: &Machine, model: Model, is_mutant: bool) -> Self {
+        let comparison = Comparison::new(model);
+        Self { machine: machine.clone(), comparison, is_mutant, difference: None, known: None }
     }
 
     /// The model as it stands.
     #[must_use]
     pub fn model(&self) -> &Model {
-        &self.model
+        self.comparison.model()
     }
 
     /// What was compared so far.
     #[must_use]
     pub fn tally(&self) -> &Tally {
-        &self.tally
+        self.comparison.tally()
+    }
+
+    /// Whether the program met a known defect, so that it diverges whatever follows.
+    #[must_use]
+    pub fn has_met_defect(&self) -> bool {
+        self.known.is_some()
     }
 
     /// Judges all steps of a program.
     pub fn run(&mut self, program: &Program, records: &[StepRecord]) -> Verdict {
         for (index, (step, record)) in program.steps.iter().zip(records).enumerate() {
             match self.step(index, step, record) {
-                Verdict::Agree => {}
-                other => return other,
-            }
-        }
-        if records.len() == program.steps.len() {
-            Verdict::Agree
-        } else {
-            Verdict::Inconclusive(Inconclusive::Truncated { steps: program.steps.len(), recorded: records.len() })
-        }
-    }
-
-    /// Judges one step. After anything but agreement the judge is of no further use.
-    pub fn step(&mut self, index: usize, step: &Step, record: &StepRecord) -> Verdict {
-        if !self.model.is_possible(step) {
-            let feature = format!("what step {index} needs ({step})");
-            return Verdict::Inconclusive(Inconclusive::MissingFeature { feature });
-        }
-        let before = self.entries;
-        let expectation = self.model.step(index, step);
-        for change in &record.changes {
-            self.entries[change.actor.index()][change.page.index()] = change.entry;
-        }
-        for actor in ActorId::all() {
-            if record.alive & (1 << actor.index()) == 0 {
-                self.entries[actor.index()] = [ObservedEntry::NONE; ARENA_PAGES];
-            }
-        }
-        if record.lost > 0 {
-            return Verdict::Inconclusive(Inconclusive::EventsLost { step: index, lost: record.lost });
-        }
-        if let Some(contradiction) = witness_contradiction(index, record) {
-            return Verdict::Inconclusive(contradiction);
-        }
-        if let Some((difference, rule)) = self.compare(&expectation, record) {
-            if let Some(mismatch) = self.inner_contradiction(&before, step, record) {
-                return Verdict::Inconclusive(Inconclusive::ProbeContradicted { step: index, mismatch });
-            }
-            let divergence = Box::new(Divergence { step: index, difference, rule });
-            return if self.blessed {
-                Verdict::Diverge(divergence)
-            } else {
-                Verdict::Inconclusive(Inconclusive::UnblessedKernel { divergence })
-            };
-        }
-        let model = &self.model;
-        // As the frames' names are forgotten.
-        let unmaps = step.operation.unmaps();
-        self.binding.retain(|frame| model.mapcount(frame) > 0 || (model.is_of_object(frame) && !unmaps));
-        self.tally.steps += 1;
-        self.tally.rules(&expectation.fired);
-        self.tally.operation(&step.operation, &record.outcome);
-        Verdict::Agree
-    }
-
-    fn compare(&mut self, expectation: &StepExpectation, record: &StepRecord) -> Option<(Difference, Option<Rule>)> {
-        if let Some(expected) = expectation.outcome
-            && expected != record.outcome
-        {
-            return Some((Difference::Outcome { expected, seen: record.outcome }, expectation.outcome_rule));
-        }
-        if let Some(found) = self.compare_transitions(&expectation.transitions, &record.transitions) {
-            return Some(found);
-        }
-        if self.model.alive() != record.alive {
-            let difference = Difference::Alive { expected: self.model.alive(), seen: record.alive };
-            return Some((difference, expectation.outcome_rule));
-        }
-        for actor in ActorId::all() {
-            if !self.model.is_alive(actor) {
-                continue;
-            }
-            for slot in 0..ARENA_PAGES {
-                let page = PageIndex::new(slot).expect("a slot of the arena");
-                let seen = self.entries[actor.index()][slot];
-                let expected = self.model.entry(actor, page);
-                if seen == ObservedEntry::NONE && expected == EntryExpectation::NONE {
-                    continue;
-                }
-                self.tally.entry(&expected);
-                if !self.agrees(&expected, &seen) {
-                    let rule = self.model.entry_rule(actor, page);
-                    return Some((Difference::Entry { actor, page, expected, seen }, rule));
+                Progress::GoesOn => {}
+                Progress::CannotTell(why) => return Verdict::Inconclusive(why),
+                Progress::Differs => {
+                    if let Some(divergence) = self.explain(program, &records[..=index]) {
+                        return Verdict::Diverge(Box::new(divergence));
+                    }
                 }
             }
         }
-        self.compare_pagemap(record)
+        self.end(program, records.len())
     }
 
-    fn compare_transitions(
-        &mut self,
-        expected: &[TransitionExpectation],
-        seen: &[Transition],
-    ) -> Option<(Difference, Option<Rule>)> {
-        for index in 0..expected.len().max(seen.len()) {
-            let (expected, seen) = (expected.get(index), seen.get(index));
-            let agree = match (expected, seen) {
-                (Some(expected), Some(seen)) => self.transition_agrees(expected, seen),
-                _ => false,
-            };
-            if !agree {
-                let rule = expected.map(|transition| transition.rule);
-                let difference = Difference::Transition { index, expected: expected.copied(), seen: seen.copied() };
-                return Some((difference, rule));
+    /// Judges one step.
+    pub fn step(&mut self, index: usize, step: &Step, record: &StepRecord) -> Progress {
+        match self.comparison.step(index, step, record) {
+            Compared::Agrees => Progress::GoesOn,
+            Compared::CannotTell(why) => Progress::CannotTell(why),
+            Compared::Differs(difference, rule) => {
+                self.difference = Some((difference, rule));
+                Progress::Differs
             }
         }
-        None
     }
 
-    fn transition_agrees(&mut self, expected: &TransitionExpectation, seen: &Transition) -> bool {
-        self.tally.transitions += 1;
-        self.tally.entry(&expected.before);
-        self.tally.entry(&expected.after);
-        expected.cause == seen.cause
-            && expected.actor == seen.actor
-            && expected.page == seen.page
-            && self.agrees(&expected.before, &seen.before)
-            && self.agrees(&expected.after, &seen.after)
-            && expected.vm_flags == seen.vm_flags & VM_FLAGS_COMPARED
-            && expected.write == seen.write
-            && expected.mapcount == seen.mapcount
-            && expected.anon_exclusive == seen.anon_exclusive
-    }
-
-    fn agrees(&mut self, expected: &EntryExpectation, seen: &ObservedEntry) -> bool {
-        let is_mapped = |frame| self.model.mapcount(frame) > 0;
-        (expected.bits.0 ^ seen.bits.0) & !expected.unspecified == 0
-            && self.binding.admits(expected.frame, seen.frame, is_mapped)
-    }
-
-    fn compare_pagemap(&mut self, record: &StepRecord) -> Option<(Difference, Option<Rule>)> {
-        for view in record.witness.iter().flat_map(|witness| &witness.pagemap) {
-            for (slot, &word) in view.words.iter().enumerate().take(ARENA_PAGES) {
-                let page = PageIndex::new(slot).expect("a slot of the arena");
-                let expected = pagemap_word(&self.model, view.actor, page);
-                self.tally.pagemap_words += 1;
-                let seen = word & PAGEMAP_COMPARED;
-                if expected != seen {
-                    let rule = self.model.entry_rule(view.actor, page);
-                    return Some((Difference::Pagemap { actor: view.actor, page, expected, seen }, rule));
-                }
-            }
+    /// Looks for what explains the difference at the last of the records. `None` where the version's known defects do:
+    /// the program goes on.
+    ///
+    /// # Panics
+    /// When the last step did not [differ](Progress::Differs).
+    pub fn explain(&mut self, program: &Program, records: &[StepRecord]) -> Option<Divergence> {
+        let (difference, rule) = self.difference.take().expect("explained is what differed");
+        let step = records.len() - 1;
+        let met = self.known.as_ref().map_or_else(Vec::new, |known| known.explanation.changes().to_vec());
+        if self.is_mutant {
+            return Some(Divergence { step, difference, rule, explanation: Explanation::Unexplained, met });
         }
-        if let Some(witness) = &record.witness {
-            self.tally.walked += u64::from(witness.walked);
-        }
-        None
-    }
-
-    /// Where the record contradicts itself, whatever the model says: transitions against the snapshots on
-    /// both sides of the step, and against the operation that caused them.
-    fn inner_contradiction(
-        &self,
-        before: &[[ObservedEntry; ARENA_PAGES]; ACTORS],
-        step: &Step,
-        record: &StepRecord,
-    ) -> Option<WitnessMismatch> {
-        let mismatch = |transition: &Transition, field, probe, witness| WitnessMismatch {
-            actor: transition.actor,
-            page: transition.page,
-            field,
-            probe,
-            witness,
-        };
-        for (index, transition) in record.transitions.iter().enumerate() {
-            let same = |other: &&Transition| (other.actor, other.page) == (transition.actor, transition.page);
-            let earlier = record.transitions[..index].iter().rev().find(same);
-            let known = earlier.map_or(before[transition.actor.index()][transition.page.index()], |one| one.after);
-            // Between two events of one step only the CPU writes, and it only sets Accessed and Dirty.
-            let free = if earlier.is_some() { A | D } else { 0 };
-            let births = transition.cause == Cause::ForkChild || was_unmapped_first(step, transition);
-            // Filling has no event; an access that waited for it has one.
-            let fills = matches!(step.operation, Operation::UffdCopy { .. } | Operation::UffdZeropage { .. })
-                && !known.bits.is_present()
-                && transition.before.bits.is_present();
-            if !births && !fills && differs(&known, &transition.before, free) {
-                let (probe, witness) = (transition.before.bits.0, known.bits.0);
-                return Some(mismatch(transition, WitnessField::TransitionBefore, probe, witness));
+        for defects in known_defects(&self.machine) {
+            let kernel = defects.iter().fold(self.machine.kernel(), |kernel, &defect| kernel.with(defect));
+            let Some(comparison) = follow(&self.machine, kernel, program, records) else { continue };
+            self.comparison = comparison.with_tally(self.comparison.tally().clone());
+            let explanation = Explanation::KnownDefects(defects);
+            match &mut self.known {
+                Some(known) => known.explanation = explanation,
+                None => self.known = Some(Divergence { step, difference, rule, explanation, met }),
             }
-            let is_last = !record.transitions[index + 1..].iter().any(|other| same(&other));
-            let after = self.entries[transition.actor.index()][transition.page.index()];
-            if is_last && differs(&transition.after, &after, A | D) {
-                let (probe, witness) = (transition.after.bits.0, after.bits.0);
-                return Some(mismatch(transition, WitnessField::TransitionAfter, probe, witness));
-            }
-            let stores = matches!(
-                step.operation,
-                Operation::Write { .. }
-                    | Operation::WriteBySystemCall { .. }
-                    | Operation::WriteProcMem { .. }
-                    | Operation::WriteShadowStack { .. }
-                    | Operation::MapShadowStack { .. }
-                    | Operation::Madvise { advice: Advice::PopulateWrite, .. }
-            ) || step.operation.is_on_live_shadow_stack();
-            // mlock faults in by loads or stores, as the VMA has it; so do mprotect and mremap of a locked VMA.
-            // The signal of a refused access may push its frame on a shadow stack of the arena, by stores.
-            // An operation on a userfaultfd lets accesses go on that waited for it.
-            let either = matches!(
-                step.operation,
-                Operation::Mlock { .. }
-                    | Operation::Mprotect { .. }
-                    | Operation::PkeyMprotect { .. }
-                    | Operation::Mremap { .. }
-                    | Operation::MremapResize { .. }
-                    | Operation::Madvise { advice: Advice::Unmergeable, .. }
-                    | Operation::UffdOpen { .. }
-                    | Operation::UffdClose { .. }
-                    | Operation::UffdUnregister { .. }
-                    | Operation::UffdWriteProtect { .. }
-                    | Operation::UffdCopy { .. }
-                    | Operation::UffdZeropage { .. }
-                    | Operation::UffdWake { .. }
-            ) || matches!(record.outcome, Outcome::Faulted(_) | Outcome::Killed(_));
-            if !either && transition.write != (transition.cause == Cause::Fault && stores) {
-                let (probe, witness) = (u64::from(transition.write), u64::from(stores));
-                return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));
-            }
+            return None;
         }
-        None
+        let explanation = others(&self.machine, program, records);
+        Some(Divergence { step, difference, rule, explanation, met })
     }
-}
 
-/// Whether the step itself may have unmapped the page before the transition, which no event tells: mremap
-/// empties its target, and faults it in where it is locked and longer than what moves.
-fn was_unmapped_first(step: &Step, transition: &Transition) -> bool {
-    match step.operation {
-        Operation::Mremap { to, .. } => {
-            transition.actor == step.actor
-                && transition.before.bits == Entry::NONE
-                && to.slots().any(|page| page == transition.page)
+    /// The verdict on a program that is over, after so many of its steps were recorded.
+    #[must_use]
+    pub fn end(&self, program: &Program, recorded: usize) -> Verdict {
+        // With a defect on, the model may not know how to go on.
+        let stops = program.steps.get(recorded).is_some_and(|next| !self.model().is_possible(next));
+        match &self.known {
+            Some(known) if recorded == program.steps.len() || stops => Verdict::Diverge(Box::new(known.clone())),
+            None if recorded == program.steps.len() => Verdict::Agree,
+            _ => Verdict::Inconclusive(Inconclusive::Truncated { steps: program.steps.len(), recorded }),
         }
-        _ => false,
     }
-}
-
-/// What the actor's `/proc/pid/pagemap` must say of the page, frame number left out
-/// (`fs/proc/task_mmu.c: pte_to_pagemap_entry, pagemap_pte_hole`): bit 55 is the entry's soft-dirty bit *or*
-/// VM_SOFTDIRTY; bit 56 comes from the mapcount, and the zero page has none; bit 61 is a page that is not anonymous.
-#[must_use]
-pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
-    let entry = model.entry(actor, page);
-    let tracked_dirty = model.mapping(actor, page).is_some_and(|mapping| mapping.soft_dirty);
-    let present = matches!(entry.bits.kind(), EntryKind::Present | EntryKind::ProtNone);
-    let (exclusive, of_object) = match entry.frame {
-        ExpectedFrame::Frame(frame) => (model.mapcount(frame) == 1, model.is_of_object(frame)),
-        ExpectedFrame::None | ExpectedFrame::Zero => (false, false),
-    };
-    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
-    let is_swap = entry.bits.kind() == EntryKind::NonPresent;
-    let soft_dirty = match entry.bits.is_swapped() {
-        true => entry.bits.has(SWP_SOFT_DIRTY),
-        false => present && entry.bits.has(SOFT_DIRTY),
-    };
-    flag(present, PAGEMAP_PRESENT)
-        | flag(present && of_object, PAGEMAP_FILE)
-        | flag(is_swap, PAGEMAP_SWAP)
-        | flag(entry.bits.is_uffd_wp(), PAGEMAP_UFFD_WP)
-        | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
-        | flag(tracked_dirty || soft_dirty, PAGEMAP_SOFT_DIRTY)
-}
-
-fn differs(left: &ObservedEntry, right: &ObservedEntry, free: u64) -> bool {
-    (left.bits.0 ^ right.bits.0) & !free != 0 || left.frame != right.frame
-}
-
-/// What the witnesses hold against the probe in this record, if anything.
-#[must_use]
-pub fn witness_contradiction(step: usize, record: &StepRecord) -> Option<Inconclusive> {
-    let witness = record.witness.as_ref()?;
-    if let Some(&mismatch) = witness.mismatches.first() {
-        return Some(Inconclusive::ProbeContradicted { step, mismatch });
-    }
-    witness.pagemap.iter().find_map(|view| {
-        let page = *view.frame_mismatches.first()?;
-        Some(Inconclusive::FrameContradicted { step, actor: view.actor, page })
-    })
 }
 
 #[cfg(test)]

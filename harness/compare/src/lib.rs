@@ -10,14 +10,15 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod comparison;
+mod explanation;
 mod ideal;
 mod judge;
-mod known;
 mod tally;
 
-pub use ideal::ideal_records;
-pub use judge::{Judge, judge, pagemap_word, witness_contradiction};
-pub use known::{KNOWN_DIVERGENCES, KnownDivergence, known_divergence};
+pub use comparison::{pagemap_word, witness_contradiction};
+pub use ideal::{ideal_records, records_of};
+pub use judge::{Judge, Progress, judge};
 pub use tally::Tally;
 
 #[cfg(doc)]

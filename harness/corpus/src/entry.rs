@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::needs::Needs;
 
-/// Version of the stored form. It is raised before the form changes; older entries must stay readable.
-pub const SCHEMA: u32 = 1;
+/// Version of the stored form. It is raised before the form changes; older entries must stay readable. Schema 1 named
+/// kernels by series where schema 2 names changes.
+pub const SCHEMA: u32 = 2;
 
 /// Bytes that a stored entry may have. A longer file is refused before it is read.
 pub const MAX_ENTRY_BYTES: u64 = 1 << 20;

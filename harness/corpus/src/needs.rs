@@ -1,6 +1,7 @@
 //! What a machine must have to run an entry.
 
-use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::kernel::{Change, Need};
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::{Operation, Program, Protection};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,60 @@ pub struct Needs {
     /// ksmd must be there to merge pages.
     #[serde(default, skip_serializing_if = "is_false")]
     pub merging: bool,
-    /// The kernel must follow one of these dialects; none named means any.
+    /// Changes that the kernel must have, or must not have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub kernels: Vec<Dialect>,
+    pub changes: Vec<Need>,
+}
+
+/// The needs of schema 1, which named kernels by their series.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct NeedsOfSchema1 {
+    #[serde(default)]
+    shadow_stack: bool,
+    #[serde(default)]
+    protection_keys: bool,
+    #[serde(default)]
+    swap: bool,
+    #[serde(default)]
+    merging: bool,
+    #[serde(default)]
+    kernels: Vec<SeriesOfSchema1>,
+}
+
+/// The series that schema 1 knew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+enum SeriesOfSchema1 {
+    #[serde(rename = "6.1")]
+    Linux6_1,
+    #[serde(rename = "6.12")]
+    Linux6_12,
+    #[serde(rename = "7.2")]
+    Linux7_2,
+}
+
+impl From<NeedsOfSchema1> for Needs {
+    /// What told the series that were named from the others: markers came after 6.1, mremap of several VMAs after 6.12.
+    fn from(old: NeedsOfSchema1) -> Self {
+        let NeedsOfSchema1 { shadow_stack, protection_keys, swap, merging, kernels } = old;
+        let mut changes = Vec::new();
+        if !kernels.is_empty() {
+            let (later, latest) = (Change::UffdWpAsync, Change::MremapMovesSeveralVmas);
+            if !kernels.contains(&SeriesOfSchema1::Linux6_1) {
+                changes.push(Need::With(later));
+                if !kernels.contains(&SeriesOfSchema1::Linux6_12) {
+                    changes.push(Need::With(latest));
+                }
+            }
+            if !kernels.contains(&SeriesOfSchema1::Linux7_2) {
+                changes.push(Need::Without(latest));
+                if !kernels.contains(&SeriesOfSchema1::Linux6_12) {
+                    changes.push(Need::Without(later));
+                }
+            }
+        }
+        Self { shadow_stack, protection_keys, swap, merging, changes }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
@@ -38,7 +90,7 @@ impl Needs {
         let protection_keys = program.steps.iter().any(|step| step.operation.needs_protection_keys());
         let swap = program.steps.iter().any(|step| step.operation.swaps());
         let merging = program.steps.iter().any(|step| step.operation.merges());
-        Self { shadow_stack, protection_keys, swap, merging, kernels: Vec::new() }
+        Self { shadow_stack, protection_keys, swap, merging, changes: Vec::new() }
     }
 
     /// Like [`Self::of`], but a program that maps a shadow stack or asks for a key needs a machine on which that
@@ -71,10 +123,11 @@ impl Needs {
         if self.merging && !machine.merging {
             missing.push("KSM".to_owned());
         }
-        if !self.kernels.is_empty() && !self.kernels.contains(&machine.dialect) {
-            let names: Vec<String> = self.kernels.iter().map(ToString::to_string).collect();
-            missing.push(format!("a kernel of {} (this one is {})", names.join(" or "), machine.dialect));
-        }
+        let kernel = machine.kernel();
+        missing.extend(self.changes.iter().filter(|need| !need.is_met_by(kernel)).map(|need| match need {
+            Need::With(change) => format!("a kernel with {change}"),
+            Need::Without(change) => format!("a kernel without {change}"),
+        }));
         missing
     }
 
@@ -120,26 +173,14 @@ fn takes_key(operation: &Operation) -> bool {
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-    use ptediff_reference_model::machine::KernelVersion;
+    use ptediff_reference_model::kernel::KernelVersion;
     use ptediff_reference_model::program::Step;
     use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
 
     use super::*;
 
-    fn machine(shadow_stack: bool, dialect: Dialect) -> Machine {
-        Machine {
-            release: "6.12.107".to_owned(),
-            version: KernelVersion { major: 6, minor: 12, patch: 107 },
-            dialect,
-            dialect_forced: false,
-            shadow_stack,
-            protection_keys: false,
-            swap: true,
-            merging: true,
-            exact_accessed: true,
-            platform: "test".to_owned(),
-            cpu_model: "test".to_owned(),
-        }
+    fn machine(shadow_stack: bool, version: KernelVersion) -> Machine {
+        Machine::imagined(version, shadow_stack, false)
     }
 
     fn check(needs: &Needs, machine: &Machine, expected: &[&str]) {
@@ -148,15 +189,28 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let kernels = vec![Dialect::Linux7_2];
-        let both = Needs { shadow_stack: true, protection_keys: true, kernels, ..Needs::default() };
-        check(&Needs::default(), &machine(false, Dialect::Linux6_12), &[]);
-        check(&both, &Machine { protection_keys: true, ..machine(true, Dialect::Linux7_2) }, &[]);
+        let changes = vec![Need::With(Change::MremapChecksFirst)];
+        let both = Needs { shadow_stack: true, protection_keys: true, changes, ..Needs::default() };
+        check(&Needs::default(), &machine(false, KernelVersion::LINUX_6_12), &[]);
+        check(&both, &Machine { protection_keys: true, ..machine(true, KernelVersion::LINUX_7_2) }, &[]);
         check(
             &both,
-            &machine(false, Dialect::Linux6_12),
-            &["user shadow stacks (CET SHSTK)", "protection keys (PKU)", "a kernel of 7.2 (this one is 6.12)"],
+            &machine(false, KernelVersion::LINUX_6_12),
+            &["user shadow stacks (CET SHSTK)", "protection keys (PKU)", "a kernel with mremap.checks-first"],
         );
+    }
+
+    #[test]
+    fn series_of_schema_1_become_changes() {
+        let of = |kernels: &str| {
+            let old: NeedsOfSchema1 = serde_json::from_str(&format!("{{\"kernels\": [{kernels}]}}")).expect("needs");
+            Needs::from(old).changes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(""), Vec::<String>::new());
+        assert_eq!(of("\"6.12\", \"7.2\""), ["uffd.wp-async"]);
+        assert_eq!(of("\"7.2\""), ["uffd.wp-async", "mremap.moves-several-vmas"]);
+        assert_eq!(of("\"6.1\""), ["not mremap.moves-several-vmas", "not uffd.wp-async"]);
+        assert_eq!(of("\"6.1\", \"6.12\""), ["not mremap.moves-several-vmas"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::entry::{Entry, MAX_ENTRY_BYTES, Origin, SCHEMA, is_valid_name};
 use crate::error::{CorpusError, Span};
-use crate::needs::Needs;
+use crate::needs::{Needs, NeedsOfSchema1};
 
 /// An entry, with the file it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ struct Versioned<'a> {
     schema: &'a RawValue,
 }
 
-/// The fields of [`SCHEMA`], undecoded where their places are wanted.
+/// The fields of every schema, undecoded where their places are wanted.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields<'a> {
@@ -77,10 +77,13 @@ pub fn read_entry(path: &Path) -> Result<StoredEntry, CorpusError> {
 /// Any [`CorpusError`] that has a place.
 pub fn parse_entry(path: &Path, text: &str) -> Result<Entry, CorpusError> {
     let source = Source { path, text };
-    source.check_schema()?;
+    let schema = source.check_schema()?;
     let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| source.malformed(0, &error, None))?;
     let name: String = source.decode(fields.name, None)?;
-    let needs: Needs = source.decode(fields.needs, None)?;
+    let needs: Needs = match schema {
+        1 => source.decode::<NeedsOfSchema1>(fields.needs, None)?.into(),
+        _ => source.decode(fields.needs, None)?,
+    };
     let raw_steps: Vec<&RawValue> = source.decode(fields.program, None)?;
     let impossible = |raw: &RawValue, reason| CorpusError::Impossible {
         path: path.to_owned(),
@@ -114,12 +117,12 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn check_schema(&self) -> Result<(), CorpusError> {
+    fn check_schema(&self) -> Result<u64, CorpusError> {
         // An entry of a newer schema may have any fields, so only the number is looked at first.
         let versioned: Versioned<'_> =
             serde_json::from_str(self.text).map_err(|error| self.malformed(0, &error, None))?;
         match self.decode::<u64>(versioned.schema, None)? {
-            found if found == u64::from(SCHEMA) => Ok(()),
+            found @ 1.. if found <= u64::from(SCHEMA) => Ok(found),
             0 => Err(CorpusError::Malformed {
                 path: self.path.to_owned(),
                 text: self.text.to_owned(),

@@ -92,8 +92,8 @@ fn steps_that_nobody_can_perform() {
 fn entries_of_the_wrong_shape() {
     let good = with_steps(EXIT);
     assert!(parse_entry(Path::new(PATH), &good).is_ok());
-    let newer = good.replace("\"schema\": 1", "\"schema\": 2").replace("\"program\"", "\"programme\"");
-    assert!(matches!(check(&newer, 2, 13, "2", "schema 2"), CorpusError::NewerSchema { found: 2, .. }));
+    let newer = good.replace("\"schema\": 1", "\"schema\": 3").replace("\"program\"", "\"programme\"");
+    assert!(matches!(check(&newer, 2, 13, "3", "schema 3"), CorpusError::NewerSchema { found: 3, .. }));
     check(&good.replace("\"schema\": 1", "\"schema\": 0"), 2, 13, "0", "never was a schema 0");
     check(&good.replace("\"schema\": 1", "\"schema\": \"1\""), 2, 13, "\"1\"", "invalid type");
     check(

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use ptediff_corpus::{Corpus, CorpusError, Entry, Needs, Origin, format_entry, parse_entry, read_entry, write_entry};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::{OPERATION_NAMES, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
@@ -31,19 +32,7 @@ fn entry(name: &str) -> Entry {
 }
 
 fn machine(shadow_stack: bool) -> Machine {
-    Machine {
-        release: "6.12.107".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 107 },
-        dialect: Dialect::Linux6_12,
-        dialect_forced: false,
-        shadow_stack,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: "test".to_owned(),
-        cpu_model: "test".to_owned(),
-    }
+    Machine::imagined(KernelVersion::new(6, 12, 107), shadow_stack, true)
 }
 
 #[test]
@@ -159,8 +148,7 @@ fn the_projects_own_corpus_reaches_the_rules() {
     let mut fired: BTreeMap<Rule, u32> = BTreeMap::new();
     for stored in Corpus::open(&folder).expect("opened").entries() {
         let entry = stored.unwrap_or_else(|error| panic!("{error}")).entry;
-        let dialect = entry.needs.kernels.first().copied().unwrap_or(Dialect::Linux6_12);
-        let machine = Machine::imagined(dialect, entry.needs.shadow_stack, true);
+        let machine = Machine::imagined(KernelVersion::LINUX_6_12, entry.needs.shadow_stack, true);
         assert_eq!(entry.missing(&machine), Vec::<String>::new(), "{}", entry.name);
         println!("{}: {}", entry.name, entry.description);
         let mut model = Model::new(&machine);

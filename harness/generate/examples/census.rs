@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ptediff_generate::{Options, program};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::OPERATION_NAMES;
 use ptediff_reference_model::rule::RULES;
@@ -16,25 +17,13 @@ fn main() {
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>().expect("a number"));
     let programs = arguments.next().unwrap_or(2000) as u32;
     let seed = arguments.next().unwrap_or(1);
-    for dialect in [Dialect::Linux6_12, Dialect::Linux7_2] {
-        census(programs, seed, &machine(dialect));
+    for version in [KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2] {
+        census(programs, seed, &machine(version));
     }
 }
 
-fn machine(dialect: Dialect) -> Machine {
-    Machine {
-        release: "census".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 107 },
-        dialect,
-        dialect_forced: true,
-        shadow_stack: true,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: "model".to_owned(),
-        cpu_model: "model".to_owned(),
-    }
+fn machine(version: KernelVersion) -> Machine {
+    Machine::imagined(version, true, true)
 }
 
 fn census(programs: u32, seed: u64, machine: &Machine) {
@@ -61,7 +50,7 @@ fn census(programs: u32, seed: u64, machine: &Machine) {
         }
     }
     let model_time = start.elapsed();
-    println!("{}: {programs} programs, {steps} steps, {each:?} a program to generate", machine.dialect);
+    println!("{}: {programs} programs, {steps} steps, {each:?} a program to generate", machine.version);
     println!("model alone: {:.0} steps/s", steps as f64 / model_time.as_secs_f64());
     for (kind, name) in OPERATION_NAMES.iter().enumerate() {
         println!("{name:20} tried {:6} succeeded {:6}", tried[kind], succeeded[kind]);

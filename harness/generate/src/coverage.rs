@@ -92,25 +92,13 @@ fn touched(model: &Model, step: &Step) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageRange};
-    use ptediff_reference_model::machine::{Dialect, KernelVersion};
+    use ptediff_reference_model::kernel::KernelVersion;
     use ptediff_reference_model::program::{OPERATION_NAMES, Operation, Placement, Protection};
 
     use super::*;
 
     fn check(operations: &[(usize, Operation)], expected: &[(&str, &str)]) {
-        let machine = Machine {
-            release: String::new(),
-            version: KernelVersion { major: 6, minor: 12, patch: 0 },
-            dialect: Dialect::Linux6_12,
-            dialect_forced: false,
-            shadow_stack: false,
-            protection_keys: true,
-            swap: true,
-            merging: true,
-            exact_accessed: true,
-            platform: String::new(),
-            cpu_model: String::new(),
-        };
+        let machine = Machine::imagined(KernelVersion::new(6, 12, 0), false, true);
         let steps = operations.iter().map(|(actor, operation)| {
             let actor = ActorId::new(*actor).unwrap();
             Step { actor, operation: *operation }

@@ -8,30 +8,19 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use ptediff_generate::{Options, Profile, ProgramStrategy, program, program_of_seed, program_seed};
 use ptediff_reference_model::entry::EntryKind;
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::{MAX_STEPS, OPERATION_NAMES, Operation, Program};
 use ptediff_reference_model::validity::check_program;
 use sha2::{Digest, Sha256};
 
-fn machine(dialect: Dialect, shadow_stack: bool) -> Machine {
-    Machine {
-        release: "test".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 107 },
-        dialect,
-        dialect_forced: true,
-        shadow_stack,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: "test".to_owned(),
-        cpu_model: "test".to_owned(),
-    }
+fn machine(version: KernelVersion, shadow_stack: bool) -> Machine {
+    Machine::imagined(version, shadow_stack, true)
 }
 
 fn campaign(seed: u64, programs: u32) -> impl Iterator<Item = Program> {
-    let machine = machine(Dialect::Linux6_12, true);
+    let machine = machine(KernelVersion::LINUX_6_12, true);
     (0..programs).map(move |index| program(seed, index, &machine, &Options::default()))
 }
 
@@ -59,7 +48,7 @@ proptest! {
         shadow_stack in any::<bool>(),
         profile in prop::option::of(prop::sample::select(Profile::ALL.to_vec())),
     ) {
-        let machine = machine(if newer { Dialect::Linux7_2 } else { Dialect::Linux6_12 }, shadow_stack);
+        let machine = machine(if newer { KernelVersion::LINUX_7_2 } else { KernelVersion::LINUX_6_12 }, shadow_stack);
         let program = program_of_seed(seed, &machine, &Options { steps: fewest..=most, profile });
         check(&program, &machine);
         let fewest = fewest.clamp(1, MAX_STEPS);
@@ -68,9 +57,9 @@ proptest! {
 
     #[test]
     fn the_strategy_gives_possible_programs(
-        program in ProgramStrategy { machine: machine(Dialect::Linux7_2, true), options: Options::default() },
+        program in ProgramStrategy { machine: machine(KernelVersion::LINUX_7_2, true), options: Options::default() },
     ) {
-        check(&program, &machine(Dialect::Linux7_2, true));
+        check(&program, &machine(KernelVersion::LINUX_7_2, true));
         prop_assert!((8..=50).contains(&program.steps.len()));
     }
 }
@@ -80,7 +69,7 @@ fn every_operation_succeeds_often() {
     let mut tried = [0u32; OPERATION_NAMES.len()];
     let mut succeeded = [0u32; OPERATION_NAMES.len()];
     for program in campaign(1, 5000) {
-        let mut model = Model::new(&machine(Dialect::Linux6_12, true));
+        let mut model = Model::new(&machine(KernelVersion::LINUX_6_12, true));
         for (index, step) in program.steps.iter().enumerate() {
             let kind = step.operation.kind();
             tried[kind] += 1;
@@ -109,7 +98,7 @@ fn every_operation_succeeds_often() {
 fn a_lost_permission_is_often_tried_at_once() {
     let (mut losses, mut followed) = (0, 0);
     for program in campaign(2, 1000) {
-        let mut model = Model::new(&machine(Dialect::Linux6_12, true));
+        let mut model = Model::new(&machine(KernelVersion::LINUX_6_12, true));
         for (index, pair) in program.steps.windows(2).enumerate() {
             let (step, next) = (pair[0], pair[1]);
             let range = match step.operation {
@@ -162,7 +151,7 @@ fn programs_keep_to_few_pages_and_some_do_not() {
 
 #[test]
 fn every_profile_is_used_and_differs() {
-    let machine = machine(Dialect::Linux6_12, true);
+    let machine = machine(KernelVersion::LINUX_6_12, true);
     for (profile, favoured) in [
         (Profile::ForkHeavy, 6),
         (Profile::ShadowStack, 11),
@@ -183,7 +172,7 @@ fn every_profile_is_used_and_differs() {
 
 #[test]
 fn a_program_can_be_made_again_alone() {
-    let machine = machine(Dialect::Linux6_12, true);
+    let machine = machine(KernelVersion::LINUX_6_12, true);
     let all: Vec<Program> = campaign(9, 50).collect();
     for (index, expected) in all.iter().enumerate().rev() {
         let seed = program_seed(9, index as u32);
@@ -216,7 +205,7 @@ fn generation_is_cheap() {
 
 #[test]
 fn the_strategy_draws_from_the_runner() {
-    let strategy = ProgramStrategy { machine: machine(Dialect::Linux6_12, true), options: Options::default() };
+    let strategy = ProgramStrategy { machine: machine(KernelVersion::LINUX_6_12, true), options: Options::default() };
     let drawn = |runner: &mut TestRunner| strategy.new_tree(runner).expect("no rejection").current();
     let (mut one, mut other) = (TestRunner::deterministic(), TestRunner::deterministic());
     let first = drawn(&mut one);

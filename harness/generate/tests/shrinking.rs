@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use ptediff_generate::{Options, ProgramValueTree, Shrunk, program, program_of_seed, shrink};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::program::{FrameCount, Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::protection_key::{KeyRights, ProtectionKey};
@@ -14,19 +15,7 @@ use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::validity::check_program;
 
 fn machine() -> Machine {
-    Machine {
-        release: "test".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 107 },
-        dialect: Dialect::Linux6_12,
-        dialect_forced: true,
-        shadow_stack: true,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: "test".to_owned(),
-        cpu_model: "test".to_owned(),
-    }
+    Machine::imagined(KernelVersion::new(6, 12, 107), true, true)
 }
 
 /// A program of an ample number of steps that fails the test.

@@ -1,6 +1,7 @@
 //! The frames of a trace.
 
-use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::Verdict;
@@ -113,8 +114,8 @@ pub struct Hello {
 pub struct Campaign {
     /// Where the programs come from.
     pub work: WorkList,
-    /// Rules to judge by, where the user named them.
-    pub dialect: Option<Dialect>,
+    /// The version to judge by, where the user named one.
+    pub judged_as: Option<KernelVersion>,
     /// Observer that reads the entries, by name.
     pub observer: String,
     /// The full witness is asked after every this-many-th step; 0 for never.

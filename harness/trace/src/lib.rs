@@ -42,7 +42,7 @@ pub const MAGIC: [u8; 8] = *b"PTEDIFF\n";
 
 /// Version of the format. Any change of [`Frame`], of a type of `reference-model` that a frame holds, or
 /// of the framing raises it; the test `the_bytes_of_the_schema_are_fixed` notices.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Bytes that a frame's payload may have at most. It bounds what a hostile stream can make a reader keep.
 pub const MAX_PAYLOAD: usize = 1 << 20;

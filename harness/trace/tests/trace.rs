@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use ptediff_reference_model::arena::{ARENA_BASE, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::{self, Entry};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::{Change, KernelVersion};
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{
     Cause, EntryChange, FrameName, ObservedEntry, PagemapView, StepRecord, Transition, WitnessField, WitnessMismatch,
     WitnessReport,
@@ -14,7 +15,7 @@ use ptediff_reference_model::observation::{
 use ptediff_reference_model::outcome::{Fault, Outcome};
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::rule::RULES;
-use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
+use ptediff_reference_model::verdict::{Difference, Divergence, Explanation, Inconclusive, Verdict};
 use ptediff_trace::{
     Attempt, Campaign, Cut, Decoder, End, Figure, Finding, Frame, Hello, MAX_PAYLOAD, Progress, ReadError, Reader,
     Refused, SCHEMA, Shrunk, StepDone, TraceError, Verdicts, WorkList, Writer,
@@ -96,19 +97,7 @@ fn program() -> Program {
 }
 
 fn machine() -> Machine {
-    Machine {
-        release: "6.12.107+deb13-cloud-amd64".to_owned(),
-        version: KernelVersion { major: 6, minor: 12, patch: 107 },
-        dialect: Dialect::Linux6_12,
-        dialect_forced: false,
-        shadow_stack: true,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: "bochs".to_owned(),
-        cpu_model: "test".to_owned(),
-    }
+    Machine::imagined(KernelVersion::new(6, 12, 107), true, true)
 }
 
 fn hello(work: WorkList) -> Frame {
@@ -116,7 +105,7 @@ fn hello(work: WorkList) -> Frame {
         binary: [7; 32],
         campaign: Campaign {
             work,
-            dialect: Some(Dialect::Linux7_2),
+            judged_as: Some(KernelVersion::LINUX_7_2),
             observer: "libbpf".to_owned(),
             witness_every: 64,
             shrink_budget: 500,
@@ -130,8 +119,13 @@ fn hello(work: WorkList) -> Frame {
 fn every_frame() -> Vec<Frame> {
     // The last rule, because a rule that is added before it gives it another number.
     let last_rule = RULES[RULES.len() - 1].rule;
-    let divergence =
-        Divergence { step: 1, difference: Difference::Alive { expected: 1, seen: 3 }, rule: Some(last_rule) };
+    let divergence = Divergence {
+        step: 1,
+        difference: Difference::Alive { expected: 1, seen: 3 },
+        rule: Some(last_rule),
+        explanation: Explanation::ChangeMoved(vec![Change::SavedDirty]),
+        met: vec![Change::MergeLosesSoftDirty],
+    };
     let generated = WorkList::Generated {
         seed: u64::MAX,
         first: 0,

@@ -85,8 +85,8 @@ impl Algebra {
     pub fn devmap_bit(&self) -> u64 {
         match self.design {
             Design::BeforeShadowStacks => DEVMAP_BIT_58,
-            Design::Cow2021 | Design::Cow2022 | Design::SavedDirty6_12 => DEVMAP_BIT_57,
-            Design::SavedDirty7_2 => 0,
+            Design::Cow2021 | Design::Cow2022 | Design::SavedDirtyWithDevmap => DEVMAP_BIT_57,
+            Design::SavedDirty => 0,
         }
     }
 
@@ -135,7 +135,7 @@ impl Algebra {
         match self.design {
             Design::BeforeShadowStacks => false,
             Design::Cow2021 | Design::Cow2022 => self.configuration.shadow_stack && self.shadow_stack_cpu,
-            Design::SavedDirty6_12 | Design::SavedDirty7_2 => self.shadow_stack_cpu,
+            Design::SavedDirtyWithDevmap | Design::SavedDirty => self.shadow_stack_cpu,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use question::{Domain, Entries, Question, Reach};
 pub use states::{Page, Place, State};
 
 use crate::entry::Entry;
-use crate::machine::Dialect;
+use crate::kernel::{Change, Kernel};
 
 /// How a kernel tells a dirty read-only page from a shadow stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,15 +40,15 @@ pub enum Design {
     /// `_PAGE_COW` of January 2022 (seed 001, 35 patches). `pte_modify` is that of 11/35.
     Cow2022,
     /// `_PAGE_SAVED_DIRTY`, merged in 6.6; read in 6.12.95.
-    SavedDirty6_12,
-    /// The same in 7.2, read in 7.2.13: `pmd_modify` keeps Dirty, and `_PAGE_DEVMAP` is gone.
-    SavedDirty7_2,
+    SavedDirtyWithDevmap,
+    /// The same without `_PAGE_DEVMAP`; read in 7.2.13.
+    SavedDirty,
 }
 
 impl Design {
     /// Every design, oldest first.
     pub const ALL: [Self; 5] =
-        [Self::BeforeShadowStacks, Self::Cow2021, Self::Cow2022, Self::SavedDirty6_12, Self::SavedDirty7_2];
+        [Self::BeforeShadowStacks, Self::Cow2021, Self::Cow2022, Self::SavedDirtyWithDevmap, Self::SavedDirty];
 
     /// Whether it is `_PAGE_COW` of either year.
     #[must_use]
@@ -59,7 +59,7 @@ impl Design {
     /// Whether it is the merged design.
     #[must_use]
     pub fn is_saved_dirty(self) -> bool {
-        matches!(self, Self::SavedDirty6_12 | Self::SavedDirty7_2)
+        matches!(self, Self::SavedDirtyWithDevmap | Self::SavedDirty)
     }
 }
 
@@ -90,26 +90,30 @@ pub struct Algebra {
     pub configuration: Configuration,
     /// `X86_FEATURE_SHSTK`: the CPU has shadow stacks and the kernel did not switch them off.
     pub shadow_stack_cpu: bool,
+    /// The kernel's own mistake: `pmd_modify` drops Dirty ([`Change::PmdModifyDropsDirty`]).
+    pub pmd_modify_drops_dirty: bool,
     /// A helper that is wrong on purpose, for tests of the checks.
     pub planted: Option<PlantedFault>,
 }
 
 impl Algebra {
-    /// Everything compiled in.
+    /// Everything compiled in; the helpers as they were read, mistake of 6.12.95 included.
     #[must_use]
     pub const fn new(design: Design, shadow_stack_cpu: bool) -> Self {
-        Self { design, configuration: Configuration::ALL_ON, shadow_stack_cpu, planted: None }
+        let pmd_modify_drops_dirty = matches!(design, Design::SavedDirtyWithDevmap);
+        Self { design, configuration: Configuration::ALL_ON, shadow_stack_cpu, pmd_modify_drops_dirty, planted: None }
     }
 
-    /// The helpers of a distribution's kernel.
+    /// The helpers of a kernel.
     #[must_use]
-    pub const fn of_dialect(dialect: Dialect, shadow_stack_cpu: bool) -> Self {
-        let design = match dialect {
-            Dialect::Linux6_1 => Design::BeforeShadowStacks,
-            Dialect::Linux6_12 => Design::SavedDirty6_12,
-            Dialect::Linux7_2 => Design::SavedDirty7_2,
+    pub const fn of_kernel(kernel: Kernel, shadow_stack_cpu: bool) -> Self {
+        let design = match (kernel.has(Change::SavedDirty), kernel.has(Change::WithoutDevmapBit)) {
+            (false, _) => Design::BeforeShadowStacks,
+            (true, false) => Design::SavedDirtyWithDevmap,
+            (true, true) => Design::SavedDirty,
         };
-        Self::new(design, shadow_stack_cpu)
+        let pmd_modify_drops_dirty = kernel.has(Change::PmdModifyDropsDirty);
+        Self { pmd_modify_drops_dirty, ..Self::new(design, shadow_stack_cpu) }
     }
 
     /// The same kernel built with another configuration.

@@ -4,7 +4,7 @@
 use super::*;
 use crate::entry::{A, D, NX, P, PROTNONE, RW, SAVED_DIRTY, SOFT_DIRTY, UFFD_WP, US};
 
-const MERGED: Algebra = Algebra::new(Design::SavedDirty6_12, true);
+const MERGED: Algebra = Algebra::new(Design::SavedDirtyWithDevmap, true);
 const BEFORE: Algebra = Algebra::new(Design::BeforeShadowStacks, false);
 
 /// Write, Dirty and SavedDirty as three binary digits.
@@ -24,8 +24,9 @@ fn check(algebra: Algebra, helper: Helper, argument: u64, expected: [u64; 8]) {
         for from in 0..8 {
             let Some(answer) = algebra.answer(question, P | state(from)) else { continue };
             // 6.12's pmd_modify drops Dirty; pud_mkwrite takes no VMA.
-            let deviates = helper == Helper::Modify && level == Level::Pmd && algebra.design == Design::SavedDirty6_12
-                || helper == Helper::Mkwrite && argument == Question::SHADOW_STACK_VMA && level == Level::Pud;
+            let deviates =
+                helper == Helper::Modify && level == Level::Pmd && algebra.design == Design::SavedDirtyWithDevmap
+                    || helper == Helper::Mkwrite && argument == Question::SHADOW_STACK_VMA && level == Level::Pud;
             if !deviates {
                 assert_eq!(digits(answer), expected[from as usize], "{} of {from:03b}", helper.name(level));
             }
@@ -62,7 +63,7 @@ fn before_shadow_stacks_dirty_stays_where_it_is() {
 fn pmd_modify_of_6_12_drops_dirty_and_that_of_7_2_keeps_it() {
     let question = Question { level: Level::Pmd, helper: Helper::Modify, argument: P };
     let read_only = |design| digits(Algebra::new(design, true).answer(question, P | RW | D).expect("a helper"));
-    assert_eq!((read_only(Design::SavedDirty6_12), read_only(Design::SavedDirty7_2)), (0, 1));
+    assert_eq!((read_only(Design::SavedDirtyWithDevmap), read_only(Design::SavedDirty)), (0, 1));
 }
 
 #[test]

@@ -77,7 +77,7 @@ impl Algebra {
                 let saves = self.shadow_stacks_enabled() && !writable;
                 entry | soft_dirty | if saves { self.saved_dirty_bit() } else { D }
             }
-            Design::SavedDirty6_12 | Design::SavedDirty7_2 => {
+            Design::SavedDirtyWithDevmap | Design::SavedDirty => {
                 let dirty = entry | D | soft_dirty;
                 if self.is_planted(PlantedFault::MkdirtyWithoutSave) { dirty } else { self.save_dirty(dirty) }
             }
@@ -92,7 +92,7 @@ impl Algebra {
                 self.make_cow(read_only)
             }
             Design::Cow2021 | Design::Cow2022 => read_only,
-            Design::SavedDirty6_12 | Design::SavedDirty7_2 => self.save_dirty(read_only),
+            Design::SavedDirtyWithDevmap | Design::SavedDirty => self.save_dirty(read_only),
         }
     }
 
@@ -104,7 +104,7 @@ impl Algebra {
                 self.clear_cow(writable)
             }
             Design::Cow2021 | Design::Cow2022 => writable,
-            Design::SavedDirty6_12 | Design::SavedDirty7_2 => self.restore_dirty(writable),
+            Design::SavedDirtyWithDevmap | Design::SavedDirty => self.restore_dirty(writable),
         }
     }
 
@@ -117,10 +117,9 @@ impl Algebra {
 
     fn modify_at(&self, level: Level, entry: u64, protection: u64) -> u64 {
         let mask = self.kept_by_modify(level);
-        // 6.12's pmd_modify alone drops Dirty, and so the dirty state of a writable huge page.
-        let drops_dirty = self.design == Design::SavedDirty6_12
-            && level == Level::Pmd
-            && !self.is_planted(PlantedFault::PmdModifyKeepsDirty);
+        // pmd_modify alone drops Dirty there, and so the dirty state of a writable huge page.
+        let drops_dirty =
+            self.pmd_modify_drops_dirty && level == Level::Pmd && !self.is_planted(PlantedFault::PmdModifyKeepsDirty);
         let kept = if drops_dirty { mask & !D } else { mask };
         let changed = entry & kept | protection & !mask;
         let field = if self.is_planted(PlantedFault::ModifyForgetsInversion) { 0 } else { level.leaf_frame() };
@@ -134,7 +133,7 @@ impl Algebra {
                 flip(if refresh { self.make_dirty_at(level, self.make_clean_at(changed)) } else { changed })
             }
             // By the old RW, so that a shadow stack, which has none, stays one.
-            Design::SavedDirty6_12 | Design::SavedDirty7_2 => {
+            Design::SavedDirtyWithDevmap | Design::SavedDirty => {
                 let was_writable = entry & RW != 0;
                 let saves = was_writable != self.is_planted(PlantedFault::ModifyBranchesSwapped);
                 if saves { self.save_dirty(flip(changed)) } else { self.restore_dirty(flip(changed)) }

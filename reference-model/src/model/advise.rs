@@ -6,7 +6,7 @@ use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, Entry, RW};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::outcome::Outcome;
 use crate::program::{Advice, Protection};
 use crate::rule::Rule;
@@ -96,8 +96,8 @@ impl Model {
         if old.marks == marks {
             return old.end;
         }
-        let dialect = self.dialect;
-        let (target, merged) = self.memory(actor).vmas.modify(dialect, index, start, end, Vma { marks, ..old });
+        let kernel = self.kernel;
+        let (target, merged) = self.memory(actor).vmas.modify(kernel, index, start, end, Vma { marks, ..old });
         if merged {
             self.vma_rule(rule, actor, target);
         }
@@ -156,13 +156,14 @@ impl Model {
         })
     }
 
-    /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing. 6.1 calls it from
-    /// `madvise_walk_vmas`, which passes over holes.
+    /// `madvise_populate`: `__get_user_pages` page by page, until a VMA refuses or is missing. Earlier it was called
+    /// from `madvise_walk_vmas`, VMA by VMA, which passes over holes.
     fn populate(&mut self, actor: ActorId, range: PageRange, access: Access) -> (Rule, Outcome) {
+        let in_one_walk = self.kernel.has(Change::PopulateInOneWalk);
         let mut holes = false;
         for page in range.slots() {
             let Some(vma) = self.memory(actor).vmas.at(page).copied() else {
-                if self.dialect == Dialect::Linux6_1 {
+                if !in_one_walk {
                     holes = true;
                     continue;
                 }
@@ -171,11 +172,8 @@ impl Model {
             if !may_populate(&vma, access, self.pkru(actor)) {
                 return (Rule::PopulateDenied, Outcome::Failed(EINVAL));
             }
-            // 6.1 asks VMA by VMA.
-            let is_first = match self.dialect {
-                Dialect::Linux6_1 => page.index() == range.first().max(usize::from(vma.first)),
-                Dialect::Linux6_12 | Dialect::Linux7_2 => page.index() == range.first(),
-            };
+            let from = if in_one_walk { 0 } else { usize::from(vma.first) };
+            let is_first = page.index() == range.first().max(from);
             if let Err(rule) = self.populate_page(actor, page, access, is_first) {
                 let beyond = rule == Rule::FaultBeyondObject;
                 let rule = if beyond { Rule::PopulateBeyond } else { Rule::PopulateUserfault };

@@ -7,7 +7,7 @@ use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{A, D, Entry, EntryKind, NX, P, RW, SPECIAL, UFFD_WP};
 use crate::expectation::{EntryExpectation, ExpectedFrame};
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::{Fault, FaultMessage, Outcome};
@@ -132,9 +132,9 @@ impl Model {
         access: Access,
     ) -> (Rule, Outcome) {
         if self.translate(actor, page, access).is_err() {
-            // 6.1 tries what is left byte by byte: a refusal that only the page itself can give comes twice
+            // Earlier kernels try what is left byte by byte: a refusal that only the page itself can give comes twice
             // (`arch/x86/lib/copy_user_64.S: copy_user_handle_tail`).
-            if self.dialect == Dialect::Linux6_1 {
+            if !self.kernel.has(Change::CopyToUserTriesOnce) {
                 let again = self.translate(actor, page, access);
                 debug_assert!(again.is_err(), "a refusal that the first fault lifted");
             }

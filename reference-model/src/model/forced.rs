@@ -9,7 +9,7 @@ use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{D, EntryKind, RW, SOFT_DIRTY};
 use crate::expectation::{EntryExpectation, ExpectedFrame};
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::program::{Protection, store_value};
@@ -23,8 +23,8 @@ impl Model {
     pub(super) fn write_proc_mem(&mut self, index: usize, actor: ActorId, page: PageIndex) -> (Rule, Outcome) {
         let refused = (Rule::ForcedStoreRefused, Outcome::Failed(EIO));
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return refused };
-        // check_vma_flags. 7.2 forces only a tracer's writes (PROC_MEM_FORCE_PTRACE, Debian's default there).
-        let forces = self.dialect != Dialect::Linux7_2;
+        // check_vma_flags.
+        let forces = self.kernel.has(Change::ForcedStores);
         let is_writable = vma.protection.contains(Protection::WRITE) && !vma.shadow_stack;
         if !is_writable && (!forces || vma.shared.is_some()) {
             return refused;
@@ -60,7 +60,7 @@ impl Model {
     }
 
     fn has_shadow_stack_entries(&self) -> bool {
-        self.shadow_stack && self.dialect != Dialect::Linux6_1
+        self.shadow_stack && self.kernel.has(Change::UserShadowStacks)
     }
 
     /// The kernel writes through its own mapping of the page; no entry of the actor is used.

@@ -6,7 +6,7 @@ use super::{Model, Slot};
 use crate::arena::{ActorId, PAGE_SIZE, PageIndex, PageRange};
 use crate::entry::Entry;
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::outcome::Outcome;
 use crate::program::{Placement, Protection};
 use crate::rule::Rule;
@@ -42,7 +42,7 @@ impl Model {
         protection: Protection,
         placement: Placement,
     ) -> ((Rule, Outcome), u8) {
-        let early = self.dialect != Dialect::Linux6_1;
+        let early = self.kernel.has(Change::MmapTakesKeyFirst);
         let key = if early { self.mmap_key(actor, protection) } else { 0 };
         let ended = self.clear_range(actor, range, placement);
         let is_late = !early && ended.1 == Outcome::Succeeded;
@@ -65,7 +65,7 @@ impl Model {
 
     /// `__mmap_region`: VM_ACCOUNT for what is writable (`accountable_mapping`), then merge or a new VMA.
     fn insert_vma(&mut self, actor: ActorId, range: PageRange, protection: Protection, shadow_stack: bool, key: u8) {
-        let dialect = self.dialect;
+        let kernel = self.kernel;
         let vma = Vma {
             first: range.first() as u8,
             end: range.end() as u8,
@@ -79,7 +79,7 @@ impl Model {
             anon: None,
             shared: None,
         };
-        let (index, merged) = self.memory(actor).vmas.insert(dialect, vma);
+        let (index, merged) = self.memory(actor).vmas.insert(kernel, vma);
         self.vma_rule(if merged { Rule::VmaMergeNew } else { Rule::VmaNew }, actor, index);
     }
 
@@ -118,8 +118,7 @@ impl Model {
     /// written with WRUSS to the last eight bytes, which faults the last page in.
     pub(super) fn map_shadow_stack(&mut self, actor: ActorId, range: PageRange, token: bool) -> (Rule, Outcome) {
         if !self.shadow_stack {
-            // 6.1 has no such system call.
-            let errno = if self.dialect == Dialect::Linux6_1 { ENOSYS } else { EOPNOTSUPP };
+            let errno = if self.kernel.has(Change::UserShadowStacks) { EOPNOTSUPP } else { ENOSYS };
             return (Rule::ShadowStackUnsupported, Outcome::Failed(errno));
         }
         if self.memory(actor).vmas.overlaps(range) {

@@ -10,7 +10,7 @@ use super::{Model, Slot, page_protection};
 use crate::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use crate::entry::{Entry, RW, SOFT_DIRTY, UFFD_WP};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
 use crate::program::Protection;
@@ -104,8 +104,8 @@ impl Model {
     ) {
         let content = self.frames[number as usize].content;
         let is_merged = self.frames[number as usize].is_merged;
-        // 6.1 looks for a KSM page before it asks whether this one has changed.
-        let asks_first = self.dialect != Dialect::Linux6_1;
+        // Earlier kernels look for a KSM page before they ask whether this one has changed.
+        let asks_first = self.kernel.has(Change::KsmComparesChecksumFirst);
         if asks_first && !is_merged && !self.is_settled(actor, page, content) {
             return;
         }
@@ -176,13 +176,13 @@ impl Model {
         }
     }
 
-    /// `break_ksm`: the page gets a frame of its own. 6.1 lets a write fault do it, which a userfaultfd refuses; later
+    /// `break_ksm`: the page gets a frame of its own. A write fault does it, which a userfaultfd refuses; later
     /// kernels ask for an unshared page, which nobody is told of.
     fn break_merged(&mut self, actor: ActorId, page: PageIndex, number: u32) {
         let slot = self.slot(actor, page);
         let before = self.expect(&slot);
         let Some(vma) = self.memory(actor).vmas.at(page).copied() else { return };
-        let by_store = self.dialect == Dialect::Linux6_1;
+        let by_store = !self.kernel.has(Change::KsmUnsharesByRead);
         if by_store && vma.marks & VM_UFFD_WP != 0 && slot.bits.has(UFFD_WP) {
             self.write(Rule::KsmUnmergeRefused, actor, page, slot.bits, slot.frame);
             self.transition(Cause::Fault, Rule::KsmUnmergeRefused, actor, page, before, true);

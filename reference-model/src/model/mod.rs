@@ -23,7 +23,8 @@ use crate::algebra::Algebra;
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
 use crate::entry::{A, Entry, NX, P, PKEY, PROTNONE, RW, US};
 use crate::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation, Vagueness};
-use crate::machine::{Dialect, Machine};
+use crate::kernel::Kernel;
+use crate::machine::Machine;
 use crate::mutation::{self, Mutation, Output};
 use crate::observation::Cause;
 use crate::program::{Advice, Operation, Protection, Step};
@@ -132,7 +133,7 @@ impl ActorMemory {
 /// The state of all actors' memory, as the kernel's rules have it.
 #[derive(Debug, Clone)]
 pub struct Model {
-    dialect: Dialect,
+    kernel: Kernel,
     design: Algebra,
     shadow_stack: bool,
     protection_keys: bool,
@@ -160,9 +161,15 @@ impl Model {
     /// Actor 0 alive, its arena unmapped.
     #[must_use]
     pub fn new(machine: &Machine) -> Self {
+        Self::with_kernel(machine, machine.kernel())
+    }
+
+    /// The same for another kernel on this machine: one with a defect, or with a change moved.
+    #[must_use]
+    pub fn with_kernel(machine: &Machine, kernel: Kernel) -> Self {
         Self {
-            dialect: machine.dialect,
-            design: Algebra::of_dialect(machine.dialect, machine.shadow_stack),
+            kernel,
+            design: Algebra::of_kernel(kernel, machine.shadow_stack),
             shadow_stack: machine.shadow_stack,
             protection_keys: machine.protection_keys,
             swap: machine.swap,
@@ -186,6 +193,12 @@ impl Model {
             next_anon: 0,
             expectation: StepExpectation::default(),
         }
+    }
+
+    /// The same for the kernel as it was released, with the defects that the table gives its version.
+    #[must_use]
+    pub fn as_released(machine: &Machine) -> Self {
+        Self::with_kernel(machine, machine.kernel_as_released())
     }
 
     /// A model with one output of one rule wrong.

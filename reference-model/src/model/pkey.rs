@@ -2,7 +2,7 @@
 
 use super::Model;
 use crate::arena::{ActorId, PageRange};
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::mutation::Output;
 use crate::outcome::Outcome;
 use crate::program::Protection;
@@ -88,7 +88,7 @@ impl Model {
     fn pkey_alloc_unsupported(&mut self, actor: ActorId) -> (Rule, Outcome) {
         let keys = &mut self.memory(actor).keys;
         let is_first = std::mem::replace(&mut keys.allocated, 1) == 0;
-        let errno = if is_first && self.dialect != Dialect::Linux7_2 { EINVAL } else { ENOSPC };
+        let errno = if is_first && self.kernel.has(Change::PkeyAllocWithoutKeys) { EINVAL } else { ENOSPC };
         (Rule::PkeyAllocUnsupported, Outcome::Failed(errno))
     }
 

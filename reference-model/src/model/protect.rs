@@ -5,7 +5,7 @@ use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{D, Entry, EntryKind, RW, SOFT_DIRTY, SWP_SOFT_DIRTY, UFFD_WP};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
@@ -60,12 +60,11 @@ impl Model {
         } else if protection.contains(Protection::WRITE) {
             old.account || !old.protection.contains(Protection::WRITE)
         } else {
-            // 6.1 never gives back what it charged; later kernels do while there is no anon_vma.
-            old.account && (old.anon.is_some() || self.dialect == Dialect::Linux6_1)
+            old.account && (old.anon.is_some() || !self.kernel.has(Change::MprotectGivesBackAccount))
         };
-        let dialect = self.dialect;
+        let kernel = self.kernel;
         let (target, merged) =
-            self.memory(actor).vmas.modify(dialect, index, start, end, Vma { protection, account, marks, ..old });
+            self.memory(actor).vmas.modify(kernel, index, start, end, Vma { protection, account, marks, ..old });
         if merged {
             self.vma_rule(Rule::VmaMergeProtect, actor, target);
         }
@@ -141,7 +140,7 @@ impl Model {
             (modified, Rule::ProtectSoftDirty)
         } else if vma.marks & VM_UFFD_WP != 0 && modified.has(UFFD_WP) {
             (modified, Rule::ProtectUffdWp)
-        } else if exclusive && (modified.is_dirty() || self.dialect != Dialect::Linux6_1) {
+        } else if exclusive && (modified.is_dirty() || self.kernel.has(Change::CleanPagesBecomeWritable)) {
             (self.design.make_writable(modified), Rule::ProtectWritable)
         } else {
             (modified, Rule::ProtectNotExclusive)

@@ -8,7 +8,7 @@ use super::{Model, Slot};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{Entry, SOFT_DIRTY, SWP_SOFT_DIRTY, SWP_UFFD_WP};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::{Change, Kernel};
 use crate::mutation::Output;
 use crate::outcome::Outcome;
 use crate::rule::Rule;
@@ -35,7 +35,7 @@ impl Model {
             return (Rule::MremapKeepResized, Outcome::Failed(EINVAL));
         }
         let overlap = range.first() < to.end() && to.first() < range.end();
-        if self.dialect == Dialect::Linux7_2 && overlap {
+        if self.kernel.has(Change::MremapChecksFirst) && overlap {
             return (Rule::MremapOverlap, Outcome::Failed(EINVAL));
         }
         if self.vma_at(actor, range.first()).is_none() {
@@ -44,14 +44,14 @@ impl Model {
         if overlap {
             return (Rule::MremapOverlap, Outcome::Failed(EINVAL));
         }
-        if self.dialect == Dialect::Linux7_2 && range.pages() == to.pages() {
+        if self.kernel.has(Change::MremapMovesSeveralVmas) && range.pages() == to.pages() {
             return self.remap_move(actor, range, to, keep);
         }
-        // 7.2 checks before it unmaps, 6.1 and 6.12 after it (`vma_to_resize`).
+        // Earlier kernels check only after they have unmapped (`vma_to_resize`).
         let moved = PageRange::new(range.first(), range.pages().min(to.pages())).expect("part of a range");
         let across = self.vma_at(actor, range.first()).is_some_and(|vma| moved.end() > usize::from(vma.end));
         let refused = (Rule::MremapAcross, Outcome::Failed(EFAULT));
-        if across && self.dialect == Dialect::Linux7_2 {
+        if across && self.kernel.has(Change::MremapChecksFirst) {
             return refused;
         }
         self.unmap_for_remap(Rule::ZapRemapTarget, actor, to);
@@ -70,7 +70,7 @@ impl Model {
         (rule, Outcome::Succeeded)
     }
 
-    /// 7.2, `remap_move`: every VMA in the range, each to a place as far on. What lies in the gaps between
+    /// `remap_move`: every VMA in the range, each to a place as far on. What lies in the gaps between
     /// those places stays.
     fn remap_move(&mut self, actor: ActorId, range: PageRange, to: PageRange, keep: bool) -> (Rule, Outcome) {
         let mut cursor = range.first();
@@ -127,8 +127,8 @@ impl Model {
         if range.end() != usize::from(vma.end) || self.memory(actor).vmas.overlaps(growth) {
             return (Rule::MremapNoRoom, Outcome::Failed(ENOMEM));
         }
-        let dialect = self.dialect;
-        let index = self.memory(actor).vmas.extend(dialect, growth);
+        let kernel = self.kernel;
+        let index = self.memory(actor).vmas.extend(kernel, growth);
         self.vma_rule(Rule::VmaGrown, actor, index);
         if vma.is_locked() {
             _ = self.populate_locked(actor, growth.first() as u8, growth.end() as u8, true);
@@ -150,10 +150,10 @@ impl Model {
     /// other, loses its registration (`mremap_userfaultfd_prep`), and its write-protection bits in `move_ptes`.
     fn move_vma(&mut self, actor: ActorId, remap: Remap) {
         let Remap { from, to, keep } = remap;
-        let dialect = self.dialect;
+        let kernel = self.kernel;
         let vmas = &mut self.memory(actor).vmas;
         let old = vmas.of_range(from);
-        if keep && vmas.list[old].is_locked() && tells_original_apart(dialect) {
+        if keep && vmas.list[old].is_locked() && tells_original_apart(kernel) {
             // `needs_pre_split`: only what moves is unlocked.
             vmas.split_at(from.first() as u8);
             vmas.split_at(from.end() as u8);
@@ -167,15 +167,14 @@ impl Model {
             0
         };
         let new = Vma { first: to.first() as u8, end: to.end() as u8, displacement, ..old };
-        let (index, merged) = vmas.insert_copy(dialect, new, keep.then_some(&old));
+        let (index, merged) = vmas.insert_copy(kernel, new, keep.then_some(&old));
         if old.uffd.is_some() {
             // Of the whole VMA, should it have merged with a neighbour that is registered.
             let vma = &mut vmas.list[index];
             (vma.marks, vma.uffd) = (vma.marks & !VM_UFFD, None);
         }
         self.moved_vma_rule(if merged { Rule::VmaMergeMoved } else { Rule::VmaMoved }, actor, index);
-        // 6.1.176 leaves the marks, while 6.1.192 clears them.
-        let unmarks = old.uffd.is_some() && dialect != Dialect::Linux6_1;
+        let unmarks = old.uffd.is_some() && !kernel.has(Change::MremapKeepsUffdWp);
         self.move_page_tables(actor, from, to, unmarks);
         if keep {
             self.dontunmap_complete(actor, from, &old);
@@ -222,7 +221,7 @@ impl Model {
 
     /// The VMA that MREMAP_DONTUNMAP leaves is not locked; where all of it moved it has no anon_vma.
     fn dontunmap_complete(&mut self, actor: ActorId, from: PageRange, old: &Vma) {
-        let forgets = tells_original_apart(self.dialect);
+        let forgets = tells_original_apart(self.kernel);
         let index = self.memory(actor).vmas.of_range(from);
         let vma = &mut self.memory(actor).vmas.list[index];
         vma.marks &= !VM_LOCKED;
@@ -245,9 +244,9 @@ impl Model {
 
 /// Whether `MREMAP_DONTUNMAP` takes care to tell the VMA that stays from its copy: they do not merge, of a
 /// locked VMA only what moves is unlocked (`needs_pre_split`), and one without anon_vma gets the `vm_pgoff` of
-/// its place back. Not so in 6.12.95; nor in 6.1.176, while 6.1.192 has it.
-fn tells_original_apart(dialect: Dialect) -> bool {
-    dialect == Dialect::Linux7_2
+/// its place back.
+fn tells_original_apart(kernel: Kernel) -> bool {
+    !kernel.has(Change::DontunmapTakesOriginalAlong)
 }
 
 fn slots_of(range: PageRange) -> (u8, u8) {
@@ -272,31 +271,31 @@ impl VmaList {
 
     /// `vma_merge_copied_range` (6.1: `vma_merge`, 6.12: `vma_merge_new_range`) of a copy of a VMA, or a VMA of
     /// its own. `kept` is the original where it is to stay. Returns the VMA's index and whether it merged.
-    fn insert_copy(&mut self, dialect: Dialect, new: Vma, kept: Option<&Vma>) -> (usize, bool) {
+    fn insert_copy(&mut self, kernel: Kernel, new: Vma, kept: Option<&Vma>) -> (usize, bool) {
         let at = self.list.partition_point(|vma| vma.first < new.first);
         // An unwritten VMA may merge with its own copy.
-        let original = kept.filter(|old| old.anon.is_none() && old.shared.is_none() && tells_original_apart(dialect));
+        let original = kept.filter(|old| old.anon.is_none() && old.shared.is_none() && tells_original_apart(kernel));
         let may = |other: &Vma| {
             original.is_none_or(|old| old.first != other.first)
                 && other.merges_with_flags_of(&new)
-                && anon_mergeable(dialect, Some(&new), other)
+                && anon_mergeable(kernel, Some(&new), other)
         };
-        self.merge(dialect, at, new, may)
+        self.merge(kernel, at, new, may)
     }
 
     /// `vma_merge_extend`: the VMA that ends where the growth begins takes it, and the next one where it can.
-    fn extend(&mut self, dialect: Dialect, growth: PageRange) -> usize {
+    fn extend(&mut self, kernel: Kernel, growth: PageRange) -> usize {
         let (first, end) = slots_of(growth);
         let at = self.list.partition_point(|vma| vma.first < first);
         let new = Vma { first, end, ..self.list[at - 1] };
         // Nothing is copied from another VMA, so nobody asks whether that one was forked.
         let source = Vma { anon: new.anon.map(|anon| super::AnonVma { singular: true, ..anon }), ..new };
-        let may = |other: &Vma| other.merges_with_flags_of(&new) && anon_mergeable(dialect, Some(&source), other);
-        self.merge(dialect, at, new, may).0
+        let may = |other: &Vma| other.merges_with_flags_of(&new) && anon_mergeable(kernel, Some(&source), other);
+        self.merge(kernel, at, new, may).0
     }
 
     /// `vma_merge_new_range` at place `at` of the list, with whichever neighbour `may` merge.
-    fn merge(&mut self, dialect: Dialect, at: usize, new: Vma, may: impl Fn(&Vma) -> bool) -> (usize, bool) {
+    fn merge(&mut self, kernel: Kernel, at: usize, new: Vma, may: impl Fn(&Vma) -> bool) -> (usize, bool) {
         let left = at.checked_sub(1).filter(|&prev| self.list[prev].end == new.first && may(&self.list[prev]));
         let right = Some(at).filter(|&next| {
             self.list.get(next).is_some_and(|next| {
@@ -312,7 +311,7 @@ impl VmaList {
         vma.first = vma.first.min(new.first);
         vma.end = next.map_or(new.end, |next| next.end);
         vma.anon = vma.anon.or(next.and_then(|next| next.anon)).or(new.anon);
-        if dialect == Dialect::Linux7_2 {
+        if !kernel.has(Change::MergeLosesSoftDirty) {
             vma.soft_dirty |= new.soft_dirty || next.is_some_and(|next| next.soft_dirty);
         }
         if left.is_some() && next.is_some() {

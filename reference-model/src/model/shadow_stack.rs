@@ -11,7 +11,7 @@ use super::Model;
 use super::fault::Access;
 use crate::arena::{ARENA_PAGES, ActorId, PAGE_SIZE, PageIndex, RESTORER_SITE, RETURN_SITE};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::mutation::Output;
 use crate::outcome::{Fault, Outcome};
 use crate::program::{FrameCount, Operation, Protection, ShadowStackControl, ShadowStackFeatures, Step, store_value};
@@ -243,10 +243,10 @@ impl Model {
         }
     }
 
-    /// `shstk_pop_sigframe` reads the pushed SSP: 6.12 by get_user_pages, which wants VM_READ
-    /// (`mm/gup.c: check_vma_flags`), 7.2 by get_user, which an entry that is present satisfies.
+    /// `shstk_pop_sigframe` reads the pushed SSP: first by get_user_pages, which wants VM_READ
+    /// (`mm/gup.c: check_vma_flags`), later by get_user, which an entry that is present satisfies.
     fn sigreturn_reads(&self, actor: ActorId, address: u64) -> bool {
-        let by_gup = self.dialect != Dialect::Linux7_2;
+        let by_gup = !self.kernel.has(Change::SigreturnReadsByGetUser);
         let readable = PageIndex::of_address(address)
             .and_then(|page| self.mapping(actor, page))
             .is_some_and(|mapping| mapping.protection.contains(Protection::READ));
@@ -370,7 +370,7 @@ impl Model {
         control: ShadowStackControl,
         features: ShadowStackFeatures,
     ) -> (Rule, Outcome) {
-        if self.dialect == Dialect::Linux6_1 {
+        if !self.kernel.has(Change::UserShadowStacks) {
             return (Rule::ControlUnknown, Outcome::Failed(EINVAL));
         }
         let supported = self.shadow_stack;
@@ -411,7 +411,7 @@ impl Model {
     }
 
     pub(super) fn shadow_stack_status(&mut self, actor: ActorId) -> (Rule, Outcome) {
-        if self.dialect == Dialect::Linux6_1 {
+        if !self.kernel.has(Change::UserShadowStacks) {
             return (Rule::ControlUnknown, Outcome::Failed(EINVAL));
         }
         (Rule::FeatureStatus, Outcome::Loaded(self.thread(actor).features.into()))

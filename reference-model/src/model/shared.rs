@@ -2,7 +2,7 @@
 //!
 //! Every `mmap` makes an object of its own (`mm/shmem.c: shmem_zero_setup`). Fork shares it and copies no
 //! entries; the child's faults find the pages. A page lives as long as the object. Two states are not in the
-//! entries but show in them: whether the *folio* is dirty, which 7.2 looks at, and whether `vm_page_prot` of a
+//! entries but show in them: whether the *folio* is dirty, which later kernels look at, and whether `vm_page_prot` of a
 //! writable VMA has RW, which it had not when soft-dirty tracking was on at the moment it was computed.
 
 use super::fault::Access;
@@ -11,7 +11,7 @@ use super::{Frame, Model, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{Entry, EntryKind, RW};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::mutation::Output;
 use crate::observation::Cause;
 use crate::outcome::Outcome;
@@ -71,8 +71,8 @@ impl Model {
             anon: None,
             shared: Some(Shared { object: (self.objects.len() - 1) as u32, write_notified: false }),
         };
-        let dialect = self.dialect;
-        let (index, _) = self.memory(actor).vmas.insert(dialect, vma);
+        let kernel = self.kernel;
+        let (index, _) = self.memory(actor).vmas.insert(kernel, vma);
         self.vma_rule(Rule::VmaShared, actor, index);
         ended
     }
@@ -105,7 +105,7 @@ impl Model {
             };
             self.frames[number as usize].mapcount += 1;
             let protection = vm_page_prot(vma);
-            let remembers = self.dialect == Dialect::Linux7_2 && self.frames[number as usize].dirty;
+            let remembers = self.kernel.has(Change::SharedReadKeepsDirty) && self.frames[number as usize].dirty;
             let (rule, entry) = match (access.is_store(), is_new) {
                 (true, true) => (Rule::SharedNewWritten, written(protection)),
                 (true, false) => (Rule::SharedWritten, written(protection)),
@@ -158,11 +158,11 @@ impl Model {
         }
     }
 
-    /// `folio_mark_dirty` of a shmem object's page. Nothing cleans it without swap. Only 7.2 looks at it.
+    /// `folio_mark_dirty` of a shmem object's page. Nothing cleans it without swap. Earlier kernels do not look at it.
     pub(super) fn mark_folio_dirty(&mut self, frame: ExpectedFrame) {
         let ExpectedFrame::Frame(number) = frame else { return };
         let folio = self.frames[number as usize];
-        if !folio.of_object || folio.dirty || self.dialect != Dialect::Linux7_2 {
+        if !folio.of_object || folio.dirty || !self.kernel.has(Change::SharedReadKeepsDirty) {
             return;
         }
         self.fire(Rule::SharedFolioDirty);

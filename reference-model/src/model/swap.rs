@@ -14,7 +14,7 @@ use super::{Frame, Model, Slot, page_protection};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{Entry, SOFT_DIRTY, SWP_EXCLUSIVE, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_WP};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::program::Protection;
 use crate::rule::Rule;
 
@@ -62,8 +62,7 @@ impl Model {
             let folio = &mut self.frames[number as usize];
             folio.lazy_free = false;
             folio.dirty = true;
-            // 6.1 makes the entry old before it tries.
-            let kept = if self.dialect == Dialect::Linux6_1 { bits.make_old() } else { bits };
+            let kept = if self.kernel.has(Change::LazyPagesStayYoung) { bits } else { bits.make_old() };
             self.write(Rule::PageOutLazyKept, actor, page, kept, frame);
         } else {
             self.release(frame);
@@ -87,8 +86,8 @@ impl Model {
             return (number, true);
         }
         let number = self.frames.len() as u32;
-        // 6.1 and 6.12 read a page that one entry names past the cache.
-        let is_cached = self.dialect == Dialect::Linux7_2 || mapcount != 1;
+        // Earlier kernels read a page that one entry names past the cache.
+        let is_cached = self.kernel.has(Change::SwapInThroughCache) || mapcount != 1;
         self.frames.push(Frame { content, swap_cache: is_cached.then_some(slot), ..Frame::UNMAPPED });
         self.words.copy(slot, number);
         if is_cached {
@@ -121,11 +120,11 @@ impl Model {
         let (number, is_cached) = self.page_of_slot(slot);
         self.put_swap_slot(slot);
         let is_only_reference = {
-            // `should_try_to_free_swap` before the page is mapped, which 7.2 asks after it.
+            // `should_try_to_free_swap` before the page is mapped, which later kernels ask after it.
             let tries = access.is_store() || vma.is_locked();
             let is_free = self.frames[number as usize].swap_cache.is_none();
             let unmapped = self.frames[number as usize].mapcount == 0;
-            self.dialect != Dialect::Linux7_2 && tries && is_free && unmapped
+            !self.kernel.has(Change::SwapInThroughCache) && tries && is_free && unmapped
         };
         let is_exclusive = swapped.has(SWP_EXCLUSIVE) || !is_cached || is_only_reference;
         let folio = &mut self.frames[number as usize];
@@ -134,26 +133,22 @@ impl Model {
         let is_uffd_wp = swapped.has(SWP_UFFD_WP);
         let fresh = Entry(page_protection(vma.protection, vma.key()).0);
         let restored = Entry(fresh.0 | flag(swapped.has(SWP_SOFT_DIRTY), SOFT_DIRTY) | flag(is_uffd_wp, UFFD_WP));
-        let (entry, is_through, is_writable) = match self.dialect {
-            Dialect::Linux6_1 => {
-                let is_through = is_exclusive && access.is_store();
-                let is_writable = is_through && vma.protection.contains(Protection::WRITE) && !is_uffd_wp;
-                let entry = if is_through { self.design.make_dirty(restored) } else { restored };
-                (if is_writable { self.design.make_writable(entry) } else { entry }, is_through, is_writable)
-            }
-            Dialect::Linux6_12 | Dialect::Linux7_2 => {
-                let wants_fault = is_uffd_wp && vma.marks & VM_UFFD_WP != 0;
-                let tracked = !vma.soft_dirty && !restored.has(SOFT_DIRTY);
-                let is_writable =
-                    is_exclusive && vma.protection.contains(Protection::WRITE) && !wants_fault && !tracked;
-                let is_through = is_writable && access.is_store();
-                let entry = match (is_writable, vma.shadow_stack) {
-                    (true, true) => restored.make_writable_shadow_stack(),
-                    (true, false) => self.design.make_writable(restored),
-                    (false, _) => restored,
-                };
-                (if is_through { self.design.make_dirty(entry) } else { entry }, is_through, is_writable)
-            }
+        let (entry, is_through, is_writable) = if self.kernel.has(Change::SwapInMakesWritable) {
+            let wants_fault = is_uffd_wp && vma.marks & VM_UFFD_WP != 0;
+            let tracked = !vma.soft_dirty && !restored.has(SOFT_DIRTY);
+            let is_writable = is_exclusive && vma.protection.contains(Protection::WRITE) && !wants_fault && !tracked;
+            let is_through = is_writable && access.is_store();
+            let entry = match (is_writable, vma.shadow_stack) {
+                (true, true) => restored.make_writable_shadow_stack(),
+                (true, false) => self.design.make_writable(restored),
+                (false, _) => restored,
+            };
+            (if is_through { self.design.make_dirty(entry) } else { entry }, is_through, is_writable)
+        } else {
+            let is_through = is_exclusive && access.is_store();
+            let is_writable = is_through && vma.protection.contains(Protection::WRITE) && !is_uffd_wp;
+            let entry = if is_through { self.design.make_dirty(restored) } else { restored };
+            (if is_writable { self.design.make_writable(entry) } else { entry }, is_through, is_writable)
         };
         let rule = match (is_through, is_writable) {
             _ if is_uffd_wp => Rule::SwapInUffdWp,

@@ -8,7 +8,7 @@ use super::{Model, page_protection};
 use crate::arena::{ActorId, PageIndex, PageRange};
 use crate::entry::{Entry, EntryKind, RW, SOFT_DIRTY, SPECIAL, SWP_UFFD_WP};
 use crate::expectation::ExpectedFrame;
-use crate::machine::Dialect;
+use crate::kernel::Change;
 use crate::observation::Cause;
 use crate::outcome::{FaultMessage, Outcome};
 use crate::program::{Operation, Protection, copy_value};
@@ -53,8 +53,10 @@ impl Model {
     /// `new_userfaultfd` and `userfaultfd_api`.
     pub(super) fn uffd_open(&mut self, actor: ActorId, uffd: UffdId, features: UffdFeatures) -> (Rule, Outcome) {
         self.uffd_release(uffd);
-        let newer = UffdFeatures::WP_UNPOPULATED.with(UffdFeatures::WP_ASYNC);
-        if self.dialect == Dialect::Linux6_1 && features.meets(newer) {
+        let is_unknown = |feature, change| features.meets(feature) && !self.kernel.has(change);
+        if is_unknown(UffdFeatures::WP_UNPOPULATED, Change::UffdWpUnpopulated)
+            || is_unknown(UffdFeatures::WP_ASYNC, Change::UffdWpAsync)
+        {
             return (Rule::UffdFeatureUnknown, Outcome::Failed(EINVAL));
         }
         self.next_userfault += 1;
@@ -71,14 +73,14 @@ impl Model {
         (Rule::UffdClosed, Outcome::Succeeded)
     }
 
-    /// `userfaultfd_release`: every VMA of the context is unregistered. 6.1 leaves the entries as they are.
+    /// `userfaultfd_release`: every VMA of the context is unregistered.
     fn uffd_release(&mut self, uffd: UffdId) {
         let Some(Userfault { context, owner: Some(owner), .. }) = self.uffds[uffd.index()].take() else { return };
         let mut start = 0;
         while let Some(index) = self.next_vma(owner, start, u8::MAX) {
             let vma = self.memory(owner).vmas.list[index];
             start = if vma.uffd == Some(context) {
-                self.userfaultfd_clear_vma(owner, index, vma.first, vma.end, self.dialect != Dialect::Linux6_1)
+                self.userfaultfd_clear_vma(owner, index, vma.first, vma.end, !self.kernel.has(Change::CloseKeepsUffdWp))
             } else {
                 vma.end
             };
@@ -241,7 +243,7 @@ impl Model {
         (Rule::UffdRegistered, Outcome::Succeeded)
     }
 
-    /// `userfaultfd_unregister`. 7.2 asks whose the range is.
+    /// `userfaultfd_unregister`. Later kernels ask whose the range is.
     pub(super) fn uffd_unregister(&mut self, uffd: UffdId, range: PageRange) -> (Rule, Outcome) {
         let Some(Userfault { context, owner, .. }) = self.uffds[uffd.index()] else {
             return (Rule::UffdNotOpen, Outcome::Failed(EBADF));
@@ -251,7 +253,7 @@ impl Model {
         let Some(index) = self.next_vma(owner, first, end) else {
             return (Rule::UffdRangeUnmapped, Outcome::Failed(EINVAL));
         };
-        let asks_owner = self.dialect == Dialect::Linux7_2;
+        let asks_owner = self.kernel.has(Change::UffdUnregisterAsksOwner);
         for vma in &self.memory(owner).vmas.list[index..] {
             if vma.first >= end {
                 break;
@@ -296,23 +298,24 @@ impl Model {
 
     /// `vma_modify_flags_uffd`.
     fn userfault_vma(&mut self, owner: ActorId, index: usize, start: u8, end: u8, changed: Vma) -> u8 {
-        let dialect = self.dialect;
+        let kernel = self.kernel;
         let vmas = &mut self.memory(owner).vmas;
-        // 6.1 gives vma_merge the offset of the VMA's start, not the range's: where they differ nothing merges.
-        if dialect == Dialect::Linux6_1 && start > vmas.list[index].first {
+        // Without the change vma_merge is given the offset of the VMA's start, not the range's: where they differ nothing
+        // merges.
+        if !kernel.has(Change::UffdMergesParts) && start > vmas.list[index].first {
             vmas.split(index, start, end, changed);
             return end;
         }
-        // userfaultfd_set_ctx takes the flags of the VMA that is there after merging; 6.1 computed them before.
-        let survivor_keeps = dialect != Dialect::Linux6_1;
-        let (target, merged) = vmas.modify_keeping(dialect, index, start, end, changed, survivor_keeps);
+        // userfaultfd_set_ctx takes the flags of the VMA that is there after merging; earlier they were computed before.
+        let survivor_keeps = kernel.has(Change::UffdSetsContextAfterMerge);
+        let (target, merged) = vmas.modify_keeping(kernel, index, start, end, changed, survivor_keeps);
         if merged {
             self.vma_rule(Rule::VmaMergeUserfault, owner, target);
         }
         self.memory(owner).vmas.list[target].end
     }
 
-    /// `mwriteprotect_range`. 6.1 wants one VMA for the whole range; later kernels walk several, pass over holes
+    /// `mwriteprotect_range`. First it wanted one VMA for the whole range; later kernels walk several, pass over holes
     /// and stop at a VMA that is not registered for write-protection.
     pub(super) fn uffd_write_protect(&mut self, uffd: UffdId, range: PageRange, protect: bool) -> (Rule, Outcome) {
         let Some(Userfault { context, owner, .. }) = self.uffds[uffd.index()] else {
@@ -326,7 +329,7 @@ impl Model {
         while let Some(index) = self.next_vma(owner, start, end) {
             let vma = self.memory(owner).vmas.list[index];
             let covers = vma.first <= first && end <= vma.end;
-            if vma.marks & VM_UFFD_WP == 0 || (self.dialect == Dialect::Linux6_1 && !covers) {
+            if vma.marks & VM_UFFD_WP == 0 || (!covers && !self.kernel.has(Change::UffdWpOverSeveralVmas)) {
                 return refused;
             }
             found = true;
@@ -366,11 +369,12 @@ impl Model {
             (EntryKind::NonPresent, true) => (Rule::UffdMarkerKept, slot.bits),
             (EntryKind::NonPresent, false) => (Rule::UffdMarkerDropped, Entry::NONE),
             (_, true) => {
-                // 6.1 takes the protection of the VMA's flags without VM_WRITE; of `-w-` nothing is left.
-                let protection = match self.dialect {
-                    Dialect::Linux6_1 => Protection::from_bits(vma.protection.bits() & !Protection::WRITE.bits())
-                        .expect("a protection without write is one"),
-                    Dialect::Linux6_12 | Dialect::Linux7_2 => vma.protection,
+                // Without the change the protection is that of the VMA's flags without VM_WRITE; of `-w-` nothing is left.
+                let protection = if self.kernel.has(Change::UffdWpByPageProtection) {
+                    vma.protection
+                } else {
+                    Protection::from_bits(vma.protection.bits() & !Protection::WRITE.bits())
+                        .expect("a protection without write is one")
                 };
                 let modified = self.design.modify(slot.bits, page_protection(protection, vma.key()).0);
                 (Rule::UffdWpSet, self.design.make_uffd_wp(modified))
@@ -379,7 +383,7 @@ impl Model {
                 let modified =
                     self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).clear_uffd_wp();
                 let tracked = !vma.soft_dirty && !modified.has(SOFT_DIRTY);
-                let upgrade = self.dialect != Dialect::Linux6_1
+                let upgrade = self.kernel.has(Change::UffdWpByPageProtection)
                     && vma.protection.contains(Protection::WRITE)
                     && !modified.has(RW)
                     && !tracked
@@ -415,9 +419,10 @@ impl Model {
             }
             let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
             let dirty = self.design.make_dirty(page_protection(vma.protection, vma.key()));
-            // 6.1 does not make writable what it protects; later kernels take it back.
-            let writable =
-                vma.protection.contains(Protection::WRITE) && !(protect && self.dialect == Dialect::Linux6_1);
+            // What is protected is either not made writable, or made so and taken back, which leaves its dirtiness where
+            // it belongs.
+            let makes_writable = !protect || self.kernel.has(Change::UffdCopyWritableFirst);
+            let writable = vma.protection.contains(Protection::WRITE) && makes_writable;
             let entry = if writable { self.design.make_writable(dirty) } else { dirty };
             let frame = ExpectedFrame::Frame(self.new_frame(copy_value(index, place)));
             if protect {
@@ -450,8 +455,8 @@ impl Model {
     }
 
     /// The context, and the owner of the memory to be filled: the range must lie in one VMA that is registered with any context.
-    /// 6.12 and 7.2 give the VMA at the range's start an anon_vma before they ask anything more of it
-    /// (`find_vma_and_prepare_anon`), 6.1 after all else.
+    /// Later kernels give the VMA at the range's start an anon_vma before they ask anything more of it
+    /// (`find_vma_and_prepare_anon`), earlier ones after all else.
     fn mfill_target(
         &mut self,
         uffd: UffdId,
@@ -468,7 +473,7 @@ impl Model {
             return unregistered;
         }
         let is_shared = self.memory(owner).vmas.at(page).is_some_and(|vma| vma.shared.is_some());
-        if self.dialect != Dialect::Linux6_1 && !is_shared {
+        if self.kernel.has(Change::UffdFillPreparesFirst) && !is_shared {
             self.prepare_anon_vma(owner, page);
         }
         let vma = self.memory(owner).vmas.at(page).copied().expect("found above");

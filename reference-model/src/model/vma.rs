@@ -2,10 +2,10 @@
 //!
 //! Two facts about entries hang on this: whether fork copies the entries at all (`vma_needs_copy`: only
 //! with an anon_vma), and whether soft-dirty tracking is on (`VM_SOFTDIRTY` clear), which decides what
-//! mprotect and pagemap say. So merging is modelled as the kernel does it, dialect by dialect.
+//! mprotect and pagemap say. So merging is modelled as each kernel does it.
 
 use crate::arena::{PageIndex, PageRange};
-use crate::machine::Dialect;
+use crate::kernel::{Change, Kernel};
 use crate::program::Protection;
 
 /// `VM_SOFTDIRTY` in `vm_flags`.
@@ -30,7 +30,7 @@ pub(super) const VM_UFFD_WP: u64 = 1 << 12;
 pub(super) const VM_UFFD: u64 = VM_UFFD_MISSING | VM_UFFD_WP;
 /// `VM_MERGEABLE` in `vm_flags`.
 pub(super) const VM_MERGEABLE: u64 = 1 << 31;
-/// First of the four bits of the protection key in `vm_flags` (`VM_PKEY_SHIFT`; the same in all dialects).
+/// First of the four bits of the protection key in `vm_flags` (`VM_PKEY_SHIFT`; the same in all kernels).
 const VM_PKEY_SHIFT: u32 = 32;
 /// `ARCH_VM_PKEY_FLAGS`.
 pub(super) const VM_PKEY: u64 = 0xf << VM_PKEY_SHIFT;
@@ -134,21 +134,19 @@ impl Vma {
 }
 
 /// `mm/vma.c: is_mergeable_anon_vma` for a changed part `source` and a neighbour `target` that takes it.
-pub(super) fn anon_mergeable(dialect: Dialect, source: Option<&Vma>, target: &Vma) -> bool {
+pub(super) fn anon_mergeable(kernel: Kernel, source: Option<&Vma>, target: &Vma) -> bool {
     let source_anon = source.and_then(|vma| vma.anon);
-    match dialect {
-        // 6.1 and 6.12 look at the target's chain only, and an empty chain is not singular: a target without
-        // anon_vma refuses a source that has one.
-        Dialect::Linux6_1 | Dialect::Linux6_12 => {
-            let either_missing = source_anon.is_none() || target.anon.is_none();
-            (either_missing && target.anon.is_some_and(|anon| anon.singular))
-                || source_anon.map(|anon| anon.id) == target.anon_id()
-        }
-        Dialect::Linux7_2 => match (target.anon, source_anon) {
-            (None, Some(_)) => !source.is_some_and(Vma::is_fork_child),
-            (Some(_), None) => !target.is_fork_child(),
-            _ => source_anon.map(|anon| anon.id) == target.anon_id(),
-        },
+    if !kernel.has(Change::MergesFaultedWithUnfaulted) {
+        // The target's chain alone is looked at, and an empty chain is not singular: a target without anon_vma refuses a
+        // source that has one.
+        let either_missing = source_anon.is_none() || target.anon.is_none();
+        return (either_missing && target.anon.is_some_and(|anon| anon.singular))
+            || source_anon.map(|anon| anon.id) == target.anon_id();
+    }
+    match (target.anon, source_anon) {
+        (None, Some(_)) => !source.is_some_and(Vma::is_fork_child),
+        (Some(_), None) => !target.is_fork_child(),
+        _ => source_anon.map(|anon| anon.id) == target.anon_id(),
     }
 }
 
@@ -200,28 +198,25 @@ impl VmaList {
 
     /// `vma_merge_new_range`, or a VMA of its own. Returns the VMA's index and whether it merged.
     /// `VM_SOFTDIRTY` is set on the whole result (`__mmap_region`).
-    pub(super) fn insert(&mut self, dialect: Dialect, new: Vma) -> (usize, bool) {
+    pub(super) fn insert(&mut self, kernel: Kernel, new: Vma) -> (usize, bool) {
         let at = self.list.partition_point(|vma| vma.first < new.first);
         let left = at.checked_sub(1).filter(|&index| {
             let prev = &self.list[index];
-            prev.end == new.first && prev.merges_with_flags_of(&new) && anon_mergeable(dialect, None, prev)
+            prev.end == new.first && prev.merges_with_flags_of(&new) && anon_mergeable(kernel, None, prev)
         });
         let right = Some(at).filter(|&index| {
             self.list.get(index).is_some_and(|next| {
-                next.first == new.end && next.merges_with_flags_of(&new) && anon_mergeable(dialect, None, next)
+                next.first == new.end && next.merges_with_flags_of(&new) && anon_mergeable(kernel, None, next)
             })
         });
-        // 6.1 asks the next neighbour first, and lets the previous one join only if it could take over the
-        // next one's anon_vma; later kernels ask the previous one first.
-        let (left, right) = match dialect {
-            Dialect::Linux6_1 => {
-                let next = right.map(|right| self.list[right]);
-                (left.filter(|&left| anon_mergeable(dialect, next.as_ref(), &self.list[left])), right)
-            }
-            Dialect::Linux6_12 | Dialect::Linux7_2 => {
-                let joins = |left: usize, right: usize| anon_compatible(&self.list[left], &self.list[right]);
-                (left, right.filter(|&right| left.is_none_or(|left| joins(left, right))))
-            }
+        let (left, right) = if kernel.has(Change::MmapAsksPreviousFirst) {
+            let joins = |left: usize, right: usize| anon_compatible(&self.list[left], &self.list[right]);
+            (left, right.filter(|&right| left.is_none_or(|left| joins(left, right))))
+        } else {
+            // The next neighbour is asked first, and the previous one joins only if it could take over the next one's
+            // anon_vma.
+            let next = right.map(|right| self.list[right]);
+            (left.filter(|&left| anon_mergeable(kernel, next.as_ref(), &self.list[left])), right)
         };
         match (left, right) {
             (Some(left), Some(right)) => {
@@ -252,15 +247,15 @@ impl VmaList {
     /// `vma_modify_flags` on slots `start..end` of the VMA at `index`: merge with neighbours or split, then
     /// give the result the flags of `flags`, a changed copy of that VMA. Returns the index of the VMA that covers
     /// `start`, and whether it merged.
-    pub(super) fn modify(&mut self, dialect: Dialect, index: usize, start: u8, end: u8, flags: Vma) -> (usize, bool) {
-        self.modify_keeping(dialect, index, start, end, flags, dialect == Dialect::Linux7_2)
+    pub(super) fn modify(&mut self, kernel: Kernel, index: usize, start: u8, end: u8, flags: Vma) -> (usize, bool) {
+        self.modify_keeping(kernel, index, start, end, flags, false)
     }
 
-    /// The same. With `survivor_keeps` the VMA that takes the others in keeps its own VM_SOFTDIRTY, as the callers do
-    /// that set but the flags they are about (7.2 adds that of the others); else it gets that of the part that changes.
+    /// The same. VM_SOFTDIRTY of any part is the whole's. Where a kernel loses it, `survivor_keeps` says which is left:
+    /// that of the VMA that takes the others in, or that of the part that changes.
     pub(super) fn modify_keeping(
         &mut self,
-        dialect: Dialect,
+        kernel: Kernel,
         index: usize,
         start: u8,
         end: u8,
@@ -276,21 +271,22 @@ impl VmaList {
             left_side
                 && prev.end == start
                 && prev.merges_with_flags_of(&changed)
-                && anon_mergeable(dialect, Some(&middle), prev)
+                && anon_mergeable(kernel, Some(&middle), prev)
         });
         let right = Some(index + 1).filter(|&next| {
             right_side
                 && self.list.get(next).is_some_and(|next| {
                     next.first == end
                         && next.merges_with_flags_of(&changed)
-                        && anon_mergeable(dialect, Some(&middle), next)
+                        && anon_mergeable(kernel, Some(&middle), next)
                         && left.is_none_or(|left| anon_compatible(&self.list[left], next))
                 })
         });
-        let sticky = |neighbours: &[&Vma]| match dialect {
-            Dialect::Linux6_1 | Dialect::Linux6_12 if survivor_keeps => neighbours[0].soft_dirty,
-            Dialect::Linux6_1 | Dialect::Linux6_12 => middle.soft_dirty,
-            Dialect::Linux7_2 => middle.soft_dirty || neighbours.iter().any(|vma| vma.soft_dirty),
+        let loses = kernel.has(Change::MergeLosesSoftDirty);
+        let sticky = |neighbours: &[&Vma]| match (loses, survivor_keeps) {
+            (true, true) => neighbours[0].soft_dirty,
+            (true, false) => middle.soft_dirty,
+            (false, _) => middle.soft_dirty || neighbours.iter().any(|vma| vma.soft_dirty),
         };
         match (left, right) {
             (Some(left), Some(right)) => {

@@ -8,7 +8,7 @@ use super::observed::{Circumstance, Observed};
 use super::tracker::{Case, Tracker};
 use crate::arena::{ActorId, PageIndex};
 use crate::entry::{EntryKind, RW};
-use crate::machine::Dialect;
+use crate::kernel::Kernel;
 use crate::observation::{FrameName, StepRecord};
 use crate::program::{Operation, Program};
 
@@ -82,8 +82,8 @@ pub struct Verdicts {
 
 /// Compares the inference with the messages that came.
 #[must_use]
-pub fn judge(dialect: Dialect, program: &Program, records: &[StepRecord]) -> Verdicts {
-    let mut tracker = Tracker::new(dialect);
+pub fn judge(kernel: Kernel, program: &Program, records: &[StepRecord]) -> Verdicts {
+    let mut tracker = Tracker::new(kernel);
     let mut verdicts = Verdicts::default();
     for (index, (step, record)) in program.steps.iter().zip(records).enumerate() {
         let seen = match step.operation {

@@ -32,7 +32,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::machine::Dialect;
+use crate::kernel::Kernel;
 use crate::observation::StepRecord;
 use crate::program::Program;
 
@@ -111,8 +111,8 @@ impl fmt::Display for Tally {
 ///
 /// # Errors
 /// The violation.
-pub fn judge(dialect: Dialect, program: &Program, records: &[StepRecord]) -> Result<Tally, Box<Violation>> {
-    let mut tracker = Tracker::new(dialect);
+pub fn judge(kernel: Kernel, program: &Program, records: &[StepRecord]) -> Result<Tally, Box<Violation>> {
+    let mut tracker = Tracker::new(kernel);
     let mut tally = Tally::default();
     for (index, (step, record)) in program.steps.iter().zip(records).enumerate() {
         let Some(case) = tracker.step(index, step, record) else { continue };

@@ -82,7 +82,7 @@ impl Search {
         let alphabet = alphabet(question);
         let mut search = Self { question, alphabet, found: Vec::new(), failed: None, programs: 0 };
         for length in 1..=longest {
-            let start = (Imagined::new(Model::new(machine)), Tracker::new(machine.dialect));
+            let start = (Imagined::new(Model::new(machine)), Tracker::new(machine.kernel()));
             search.extend(&mut Vec::new(), &start, length);
         }
         search

@@ -4,6 +4,7 @@ use super::imagined::records;
 use super::inference::{self, Decision, Visible, decide};
 use super::*;
 use crate::arena::{ActorId, PageIndex, PageRange};
+use crate::kernel::KernelVersion;
 use crate::machine::Machine;
 use crate::model::Model;
 use crate::mutation::{Mutation, Output};
@@ -11,8 +12,8 @@ use crate::program::{Advice, Operation, Placement, Protection, Step};
 use crate::rule::Rule;
 use crate::uffd::{UffdFeatures, UffdId, UffdMode};
 
-const DIALECTS: [Dialect; 3] = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
-const NEWER: [Dialect; 2] = [Dialect::Linux6_12, Dialect::Linux7_2];
+const VERSIONS: [KernelVersion; 3] = [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
+const NEWER: [KernelVersion; 2] = [KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
 const UFFD: UffdId = UffdId::FIRST;
 const PAGE: PageRange = PageRange::FIRST_PAGE;
 const WRITE: Operation = Operation::Write { page: PageIndex::FIRST };
@@ -46,31 +47,31 @@ fn program(operations: &[Operation]) -> Program {
     Program { steps: operations.iter().map(|&operation| Step { actor: ActorId::FIRST, operation }).collect() }
 }
 
-fn machine(dialect: Dialect) -> Machine {
-    Machine::imagined(dialect, false, true)
+fn machine(version: KernelVersion) -> Machine {
+    Machine::imagined(version, false, true)
 }
 
-/// Runs a program on the machine of each dialect and gives what was counted.
+/// Runs a program on the machine of each version and gives what was counted.
 #[track_caller]
-fn check(dialects: &[Dialect], operations: &[Operation], expected: impl Fn(&Tally) -> bool) {
-    for &dialect in dialects {
+fn check(versions: &[KernelVersion], operations: &[Operation], expected: impl Fn(&Tally) -> bool) {
+    for &version in versions {
         let program = program(operations);
-        let records = records(Model::new(&machine(dialect)), &program).expect("possible");
-        match judge(dialect, &program, &records) {
-            Ok(tally) => assert!(expected(&tally), "{dialect}: {tally:?}"),
-            Err(violation) => panic!("{dialect}: {violation}"),
+        let records = records(Model::new(&machine(version)), &program).expect("possible");
+        match judge(machine(version).kernel(), &program, &records) {
+            Ok(tally) => assert!(expected(&tally), "{version}: {tally:?}"),
+            Err(violation) => panic!("{version}: {violation}"),
         }
     }
 }
 
 /// The same on a machine that does one thing wrong: the property must fail.
 #[track_caller]
-fn check_caught(dialects: &[Dialect], mutation: Mutation, operations: &[Operation], is_false: bool) {
-    for &dialect in dialects {
+fn check_caught(versions: &[KernelVersion], mutation: Mutation, operations: &[Operation], is_false: bool) {
+    for &version in versions {
         let program = program(operations);
-        let records = records(Model::with_mutation(&machine(dialect), mutation), &program).expect("possible");
-        let violation = judge(dialect, &program, &records).expect_err("caught");
-        assert_eq!(violation.is_false, is_false, "{dialect}, {mutation}: {violation}");
+        let records = records(Model::with_mutation(&machine(version), mutation), &program).expect("possible");
+        let violation = judge(machine(version).kernel(), &program, &records).expect_err("caught");
+        assert_eq!(violation.is_false, is_false, "{version}, {mutation}: {violation}");
     }
 }
 
@@ -84,12 +85,12 @@ fn one(counts: [u64; 7], circumstance: Circumstance) -> bool {
 #[test]
 fn write_protecting_a_page_that_is_shared_for_cow_is_told_of() {
     let steps = [map(), WRITE, FORK, open(UffdFeatures::NONE), register(), protect(true), WRITE];
-    check(&DIALECTS, &steps, |tally| one(tally.messages, Circumstance::SharedByFork));
+    check(&VERSIONS, &steps, |tally| one(tally.messages, Circumstance::SharedByFork));
     let unprotected = [map(), WRITE, FORK, open(UffdFeatures::NONE), register(), WRITE];
-    check(&DIALECTS, &unprotected, |tally| one(tally.silences, Circumstance::SharedByFork));
+    check(&VERSIONS, &unprotected, |tally| one(tally.silences, Circumstance::SharedByFork));
     let program = program(&steps);
-    let records = records(Model::new(&machine(Dialect::Linux6_12)), &program).expect("possible");
-    let wrong = inference::judge(Dialect::Linux6_12, &program, &records).wrong;
+    let records = records(Model::new(&machine(KernelVersion::LINUX_6_12)), &program).expect("possible");
+    let wrong = inference::judge(machine(KernelVersion::LINUX_6_12).kernel(), &program, &records).wrong;
     assert!(wrong.iter().any(|wrong| !wrong.is_false && wrong.circumstance == Circumstance::SharedByFork));
 }
 
@@ -99,12 +100,12 @@ fn write_protecting_a_page_that_is_shared_for_cow_is_told_of() {
 #[test]
 fn a_swap_entry_remembers_who_protected_the_page() {
     let protected = [map(), open(UffdFeatures::NONE), register(), WRITE, protect(true), advise(Advice::PageOut), WRITE];
-    check(&DIALECTS, &protected, |tally| tally.messages.iter().sum::<u64>() >= 1);
+    check(&VERSIONS, &protected, |tally| tally.messages.iter().sum::<u64>() >= 1);
     let unprotected = [map(), open(UffdFeatures::NONE), register(), WRITE, advise(Advice::PageOut), WRITE];
-    check(&DIALECTS, &unprotected, |tally| one(tally.silences, Circumstance::SwappedOut));
+    check(&VERSIONS, &unprotected, |tally| one(tally.silences, Circumstance::SwappedOut));
     let program = program(&unprotected);
-    let records = records(Model::new(&machine(Dialect::Linux6_12)), &program).expect("possible");
-    let wrong = inference::judge(Dialect::Linux6_12, &program, &records).wrong;
+    let records = records(Model::new(&machine(KernelVersion::LINUX_6_12)), &program).expect("possible");
+    let wrong = inference::judge(machine(KernelVersion::LINUX_6_12).kernel(), &program, &records).wrong;
     assert!(wrong.iter().any(|wrong| wrong.is_false && wrong.circumstance == Circumstance::SwappedOut));
 }
 
@@ -120,12 +121,12 @@ fn after_the_resolution_a_page_is_like_any_other() {
         (vec![advise(Advice::PageOut), WRITE], Circumstance::SwappedOut),
     ] {
         let steps = [&resolved[..], &further].concat();
-        check(&DIALECTS, &steps, |tally| one(tally.silences, circumstance) && tally.messages.iter().sum::<u64>() == 1);
+        check(&VERSIONS, &steps, |tally| one(tally.silences, circumstance) && tally.messages.iter().sum::<u64>() == 1);
     }
     let zeroes =
         [map(), advise(Advice::PopulateWrite), open(UffdFeatures::NONE), register(), protect(true), protect(false)];
     let merged = [&zeroes[..], &[advise(Advice::Mergeable), Operation::MergePages, WRITE]].concat();
-    check(&DIALECTS, &merged, |tally| one(tally.silences, Circumstance::Merged));
+    check(&VERSIONS, &merged, |tally| one(tally.silences, Circumstance::Merged));
 }
 
 /// *"this information is destroyed by fork() or KSM or swap"*, says the patch of RW. The mark survives fork in the
@@ -140,9 +141,9 @@ fn ksm_drops_the_protection_of_the_page_that_it_replaces() {
     let tail = |page| [advise(Advice::Mergeable), Operation::MergePages, Operation::Write { page }];
     // Page 0 is scanned first and replaced by page 1.
     let replaced = [&merge[..], &[of_page(PAGE)], &tail(PageIndex::FIRST)].concat();
-    check(&DIALECTS, &replaced, |tally| tally.lost_to_merging == 1);
+    check(&VERSIONS, &replaced, |tally| tally.lost_to_merging == 1);
     let stays = [&merge[..], &[of_page(later)], &tail(second)].concat();
-    check(&DIALECTS, &stays, |tally| one(tally.messages, Circumstance::Merged));
+    check(&VERSIONS, &stays, |tally| one(tally.messages, Circumstance::Merged));
 }
 
 /// The VMA flag alone says nothing of a page: *"the VMA can have the VM_UFFD_WP flag even if none of the PTEs underneath
@@ -152,7 +153,7 @@ fn ksm_drops_the_protection_of_the_page_that_it_replaces() {
 fn registering_alone_protects_nothing() {
     let read = Operation::Read { page: PageIndex::FIRST };
     let zero = [map(), open(UffdFeatures::NONE), register(), read, WRITE];
-    check(&DIALECTS, &zero, |tally| one(tally.silences, Circumstance::ZeroPage));
+    check(&VERSIONS, &zero, |tally| one(tally.silences, Circumstance::ZeroPage));
     assert_eq!(
         decide(Visible { is_registered: true, mapcount: 0, is_merged: false, is_locked: false }),
         Decision::Message
@@ -166,7 +167,7 @@ fn markers_and_asynchronous_tracking_keep_to_the_property() {
     let marked = [map(), open(UffdFeatures::WP_UNPOPULATED), register(), protect(true), WRITE];
     check(&NEWER, &marked, |tally| one(tally.messages, Circumstance::Empty));
     let unmarked = [map(), open(UffdFeatures::NONE), register(), protect(true), WRITE];
-    check(&DIALECTS, &unmarked, |tally| one(tally.silences, Circumstance::Empty));
+    check(&VERSIONS, &unmarked, |tally| one(tally.silences, Circumstance::Empty));
     let asynchronous = [map(), open(UffdFeatures::WP_ASYNC), register(), WRITE, protect(true), WRITE, WRITE];
     check(&NEWER, &asynchronous, |tally| tally.resolved_by_store == 1 && one(tally.silences, Circumstance::Writable));
     let dropped = [
@@ -185,12 +186,12 @@ fn markers_and_asynchronous_tracking_keep_to_the_property() {
 fn a_mark_forgotten_in_swap_is_caught() {
     let steps = [map(), open(UffdFeatures::NONE), register(), WRITE, protect(true), advise(Advice::PageOut), WRITE];
     let at_swap_out = Mutation { rule: Rule::PageOutUffdWp, output: Output::EntryBit(2) };
-    check_caught(&DIALECTS, at_swap_out, &steps, false);
+    check_caught(&VERSIONS, at_swap_out, &steps, false);
     // A load brings it in, without bit 10.
     let read = Operation::Read { page: PageIndex::FIRST };
     let loaded = [&steps[..6], &[read, WRITE]].concat();
     let at_swap_in = Mutation { rule: Rule::SwapInUffdWp, output: Output::EntryBit(10) };
-    check_caught(&DIALECTS, at_swap_in, &loaded, false);
+    check_caught(&VERSIONS, at_swap_in, &loaded, false);
 }
 
 /// A kernel that tells of a page which is read-only for COW is caught: the message is false.
@@ -198,7 +199,7 @@ fn a_mark_forgotten_in_swap_is_caught() {
 fn a_message_on_cow_is_caught() {
     let steps = [map(), WRITE, open(UffdFeatures::NONE), register(), FORK, WRITE];
     let marked = Mutation { rule: Rule::ForkParentProtected, output: Output::EntryBit(10) };
-    check_caught(&DIALECTS, marked, &steps, true);
+    check_caught(&VERSIONS, marked, &steps, true);
 }
 
 /// A kernel that ignores the marker when it maps the page is caught: the message is missed.
@@ -220,7 +221,7 @@ fn a_marker_that_is_ignored_is_caught() {
 /// and five steps, the shortest with swap six, the shortest missed one, on a page shared by fork, seven.
 #[test]
 fn the_shortest_programs_on_which_the_inference_is_wrong() {
-    let (found, programs) = search::shortest(&machine(Dialect::Linux6_12), 7);
+    let (found, programs) = search::shortest(&machine(KernelVersion::LINUX_6_12), 7);
     let lengths: Vec<(bool, &str, usize)> =
         found.iter().map(|(program, wrong)| (wrong.is_false, wrong.circumstance.name(), program.steps.len())).collect();
     for expected in [(true, "zero page", 5), (true, "swap", 6), (true, "read-only", 7), (false, "COW", 7)] {
@@ -234,7 +235,7 @@ fn the_shortest_programs_on_which_the_inference_is_wrong() {
 fn a_refused_fetch_may_have_populated_the_page() {
     let execute = Operation::Execute { page: PageIndex::FIRST };
     let steps = [map(), open(UffdFeatures::NONE), register(), execute, protect(true), WRITE];
-    check(&DIALECTS, &steps, |tally| tally.undetermined == 1);
+    check(&VERSIONS, &steps, |tally| tally.undetermined == 1);
 }
 
 /// The mark outlives a registration for missing pages alone, and the close of that: nobody resolved it. Registered for
@@ -244,7 +245,7 @@ fn a_mark_outlives_a_registration_for_something_else() {
     let again = Operation::UffdRegister { uffd: UFFD, range: both(), mode: UffdMode::Missing };
     let usual = open(UffdFeatures::NONE);
     let steps = [map(), usual, register(), WRITE, protect(true), again, usual, register(), WRITE];
-    check(&DIALECTS, &steps, |tally| one(tally.messages, Circumstance::ReadOnly));
+    check(&VERSIONS, &steps, |tally| one(tally.messages, Circumstance::ReadOnly));
 }
 
 /// Such a mark stays in an entry that a store makes writable meanwhile. When clear_refs takes the right away again the
@@ -255,9 +256,9 @@ fn a_mark_may_stay_behind_in_a_writable_entry() {
     let again = Operation::UffdRegister { uffd: UFFD, range: both(), mode: UffdMode::Missing };
     let (usual, clear) = (open(UffdFeatures::SIGBUS), Operation::ClearSoftDirty);
     let steps = [map(), usual, register(), WRITE, protect(true), again, WRITE, register(), clear, WRITE];
-    check(&DIALECTS, &steps, |tally| tally.undetermined == 1 && tally.messages.iter().sum::<u64>() == 0);
+    check(&VERSIONS, &steps, |tally| tally.undetermined == 1 && tally.messages.iter().sum::<u64>() == 0);
     // A store that goes through meanwhile tells nothing: the entry is writable. (Seen on 6.1: seed 2019, profile
     // tracking, a store after the fork of an actor.)
     let steps = [map(), usual, register(), WRITE, protect(true), again, WRITE, register(), WRITE, clear, WRITE];
-    check(&DIALECTS, &steps, |tally| tally.undetermined == 2 && tally.messages.iter().sum::<u64>() == 0);
+    check(&VERSIONS, &steps, |tally| tally.undetermined == 2 && tally.messages.iter().sum::<u64>() == 0);
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::observed::{Circumstance, Observed};
 use super::page::{Known, Page, Registration, Volatile};
 use crate::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex, PageRange};
-use crate::machine::Dialect;
+use crate::kernel::{Change, Kernel};
 use crate::observation::StepRecord;
 use crate::outcome::Outcome;
 use crate::program::{Advice, Operation, Step};
@@ -75,7 +75,7 @@ impl std::error::Error for Violation {}
 /// Follows a program.
 #[derive(Debug, Clone)]
 pub struct Tracker {
-    dialect: Dialect,
+    kernel: Kernel,
     actors: [Option<[Page; ARENA_PAGES]>; ACTORS],
     descriptors: [Option<Descriptor>; UFFDS],
     /// Pages that accesses wait for, with whether they store.
@@ -85,11 +85,11 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// Before the first step. `dialect` decides what a failed call did before it failed.
+    /// Before the first step. `kernel` decides what a failed call did before it failed.
     #[must_use]
-    pub fn new(dialect: Dialect) -> Self {
+    pub fn new(kernel: Kernel) -> Self {
         Self {
-            dialect,
+            kernel,
             actors: [Some([Page::UNMAPPED; ARENA_PAGES]), None, None, None],
             descriptors: [None; UFFDS],
             waiting: [None; ACTORS],
@@ -362,8 +362,8 @@ impl Tracker {
         }
         for (from, to) in range.slots().zip(to.slots()) {
             let mut moved = pages[from.index()];
-            // Without UFFD_FEATURE_EVENT_REMAP it is registered no more. 6.1.176 leaves the marks in the entries.
-            if moved.registration.take().is_some() && self.dialect != Dialect::Linux6_1 {
+            // Without UFFD_FEATURE_EVENT_REMAP it is registered no more.
+            if moved.registration.take().is_some() && !self.kernel.has(Change::MremapKeepsUffdWp) {
                 moved.protected = Known::No;
                 moved.lost_to_merging = false;
             }
@@ -497,8 +497,7 @@ impl Tracker {
     fn close(&mut self, uffd: UffdId) {
         let Some(Descriptor { context, owner, .. }) = self.descriptors[uffd.index()].take() else { return };
         let Some(owner) = owner else { return };
-        // 6.1 leaves the marks in the entries.
-        let lifts = self.dialect != Dialect::Linux6_1;
+        let lifts = !self.kernel.has(Change::CloseKeepsUffdWp);
         let whole = PageRange::new(0, ARENA_PAGES).expect("the arena");
         self.range(owner, whole, |page| {
             if page.registration.is_some_and(|registration| registration.context == context) {
@@ -524,11 +523,11 @@ impl Tracker {
         });
     }
 
-    /// What comes before the first page that is not registered is done even where the call fails, but in 6.1.
+    /// What comes before the first page that is not registered is done even where the call fails, if it walks several VMAs.
     fn write_protect(&mut self, uffd: UffdId, range: PageRange, protect: bool, succeeded: bool) {
         let Some(owner) = self.owner(uffd) else { return };
         let Some(pages) = self.actors[owner.index()] else { return };
-        if !succeeded && self.dialect == Dialect::Linux6_1 {
+        if !succeeded && !self.kernel.has(Change::UffdWpOverSeveralVmas) {
             return;
         }
         let mut is_certain = true;

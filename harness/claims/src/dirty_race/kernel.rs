@@ -53,7 +53,7 @@ impl Technique {
         let design = match self {
             Self::NonAtomicInPlace | Self::LockedBitClear => Design::BeforeShadowStacks,
             Self::LoopBehindFeatureTest => Design::Cow2022,
-            _ => Design::SavedDirty6_12,
+            _ => Design::SavedDirtyWithDevmap,
         };
         Algebra::new(design, processor == Processor::WithShadowStacks)
     }

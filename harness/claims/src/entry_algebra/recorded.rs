@@ -27,22 +27,22 @@ const RECORDED: [Recorded; 5] = [
     },
     Recorded {
         machine: "6.12.95+deb12-cloud-amd64 on qemu",
-        algebra: Algebra::new(Design::SavedDirty6_12, false),
+        algebra: Algebra::new(Design::SavedDirtyWithDevmap, false),
         sha256: "6ac9d9a05fe64374c3f0ade315611d394c5d953d8caca232a3146dcc2cfb7697",
     },
     Recorded {
         machine: "6.12.95+deb12-cloud-amd64 on bochs",
-        algebra: Algebra::new(Design::SavedDirty6_12, true),
+        algebra: Algebra::new(Design::SavedDirtyWithDevmap, true),
         sha256: "5a32e08ed928dd2dca82e2fe41dd99862d5e36a01dc52f666214bb97b2b5adf4",
     },
     Recorded {
         machine: "7.2.13+deb14-cloud-amd64 on qemu",
-        algebra: Algebra::new(Design::SavedDirty7_2, false),
+        algebra: Algebra::new(Design::SavedDirty, false),
         sha256: "6c82cb40e0851363d16e75b89534f56d582e80aa963b36d6df797c7d39e01953",
     },
     Recorded {
         machine: "7.2.13+deb14-cloud-amd64 on bochs",
-        algebra: Algebra::new(Design::SavedDirty7_2, true),
+        algebra: Algebra::new(Design::SavedDirty, true),
         sha256: "69c88782a4abe9d0964679526ba7ce376023e18138f82bcd85b7c36d80dda856",
     },
 ];

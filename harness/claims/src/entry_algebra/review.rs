@@ -10,7 +10,7 @@ use super::tally::Tally;
 use crate::claim::{Cases, Effort, Refuted};
 
 const COW: [Design; 2] = [Design::Cow2021, Design::Cow2022];
-const SAVED_DIRTY: [Design; 2] = [Design::SavedDirty6_12, Design::SavedDirty7_2];
+const SAVED_DIRTY: [Design; 2] = [Design::SavedDirtyWithDevmap, Design::SavedDirty];
 
 /// The helpers that the patch changes or adds.
 const TOUCHED: [Helper; 8] = [
@@ -182,8 +182,8 @@ pub(super) fn software_bits(_: Effort) -> Result<Cases, Refuted> {
         (Design::BeforeShadowStacks, 0b11_1111 << 52),
         (Design::Cow2021, 0b1_1111 << 52),
         (Design::Cow2022, 0b1_1111 << 52),
-        (Design::SavedDirty6_12, 0b1_1111 << 52),
-        (Design::SavedDirty7_2, 0b11_1111 << 52),
+        (Design::SavedDirtyWithDevmap, 0b1_1111 << 52),
+        (Design::SavedDirty, 0b11_1111 << 52),
     ] {
         let free = Algebra::new(design, true).free_software_bits();
         tally.must(free == expected, || format!("{design:?}: free are {free:#018x}"))?;
@@ -250,7 +250,7 @@ pub(super) fn huge_modify(effort: Effort) -> Result<Cases, Refuted> {
                 let Some(read_only) = algebra.answer(question, written) else { continue };
                 let is_dirty = algebra.answer(Question::of(level, Helper::Dirty), read_only) == Some(1);
                 let was_saved = design.is_saved_dirty() && entry & SAVED_DIRTY_OR_COW != 0;
-                let loses = design == Design::SavedDirty6_12 && level == Level::Pmd && !was_saved;
+                let loses = design == Design::SavedDirtyWithDevmap && level == Level::Pmd && !was_saved;
                 tally.must(is_dirty != loses, || {
                     format!("{design:?}: {level}_modify of {written:#x} is {read_only:#x}")
                 })?;

@@ -149,7 +149,7 @@ fn request(platform: Platform, task: Task) -> Result<GuestRequest, Failure> {
         task,
         platform: platform.name().to_owned(),
         require: platform.required_features(),
-        dialect: None,
+        judged_as: None,
         witness_every: 0,
         ring_bytes: RING_BYTES,
         loader: LoaderChoice::default(),

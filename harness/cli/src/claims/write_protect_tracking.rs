@@ -66,7 +66,7 @@ fn message_iff_protected(machines: &Machines, effort: Effort) -> Result<Vec<Evid
         let boot = boot(machines, platform, kernel, campaign(programs))?;
         let mut tally = Tally::default();
         for ran in &boot.programs {
-            match judge(boot.machine.dialect, &ran.program, &ran.records) {
+            match judge(boot.machine.kernel_as_released(), &ran.program, &ran.records) {
                 Ok(judged) => tally.add(&judged),
                 Err(violation) => {
                     let what = format!("{kernel} on {}: {violation}\n{}", platform.name(), listed(&ran.program));
@@ -114,7 +114,7 @@ impl Ways {
     fn of(boot: &Boot) -> Self {
         let mut ways = Self::default();
         for ran in &boot.programs {
-            let verdicts = inference::judge(boot.machine.dialect, &ran.program, &ran.records);
+            let verdicts = inference::judge(boot.machine.kernel_as_released(), &ran.program, &ran.records);
             ways.right += verdicts.right;
             for wrong in verdicts.wrong {
                 *ways.wrong.entry(way(&wrong)).or_default() += 1;
@@ -132,7 +132,7 @@ impl Ways {
 /// Whether the inference is wrong in this way at the last step, on a machine that does what the model says.
 fn is_wrong_in(machine: &Machine, program: &Program, wanted: Way) -> bool {
     imagined::records(Model::new(machine), program).is_some_and(|records| {
-        let wrong = inference::judge(machine.dialect, program, &records).wrong;
+        let wrong = inference::judge(machine.kernel_as_released(), program, &records).wrong;
         wrong.iter().any(|wrong| way(wrong) == wanted && wrong.step + 1 == program.steps.len())
     })
 }
@@ -164,7 +164,7 @@ fn inference_is_wrong(machines: &Machines, effort: Effort) -> Result<Vec<Evidenc
         let replayed = boot(machines, platform, kernel, Task::Replay { programs: given, needs, repeat: 1 })?;
         let mut lengths: BTreeMap<(Way, &str), usize> = BTreeMap::new();
         for ((wanted, origin, program), ran) in candidates.iter().zip(&replayed.programs) {
-            let wrong = inference::judge(machine.dialect, &ran.program, &ran.records).wrong;
+            let wrong = inference::judge(machine.kernel_as_released(), &ran.program, &ran.records).wrong;
             if wrong.iter().any(|wrong| way(wrong) == *wanted && wrong.step + 1 == program.steps.len()) {
                 lengths.insert((*wanted, origin), program.steps.len());
             }
@@ -196,11 +196,11 @@ fn inference_is_wrong(machines: &Machines, effort: Effort) -> Result<Vec<Evidenc
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ptediff_reference_model::machine::Dialect;
+    use ptediff_reference_model::kernel::KernelVersion;
 
     #[test]
     fn shrinking_over_the_model_reaches_what_the_search_finds() {
-        let machine = Machine::imagined(Dialect::Linux6_12, false, true);
+        let machine = Machine::imagined(KernelVersion::LINUX_6_12, false, true);
         for (program, wrong) in search::shortest(&machine, 6).0 {
             assert!(is_wrong_in(&machine, &program, way(&wrong)), "{program:?}");
             let mut longer = program.clone();

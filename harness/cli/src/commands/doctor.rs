@@ -64,12 +64,13 @@ fn machine(results: &Results) -> Vec<(String, String)> {
     let mut lines = Vec::new();
     if let Some(machine) = &results.machine {
         lines.push(("machine".to_owned(), describe(machine)));
-        let blessed = if machine.is_blessed() {
-            "reviewed: differences are called divergences"
+        let calibrated = if machine.is_calibrated() {
+            "calibrated: a matrix had nothing unexplained on it"
         } else {
-            "not reviewed: differences are inconclusive"
+            "not calibrated: judged by the table of changes alone"
         };
-        lines.push(("kernel version".to_owned(), blessed.to_owned()));
+        lines.push(("kernel version".to_owned(), format!("{}, {calibrated}", machine.version)));
+        lines.extend(machine.caveat().map(|caveat| ("judged as".to_owned(), caveat)));
     }
     if let Some(refused) = &results.refused {
         lines.push(("refused, missing".to_owned(), refused.missing.join(", ")));

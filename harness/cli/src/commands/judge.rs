@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &Judge, format: Format) -> Result<Exit, Failure> {
     let path = &arguments.trace;
     let bytes = std::fs::read(path).map_err(|source| Failure::File { path: path.clone(), source })?;
     let mut results = judge_bytes(&bytes);
-    results.count_known = arguments.count_known;
+    results.weigh(arguments.weighing);
     let saved = arguments.save.as_deref().map_or_else(Vec::new, |folder| save(folder, &results));
     if let Finish::BadTrace(message) = &results.ending {
         if results.programs > 0 {

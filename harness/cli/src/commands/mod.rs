@@ -1,6 +1,7 @@
 //! The subcommands, a file each.
 
 mod bench;
+mod changes;
 mod claims;
 mod deaths;
 mod describe;
@@ -100,6 +101,7 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Rules => rules::run(format),
+        Command::Changes(arguments) => changes::run(&arguments, format),
         Command::Repro(repro) => repro::run(repro),
         Command::Report(report) => report::run(report),
         Command::Diff(diff) => diff::run(diff, format),

@@ -37,10 +37,8 @@ pub(super) fn run(arguments: &Mutants, format: Format) -> Result<Exit, Failure> 
         ));
     }
     // A rule of other kernels cannot be wrong on these.
-    let is_spoken = |mutant: &Mutation| {
-        let dialects = mutant.rule.info().dialects;
-        machines.iter().any(|machine: &Machine| dialects.contains(&machine.dialect))
-    };
+    let is_spoken =
+        |mutant: &Mutation| machines.iter().any(|machine: &Machine| mutant.rule.info().holds_on(machine.kernel()));
     let mutants: Vec<Mutation> = mutation::all().into_iter().filter(is_spoken).collect();
     let survivors: Vec<Mutation> =
         mutants.iter().copied().filter(|mutant| !is_killed(*mutant, &machines, &recorded)).collect();

@@ -64,7 +64,7 @@ fn ask(
     let (same_kernel, same_cpu) = (kernel == arguments.kernel, platform == arguments.platform);
     request.plant = arguments.plant.clone().filter(|plant| plant.is_shared(same_kernel, same_cpu));
     if !same_kernel {
-        request.dialect = None;
+        request.judged_as = None;
     }
     let options = LaunchOptions {
         platform,

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use ptediff_corpus::Corpus;
 use ptediff_generate::{Options, Reached, program, reached};
-use ptediff_reference_model::machine::{Dialect, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::{OPERATION_NAMES, Program};
 
 use crate::arguments::{Format, Pairs};
@@ -15,9 +16,10 @@ use crate::report::pair_table::pair_table;
 
 use super::run::MIN_STEPS;
 
-/// Machines that the corpus is made for: every dialect, with all that its kernels can have.
+/// Machines that the corpus is made for: every version, with all that its kernels can have.
 pub(super) fn machines() -> [Machine; 3] {
-    [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2].map(|dialect| Machine::imagined(dialect, true, true))
+    [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2]
+        .map(|version| Machine::imagined(version, true, true))
 }
 
 pub(super) fn run(arguments: &Pairs, format: Format) -> Result<Exit, Failure> {

@@ -39,7 +39,7 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
     Ok(GuestRequest {
         platform: machine.platform.name().to_owned(),
         require,
-        dialect: machine.dialect,
+        judged_as: machine.judge_as,
         witness_every: machine.witness_every.unwrap_or(match task {
             // Few programs, each of which somebody cares about.
             Task::Replay { .. } => 1,

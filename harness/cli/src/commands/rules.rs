@@ -1,17 +1,22 @@
 //! `ptediff rules`: the model's rules with their sources.
 
-use ptediff_reference_model::rule::RULES;
+use ptediff_reference_model::rule::{RULES, RuleInfo};
 
 use crate::arguments::Format;
 use crate::error::Failure;
 use crate::exit_code::Exit;
 
+/// What a kernel must have for the rule to be reached.
+fn needs(info: &RuleInfo) -> String {
+    let needs: Vec<String> = info.needs.iter().map(ToString::to_string).collect();
+    if needs.is_empty() { "any kernel".to_owned() } else { needs.join(", ") }
+}
+
 pub(super) fn run(format: Format) -> Result<Exit, Failure> {
     match format {
         Format::Human => {
             for info in &RULES {
-                let dialects: Vec<String> = info.dialects.iter().map(ToString::to_string).collect();
-                println!("{} ({})", info.identifier, dialects.join(", "));
+                println!("{} ({})", info.identifier, needs(info));
                 println!("    {}", info.statement);
                 println!("    {}", info.source);
             }
@@ -24,7 +29,7 @@ pub(super) fn run(format: Format) -> Result<Exit, Failure> {
                         "rule": info.identifier,
                         "statement": info.statement,
                         "source": info.source,
-                        "dialects": info.dialects,
+                        "needs": info.needs,
                     })
                 })
                 .collect();

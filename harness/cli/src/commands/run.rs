@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     let mut request = request(&arguments.machine, task)?;
     request.shrink_budget = arguments.shrink;
     request.stop_after = arguments.stop_after;
-    request.count_known = arguments.count_known;
+    request.count_known = arguments.weighing.count_known;
     let mut progress = Progress::new("programs");
     let mut channel = launch(&request, &arguments.machine.launch_options(arguments.time))?;
     let start = match arguments.machine.platform {
@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     // Only now: a machine that cannot be started must not cost an older trace.
     let mut keep = Keep::at(arguments.trace.as_deref())?;
     let mut results = follow(&mut channel, &mut keep, &mut progress)?;
-    results.count_known = arguments.count_known;
+    results.weigh(arguments.weighing);
     examine_death(&arguments.machine, arguments.shrink_boots, &mut results, &progress);
     if !arguments.no_opinions {
         ask_others(&arguments.machine, &mut results, &progress);

@@ -137,7 +137,6 @@ fn fate(results: &Results, telling: Telling, told: u64, programs: u32) -> Fate {
     for (_, why) in results.undecided.iter().filter(|(index, _)| mine.contains(index)) {
         match (witness(why), why) {
             (Some(by), _) => *fate.unmasked.entry(by).or_default() += 1,
-            (None, Inconclusive::UnblessedKernel { .. }) => blame(&mut fate, &Verdict::Inconclusive(why.clone())),
             (None, _) => fate.other.push(reason(why)),
         }
     }

@@ -173,10 +173,7 @@ fn exit_of(watched: &Watched, results: &Results) -> Exit {
     let (events, violations, lost) =
         watched.counters.as_ref().map_or((0, 0, 0), |all| (all.all_events(), all.all_violations(), all.all_lost()));
     if violations > 0 {
-        return match results.machine.as_ref().is_some_and(|machine| machine.is_blessed() || machine.dialect_forced) {
-            true => Exit::Diverge,
-            false => Exit::CannotTell,
-        };
+        return Exit::Diverge;
     }
     match results.ending {
         Finish::Finished if watched.is_whole => {}

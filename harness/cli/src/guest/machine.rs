@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::{Facts, KernelVersion};
+use ptediff_reference_model::machine::Machine;
 
-use super::swap;
+use super::{facts, swap};
 
 /// What was looked at and what it said.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,8 @@ pub struct Evidence {
     pub cpu_model: String,
     /// The CPU's flags in /proc/cpuinfo.
     pub flags: Vec<String>,
+    /// What besides the version decides how the kernel behaves.
+    pub facts: Facts,
     /// The kernel's complaint about the XSAVE area, if there is one in its log.
     pub xsave_complaint: Option<String>,
 }
@@ -42,6 +45,7 @@ impl Evidence {
             release,
             build,
             cpu_model: field("model name"),
+            facts: facts::gather(),
             flags: field("flags").split_whitespace().map(str::to_owned).collect(),
             // A record of /dev/kmsg is `prefix;text`.
             xsave_complaint: kernel_log()
@@ -105,19 +109,19 @@ impl Evidence {
     /// The machine for the model. `shadow_stack` is what a live shadow-stack store proved.
     ///
     /// # Errors
-    /// A sentence: the kernel's version is none that the model has a dialect for, and none was named.
-    pub fn machine(&self, platform: &str, shadow_stack: bool, dialect: Option<Dialect>) -> Result<Machine, String> {
+    /// A sentence: `uname -r` names no version.
+    pub fn machine(
+        &self,
+        platform: &str,
+        shadow_stack: bool,
+        judged_as: Option<KernelVersion>,
+    ) -> Result<Machine, String> {
         let version = KernelVersion::of_uname(&self.release, &self.build).map_err(|error| error.to_string())?;
-        let expected = Dialect::of_version(version);
-        let dialect_forced = dialect.is_some();
-        let dialect = dialect.or(expected).ok_or_else(|| {
-            format!("no rules were read for kernel {version}; `--dialect 6.1`, `6.12` or `7.2` judges it by those")
-        })?;
         Ok(Machine {
             release: self.release.clone(),
             version,
-            dialect,
-            dialect_forced,
+            judged_as,
+            facts: self.facts,
             shadow_stack,
             protection_keys: self.has("ospke"),
             swap: swap::is_possible(),

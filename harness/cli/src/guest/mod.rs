@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod claims;
+mod facts;
 pub mod init;
 pub mod machine;
 mod pagemap_audit;

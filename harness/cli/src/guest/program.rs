@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use ptediff_compare::{Judge, witness_contradiction};
+use ptediff_compare::{Judge, Progress, witness_contradiction};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
 use ptediff_observe::{
     EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen,
@@ -171,6 +171,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
 
     fn steps(&mut self, index: u32, attempt: Attempt, program: &Program) -> Result<Verdict, RigError> {
         let mut judge = Judge::new(&self.machine);
+        let mut records: Vec<StepRecord> = Vec::with_capacity(program.steps.len());
         let mut normaliser = Normaliser::new(self.zero_frame);
         let mut before = RawState::default();
         let mut state = RawState::default();
@@ -186,6 +187,9 @@ impl<O: Observer, W: Write> Runner<O, W> {
                 plant.strike_at(&step.operation).map_err(|error| RigError(format!("planting {plant}: {error}")))?;
             }
             if !judge.model().is_possible(step) {
+                if judge.has_met_defect() {
+                    break;
+                }
                 let feature = format!("what step {number} needs ({step})");
                 return Ok(Verdict::Inconclusive(Inconclusive::MissingFeature { feature }));
             }
@@ -213,20 +217,29 @@ impl<O: Observer, W: Write> Runner<O, W> {
             if self.is_witness_due(index, attempt, number) {
                 record.witness = Some(self.ask(step, &before, &transitions, &state)?);
             }
-            let mut verdict = judge.step(number, step, &record);
-            if matches!(verdict, Verdict::Diverge(_)) && record.witness.is_none() {
+            let mut judged = judge.step(number, step, &record);
+            if judged == Progress::Differs && record.witness.is_none() {
                 record.witness = Some(self.ask(step, &before, &transitions, &state)?);
                 if let Some(contradiction) = witness_contradiction(number, &record) {
-                    verdict = Verdict::Inconclusive(contradiction);
+                    judged = Progress::CannotTell(contradiction);
                 }
             }
-            let done = StepDone { index: number as u16, record };
-            self.send(&Frame::StepDone(done))?;
-            if verdict != Verdict::Agree {
-                return Ok(verdict);
+            let done = Frame::StepDone(StepDone { index: number as u16, record });
+            self.send(&done)?;
+            if let Frame::StepDone(StepDone { record, .. }) = done {
+                records.push(record);
+            }
+            match judged {
+                Progress::GoesOn => {}
+                Progress::CannotTell(why) => return Ok(Verdict::Inconclusive(why)),
+                Progress::Differs => {
+                    if let Some(divergence) = judge.explain(program, &records) {
+                        return Ok(Verdict::Diverge(Box::new(divergence)));
+                    }
+                }
             }
         }
-        Ok(Verdict::Agree)
+        Ok(judge.end(program, records.len()))
     }
 
     /// Performs a program and goes only so far in looking at it: for measuring.

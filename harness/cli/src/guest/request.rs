@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use ptediff_corpus::Needs;
-use ptediff_reference_model::machine::Dialect;
+use ptediff_reference_model::kernel::KernelVersion;
 use ptediff_reference_model::program::Program;
 
 use super::plant::Plant;
@@ -24,7 +24,7 @@ pub struct GuestRequest {
     /// CPU features without which the guest must refuse, by their names in /proc/cpuinfo.
     pub require: Vec<String>,
     /// Rules to judge by, where the user named them.
-    pub dialect: Option<Dialect>,
+    pub judged_as: Option<KernelVersion>,
     /// The witnesses are asked after every this-many-th step; 0 for never but at divergences.
     pub witness_every: u16,
     /// Bytes of the probes' ring buffer.

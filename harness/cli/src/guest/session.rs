@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ptediff_compare::{KnownDivergence, known_divergence};
 use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
@@ -15,7 +14,7 @@ use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
-use ptediff_reference_model::verdict::Verdict;
+use ptediff_reference_model::verdict::{Explanation, Verdict};
 use ptediff_trace::{Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
 use ptediff_vm::in_place::pin_to_one_cpu;
 
@@ -83,7 +82,7 @@ impl<W: Write> Session<'_, W> {
         }
         if let Task::Claim { name, parameters } = &self.request.task {
             let machine = evidence
-                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.dialect)
+                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.judged_as)
                 .map_err(RigError)?;
             self.send(&Frame::Machine(machine.clone()))?;
             let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
@@ -92,7 +91,7 @@ impl<W: Write> Session<'_, W> {
         }
         if let Task::Watch(task) = &self.request.task {
             let machine = evidence
-                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.dialect)
+                .machine(&self.request.platform, evidence.may_have_shadow_stack(), self.request.judged_as)
                 .map_err(RigError)?;
             self.send(&Frame::Machine(machine.clone()))?;
             let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
@@ -110,7 +109,7 @@ impl<W: Write> Session<'_, W> {
         let mut executor = start()?;
         if let Task::Bench { seed, programs, max_steps } = &self.request.task {
             let machine =
-                evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
+                evidence.machine(&self.request.platform, shadow_stack, self.request.judged_as).map_err(RigError)?;
             let Some(writer) = self.writer.as_mut() else { return Err(RigError("the trace is gone".to_owned())) };
             bench::bare(writer, &mut executor, &machine, *seed, *programs, *max_steps)?;
             let Some(writer) = self.writer.take() else { return Err(RigError("the trace is gone".to_owned())) };
@@ -147,7 +146,8 @@ impl<W: Write> Session<'_, W> {
             let missing = vec![format!("a shadow-stack store that works (WRSS gave: {outcome})")];
             return self.refuse(missing, evidence.lines());
         }
-        let machine = evidence.machine(&self.request.platform, shadow_stack, self.request.dialect).map_err(RigError)?;
+        let machine =
+            evidence.machine(&self.request.platform, shadow_stack, self.request.judged_as).map_err(RigError)?;
         self.send(&Frame::Machine(machine.clone()))?;
         let description = observer.description().clone();
         for line in description.to_string().lines() {
@@ -256,19 +256,21 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
         }
         Task::Campaign { seed, first, programs, .. } => {
             let options = generation(&request.task)?;
-            let mut met: Vec<&'static KnownDivergence> = Vec::new();
+            let mut met: Vec<Explanation> = Vec::new();
             let mut counted = 0;
             for index in *first..first.saturating_add(*programs) {
                 let program = program(*seed, index, &runner.machine, &options);
                 let verdict = runner.run(index, Attempt::First, &program)?;
                 end.programs += 1;
                 count(&mut end.verdicts, &verdict);
-                if let Verdict::Diverge(_) = &verdict {
-                    let known = if request.count_known { None } else { known_as(&runner.machine, &verdict) };
-                    match known {
-                        Some(known) if met.contains(&known) => continue,
-                        Some(known) => met.push(known),
-                        None => counted += 1,
+                if let Verdict::Diverge(divergence) = &verdict {
+                    let explanation = &divergence.explanation;
+                    if !explanation.is_known() || request.count_known {
+                        counted += 1;
+                    } else if met.contains(explanation) {
+                        continue;
+                    } else {
+                        met.push(explanation.clone());
                     }
                     let shrunk = examine(request, runner, index, &program, &verdict)?;
                     runner.send(&Frame::Shrunk(shrunk))?;
@@ -374,11 +376,8 @@ fn examine<O: Observer, W: Write>(
             }
             attempt += 1;
             match runner.run(index, Attempt::Shrink(attempt), candidate) {
-                // Not from one divergence into another that is known, or out of it.
-                Ok(seen) => {
-                    matches!(seen, Verdict::Diverge(_))
-                        && known_as(&runner.machine, &seen) == known_as(&runner.machine, verdict)
-                }
+                // Not from one explanation into another.
+                Ok(seen) => same_explanation(&seen, verdict),
                 Err(error) => {
                     failure = Some(error);
                     false
@@ -401,11 +400,11 @@ fn examine<O: Observer, W: Write>(
     Ok(result)
 }
 
-/// The known divergence that a verdict is, if any.
-fn known_as(machine: &Machine, verdict: &Verdict) -> Option<&'static KnownDivergence> {
-    match verdict {
-        Verdict::Diverge(divergence) => known_divergence(machine, divergence),
-        Verdict::Agree | Verdict::Inconclusive(_) => None,
+/// Whether two verdicts are divergences that have the same explanation.
+fn same_explanation(left: &Verdict, right: &Verdict) -> bool {
+    match (left, right) {
+        (Verdict::Diverge(left), Verdict::Diverge(right)) => left.explanation == right.explanation,
+        _ => false,
     }
 }
 
@@ -452,7 +451,7 @@ fn campaign_of(request: &GuestRequest) -> Campaign {
     };
     Campaign {
         work,
-        dialect: request.dialect,
+        judged_as: request.judged_as,
         observer: request.loader.name().to_owned(),
         witness_every: request.witness_every,
         shrink_budget: request.shrink_budget,

@@ -14,7 +14,8 @@ use serde::Serialize;
 use ptediff_observe::{Attachment, ObserveError, ProgramWatch, WatchReport, WatchSettings};
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::invariant::{Invariant, Moment, Seen, marker_bits, marker_type, violated, vm_flag};
-use ptediff_reference_model::machine::{KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_trace::{Finding, Frame, Refused, Writer};
 
 use super::pagemap_audit::PagemapAudit;
@@ -27,7 +28,7 @@ pub const START_ARGUMENT: &str = "__start";
 /// Exit code of a command that could not be started, as in a shell.
 const NOT_STARTED: i32 = 127;
 /// First kernel whose `kprobe.session` is the function graph tracer's (`kernel/trace/fprobe.c`).
-const GRAPH_SINCE: KernelVersion = KernelVersion { major: 6, minor: 14, patch: 0 };
+const GRAPH_SINCE: KernelVersion = KernelVersion::new(6, 14, 0);
 /// How often the ring buffer is read.
 const POLL: Duration = Duration::from_millis(50);
 /// How often the counters are told.
@@ -59,8 +60,8 @@ pub(super) fn run<W: Write>(
     let settings = WatchSettings {
         invariants,
         shadow_stack_flag: if machine.shadow_stack { vm_flag::SHADOW_STACK } else { 0 },
-        marker_bits: marker_bits(machine.dialect),
-        marker_type: marker_type(machine.dialect).unwrap_or(!0),
+        marker_bits: marker_bits(machine.kernel_as_released()),
+        marker_type: marker_type(machine.kernel_as_released()).unwrap_or(!0),
         plant_flip,
         plant_causes,
     };
@@ -321,8 +322,10 @@ fn violation_of(report: &WatchReport, symbols: &Symbols, machine: &Machine, inva
         None => Some(format!("there is no cause {}", report.cause)),
         Some(moment) => {
             let seen = Seen { entry: Entry(report.after), moment, vm_flags: report.vm_flags, exclusive };
-            let by_model: u64 =
-                violated(&seen, machine.dialect, invariants).into_iter().map(|invariant| invariant.bit()).sum();
+            let by_model: u64 = violated(&seen, machine.kernel_as_released(), invariants)
+                .into_iter()
+                .map(|invariant| invariant.bit())
+                .sum();
             (by_model != report.broken).then(|| format!("the probes say {:#x}, the model {by_model:#x}", report.broken))
         }
     };

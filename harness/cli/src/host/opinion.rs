@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use ptediff_reference_model::machine::{KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
 
@@ -93,10 +94,10 @@ impl Opinion {
 
 /// Whether the rule is one of this machine's kernel too. Where none can be named, kernels cannot be compared.
 fn holds(rule: Option<Rule>, machine: &Machine) -> bool {
-    rule.is_some_and(|rule| rule.info().dialects.contains(&machine.dialect))
+    rule.is_some_and(|rule| rule.info().holds_on(machine.kernel()))
 }
 
-/// Whether two machines were wrong in the same way. Raw values may differ between kernels' dialects, what is
+/// Whether two machines were wrong in the same way. Raw values may differ between kernels' versions, what is
 /// compared here does not.
 fn same(left: &Divergence, right: &Divergence) -> bool {
     left.step == right.step
@@ -123,27 +124,15 @@ pub fn blame(machine: &Machine, opinions: &[Opinion]) -> Blame {
 
 #[cfg(test)]
 mod tests {
-    use ptediff_reference_model::machine::Dialect;
+    use ptediff_reference_model::kernel::KernelVersion;
 
     use super::*;
 
-    const HERE: KernelVersion = KernelVersion { major: 6, minor: 12, patch: 95 };
-    const NEWER: KernelVersion = KernelVersion { major: 7, minor: 2, patch: 13 };
+    const HERE: KernelVersion = KernelVersion::new(6, 12, 95);
+    const NEWER: KernelVersion = KernelVersion::new(7, 2, 13);
 
     fn check(opinions: &[(&str, KernelVersion, Answer)], expected: Blame) {
-        let machine = Machine {
-            release: String::new(),
-            version: HERE,
-            dialect: Dialect::Linux6_12,
-            dialect_forced: false,
-            shadow_stack: true,
-            protection_keys: true,
-            swap: true,
-            merging: true,
-            exact_accessed: true,
-            platform: "bochs".to_owned(),
-            cpu_model: String::new(),
-        };
+        let machine = Machine { platform: "bochs".to_owned(), ..Machine::imagined(HERE, true, true) };
         let opinions: Vec<Opinion> = opinions
             .iter()
             .map(|(platform, version, answer)| Opinion {

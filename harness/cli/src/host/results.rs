@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use ptediff_compare::{KnownDivergence, Tally};
+use ptediff_compare::Tally;
 use ptediff_observe::Compared;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::tracking;
-use ptediff_reference_model::verdict::{Inconclusive, Verdict};
+use ptediff_reference_model::verdict::{Explanation, Inconclusive, Verdict};
 use ptediff_trace::{Campaign, End, Refused};
 
+use crate::arguments::Weighing;
 use crate::exit_code::Exit;
 use crate::guest::session::{ENTRIES_COMPARED, EVENTS_COMPARED, SNAPSHOTS_COMPARED, SNAPSHOTS_MOVED};
 
@@ -34,15 +35,8 @@ pub struct Found {
     pub stability: Option<(u16, u16)>,
     /// The smallest program found that diverges still, its verdict and its records.
     pub minimal: Option<Minimal>,
-    /// The known divergence that this one is.
-    #[serde(serialize_with = "identifier")]
-    pub known: Option<&'static KnownDivergence>,
     /// What other machines gave for the smallest program.
     pub opinions: Vec<Opinion>,
-}
-
-fn identifier<S: Serializer>(known: &Option<&'static KnownDivergence>, serializer: S) -> Result<S::Ok, S::Error> {
-    known.map(|known| known.identifier).serialize(serializer)
 }
 
 /// A shrunk program.
@@ -65,6 +59,15 @@ impl Found {
     #[must_use]
     pub fn is_stable(&self) -> bool {
         self.stability.is_none_or(|(same, reruns)| same == reruns)
+    }
+
+    /// What the table of changes makes of it.
+    #[must_use]
+    pub fn explanation(&self) -> &Explanation {
+        match &self.verdict {
+            Verdict::Diverge(divergence) => &divergence.explanation,
+            Verdict::Agree | Verdict::Inconclusive(_) => &Explanation::Unexplained,
+        }
     }
 
     /// Program, verdict and records in the smallest form that there is.
@@ -147,8 +150,10 @@ pub struct Results {
     pub agreed: u32,
     /// Programs that diverged.
     pub divergences: Vec<Found>,
-    /// Whether known divergences decide the exit code as any other.
+    /// Whether defects that the version is known to have decide the exit code as any other divergence.
     pub count_known: bool,
+    /// Whether an unexplained divergence is inconclusive on a version that is not calibrated.
+    pub strict: bool,
     /// Programs without a verdict: by reason, how many and the first.
     pub inconclusive: BTreeMap<String, (u32, u32)>,
     /// Each program without a verdict: its index, and why.
@@ -192,7 +197,7 @@ impl Results {
         if !self.disagreements.is_empty() {
             return Exit::Rig;
         }
-        let stable = self.unexplained().any(Found::is_stable);
+        let stable = self.deciding().any(|found| found.is_stable() && !self.is_doubted(found));
         match &self.ending {
             Finish::RigFailed(_) => Exit::Rig,
             Finish::BadTrace(_) => Exit::Usage,
@@ -201,7 +206,7 @@ impl Results {
             _ if stable => Exit::Diverge,
             Finish::Refused => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
-                if self.inconclusive.is_empty() && self.unexplained().next().is_none() && self.tally.steps > 0 =>
+                if self.inconclusive.is_empty() && self.deciding().next().is_none() && self.tally.steps > 0 =>
             {
                 Exit::Agree
             }
@@ -209,16 +214,30 @@ impl Results {
         }
     }
 
-    /// Divergences that are not known, or that count although they are.
-    pub fn unexplained(&self) -> impl Iterator<Item = &Found> {
-        self.divergences.iter().filter(|found| found.known.is_none() || self.count_known)
+    /// Takes over what decides the exit code.
+    pub fn weigh(&mut self, weighing: Weighing) {
+        self.count_known = weighing.count_known;
+        self.strict = weighing.strict;
     }
 
-    /// Divergences that are worth a report of their own: all that are not known, and the first of each known one.
+    /// Whether nothing explains it and the version is not one whose behaviour was looked at.
+    fn is_doubted(&self, found: &Found) -> bool {
+        let is_calibrated = self.machine.as_ref().is_some_and(Machine::is_calibrated);
+        self.strict && !is_calibrated && *found.explanation() == Explanation::Unexplained
+    }
+
+    /// Divergences on which the exit code turns: all but those that defects known of this version explain, and these
+    /// too where they are to count.
+    pub fn deciding(&self) -> impl Iterator<Item = &Found> {
+        self.divergences.iter().filter(|found| !found.explanation().is_known() || self.count_known)
+    }
+
+    /// Divergences that are worth a report of their own: all that decide, and the first of each known explanation.
     pub fn reported(&self) -> impl Iterator<Item = &Found> {
         self.divergences.iter().enumerate().filter_map(|(index, found)| {
-            let first = !self.divergences[..index].iter().any(|earlier| earlier.known == found.known);
-            (found.known.is_none() || self.count_known || first).then_some(found)
+            let explanation = found.explanation();
+            let is_first = !self.divergences[..index].iter().any(|earlier| earlier.explanation() == explanation);
+            (!explanation.is_known() || self.count_known || is_first).then_some(found)
         })
     }
 
@@ -254,9 +273,6 @@ pub fn reason(inconclusive: &Inconclusive) -> String {
             format!("{PROBE_CONTRADICTED} by a witness: {:?}", mismatch.field)
         }
         Inconclusive::FrameContradicted { .. } => format!("{PROBE_CONTRADICTED} by pagemap: frame number"),
-        Inconclusive::UnblessedKernel { .. } => {
-            "differs from the model, on a kernel version that nobody reviewed (--dialect vouches for it)".to_owned()
-        }
         Inconclusive::Truncated { .. } => "record cut short".to_owned(),
         Inconclusive::MissingFeature { feature } => format!("the machine lacks {feature}"),
         Inconclusive::Rig { message } => format!("rig: {message}"),

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
-use ptediff_compare::{Judge, known_divergence};
+use ptediff_compare::{Judge, Progress as Judged};
+use ptediff_reference_model::kernel::NEWEST_KNOWN;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
 use ptediff_reference_model::program::Program;
@@ -259,15 +260,22 @@ impl Reading {
         if current.verdict.is_none()
             && let Some(step) = current.program.steps.get(number)
         {
-            let verdict = current.judge.step(number, step, &record);
-            if verdict != Verdict::Agree {
-                current.verdict = Some(verdict);
-            }
+            let judged = current.judge.step(number, step, &record);
+            current.records.push(record);
+            current.verdict = match judged {
+                Judged::GoesOn => None,
+                Judged::CannotTell(why) => Some(Verdict::Inconclusive(why)),
+                Judged::Differs => {
+                    let divergence = current.judge.explain(&current.program, &current.records);
+                    divergence.map(|divergence| Verdict::Diverge(Box::new(divergence)))
+                }
+            };
+        } else {
+            current.records.push(record);
         }
         if self.results.first_comparison.is_none() {
             self.results.first_comparison = Some(self.start.elapsed());
         }
-        current.records.push(record);
     }
 
     fn end(&mut self, index: u32, guest: Verdict) {
@@ -278,12 +286,7 @@ impl Reading {
         let results = &mut self.results;
         results.runs += 1;
         results.tally.add(current.judge.tally());
-        let (steps, recorded) = (current.program.steps.len(), current.records.len());
-        let host = current.verdict.unwrap_or(if steps == recorded {
-            Verdict::Agree
-        } else {
-            Verdict::Inconclusive(Inconclusive::Truncated { steps, recorded })
-        });
+        let host = current.verdict.unwrap_or_else(|| current.judge.end(&current.program, current.records.len()));
         // The guest knows why it stopped early; the host can only see that it did.
         let excused = matches!(
             (&host, &guest),
@@ -308,7 +311,7 @@ impl Reading {
         }
         results.programs += 1;
         if let Some(machine) = &results.machine {
-            match tracking::judge(machine.dialect, &current.program, &current.records) {
+            match tracking::judge(machine.kernel_as_released(), &current.program, &current.records) {
                 Ok(tally) => results.tracking.add(&tally),
                 Err(violation) => {
                     let steps = current.program.steps.iter().take(violation.step + 1).enumerate();
@@ -320,8 +323,7 @@ impl Reading {
         }
         match &verdict {
             Verdict::Agree => results.agreed += 1,
-            Verdict::Diverge(divergence) => {
-                let known = results.machine.as_ref().and_then(|machine| known_divergence(machine, divergence));
+            Verdict::Diverge(_) => {
                 results.divergences.push(Found {
                     index,
                     program: current.program,
@@ -329,7 +331,6 @@ impl Reading {
                     records: current.records.clone(),
                     stability: None,
                     minimal: None,
-                    known,
                     opinions: Vec::new(),
                 });
             }
@@ -402,14 +403,23 @@ impl Reading {
     }
 }
 
+/// The version that it is judged as.
+fn judged_as(machine: &Machine) -> String {
+    match (machine.judged_as, machine.caveat()) {
+        (Some(version), _) => format!("judged as {version}, as asked"),
+        (None, Some(_)) => format!("{}, judged as {NEWEST_KNOWN}", machine.version),
+        (None, None) => machine.version.to_string(),
+    }
+}
+
 /// The machine, in a line.
 #[must_use]
 pub fn describe(machine: &Machine) -> String {
     let with = |has: bool| if has { "with" } else { "without" };
     format!(
-        "Linux {} (rules of {}) on {}, {}, {} user shadow stacks, {} protection keys",
+        "Linux {} ({}) on {}, {}, {} user shadow stacks, {} protection keys",
         machine.release,
-        machine.dialect,
+        judged_as(machine),
         machine.platform,
         machine.cpu_model,
         with(machine.shadow_stack),

@@ -4,7 +4,8 @@
 
 use ptediff_reference_model::entry::{A, BIT_NAMES, D, Entry, NX, SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{FrameName, ObservedEntry, StepRecord};
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
@@ -13,6 +14,7 @@ use ptediff_trace::{Campaign, WorkList};
 use crate::host::opinion::blame as who;
 use crate::host::results::{Found, Results};
 
+use super::explanation::explanation_text;
 use super::timeline::difference_lines;
 use super::wrap::wrap;
 
@@ -43,8 +45,8 @@ pub fn mail(results: &Results, found: &Found, attached: Attached<'_>) -> Option<
     page.title("Machine");
     page.field("kernel", &machine.release);
     page.field(
-        "rules",
-        &format!("of Linux {}{}", machine.dialect, if machine.dialect_forced { " (forced)" } else { "" }),
+        "judged as",
+        &format!("Linux {}{}", machine.judged_version(), if machine.judged_as.is_some() { " (as asked)" } else { "" }),
     );
     page.field("CPU", &format!("{}{}", machine.cpu_model, cpu_features(machine)));
     page.field("platform", &machine.platform);
@@ -251,9 +253,7 @@ fn seen_frame(frame: FrameName) -> String {
 /// Who may be at fault, each with the evidence for and against.
 fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecord], divergence: &Divergence) {
     let witness = records.get(divergence.step).and_then(|record| record.witness.as_ref());
-    if let Some(known) = found.known {
-        page.field("known", &format!("as {}: {}. See {}", known.identifier, known.reason, known.link));
-    }
+    page.field("explained", &explanation_text(&divergence.explanation));
     if !found.opinions.is_empty() {
         page.field("by others", who(machine, &found.opinions).text());
         for opinion in &found.opinions {
@@ -280,12 +280,12 @@ fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecor
     page.field("CPU", &cpu_evidence(machine, found, divergence));
     page.field(
         "kernel",
-        if Dialect::of_version(machine.version) != Some(machine.dialect) {
-            "not by this: it was judged by the rules of another version"
-        } else if machine.is_blessed() {
-            "possible: campaigns on this version were reviewed, and agreed with the model"
+        if machine.judged_as.is_some_and(|version| version != machine.version) {
+            "possible, but it was judged as another version than it says it is"
+        } else if machine.is_calibrated() {
+            "possible: a matrix on this very version had nothing unexplained"
         } else {
-            "cannot be told: nobody has reviewed this version"
+            "possible: judged by the table of changes; no matrix was run on this version"
         },
     );
     let model = match divergence.rule {
@@ -347,9 +347,9 @@ fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> St
 }
 
 fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, found: &Found, attached: Attached<'_>) {
-    let dialect = if machine.dialect_forced { format!(" --dialect {}", machine.dialect) } else { String::new() };
+    let version = machine.judged_as.map_or_else(String::new, |version| format!(" --judge-as {version}"));
     let KernelVersion { major, minor, .. } = machine.version;
-    let kernel = format!("--platform {} --kernel {major}.{minor}{dialect}", machine.platform);
+    let kernel = format!("--platform {} --kernel {major}.{minor}{version}", machine.platform);
     if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = campaign {
         let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" --profile {profile}"));
         page.paragraph("The generated program, alone:");

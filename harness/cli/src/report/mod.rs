@@ -1,5 +1,6 @@
 //! Reports, for people and as JSON.
 
+pub mod explanation;
 pub mod mail;
 pub mod pair_table;
 pub mod progress;
@@ -11,19 +12,20 @@ pub mod wrap;
 
 use std::collections::BTreeMap;
 
-use ptediff_compare::KnownDivergence;
 use ptediff_corpus::StoredEntry;
 use ptediff_generate::NARROWINGS;
+use ptediff_reference_model::kernel::Change;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::OPERATION_NAMES;
 use ptediff_reference_model::rule::{RULES, RuleInfo};
-use ptediff_reference_model::verdict::Verdict;
+use ptediff_reference_model::verdict::{Explanation, Verdict};
 
 use crate::arguments::Format;
 use crate::host::opinion::{Blame, blame};
 use crate::host::results::{Alone, Finish, Found, Results, Running, reason};
 use crate::host::session::describe;
 
+use explanation::{defect_text, explanation_text};
 use timeline::{difference_lines, timeline, verdict_line};
 
 /// Times that a rule must fire to count as reached.
@@ -45,7 +47,7 @@ pub fn divergence_headline(found: &Found) -> String {
 /// Why a rule was not reached in this campaign, as far as it can be said.
 fn unreached_reason(info: &RuleInfo, results: &Results) -> &'static str {
     let Some(machine) = &results.machine else { return "no machine" };
-    if !info.dialects.contains(&machine.dialect) {
+    if !info.holds_on(machine.kernel()) {
         return "the rule is not one of this kernel's";
     }
     let needs_shadow_stack = info.identifier.contains("shadow-stack") || info.identifier.contains("shadow_stack");
@@ -95,8 +97,7 @@ pub fn replay(results: &Results, entries: &[StoredEntry], names: &[&str], timeli
         if timelines && let Some(records) = results.records.get(index) {
             let found = results.divergences.iter().find(|found| found.index as usize == index);
             let verdict = found.map_or(&Verdict::Agree, |found| &found.verdict);
-            let dialect = results.machine.as_ref().map(|machine| machine.dialect);
-            print!("{}", timeline(&stored.entry.program, records, verdict, dialect));
+            print!("{}", timeline(&stored.entry.program, records, verdict, results.machine.as_ref()));
         }
     }
     human(results, &[]);
@@ -252,14 +253,15 @@ fn rules(results: &Results) {
     }
 }
 
-/// Known divergences, each with the number of programs that met it.
+/// Defects that this version is known to have, each with the number of programs that met it.
 fn known(results: &Results) {
-    let mut counts: BTreeMap<&str, (u32, &KnownDivergence)> = BTreeMap::new();
-    for known in results.divergences.iter().filter_map(|found| found.known) {
-        counts.entry(known.identifier).or_insert((0, known)).0 += 1;
+    let mut counts: BTreeMap<Change, u32> = BTreeMap::new();
+    let known = results.divergences.iter().map(Found::explanation).filter(|explanation| explanation.is_known());
+    for &defect in known.flat_map(Explanation::changes) {
+        *counts.entry(defect).or_default() += 1;
     }
-    for (identifier, (count, known)) in counts {
-        println!("known        {identifier}: {count} programs: {}. See {}", known.reason, known.link);
+    for (defect, programs) in counts {
+        println!("known        {programs} programs: {}", defect_text(defect));
     }
 }
 
@@ -269,8 +271,8 @@ fn divergence(found: &Found, machine: Option<&Machine>) {
         Some((same, reruns)) => format!("UNSTABLE ({same} of {reruns} re-runs the same)"),
         None => "not run again".to_owned(),
     };
-    let known = found.known.map_or_else(String::new, |known| format!(", known as {}", known.identifier));
-    println!("\nDIVERGENCE   program {}, {stability}{known}", found.index);
+    println!("\nDIVERGENCE   program {}, {stability}", found.index);
+    println!("explained    {}", explanation_text(found.explanation()));
     if let Some(minimal) = &found.minimal {
         println!(
             "minimal      {} steps of {}, {} executions{}",
@@ -281,7 +283,7 @@ fn divergence(found: &Found, machine: Option<&Machine>) {
         );
     }
     let (program, verdict, records) = found.smallest();
-    print!("{}", timeline(program, records, verdict, machine.map(|machine| machine.dialect)));
+    print!("{}", timeline(program, records, verdict, machine));
     if let Verdict::Diverge(divergence) = verdict {
         for line in difference_lines(divergence) {
             println!("  {line}");
@@ -317,7 +319,7 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
             serde_json::json!({
                 "index": found.index,
                 "stable": found.is_stable(),
-                "known": found.known.map(|known| known.identifier),
+                "explanation": found.explanation(),
                 "opinions": found.opinions,
                 "blame": results.machine.as_ref().map(|machine| blame(machine, &found.opinions)),
                 "headline": divergence_headline(found),

@@ -46,9 +46,7 @@ pub fn timelines(results: &Results, entries: &[StoredEntry]) -> Option<Replayed>
         }
         let records = results.records.get(index)?;
         let (verdict, _) = judge(machine, &entry.program, records);
-        replayed
-            .timelines
-            .insert(entry.name.clone(), timeline(&entry.program, records, &verdict, Some(machine.dialect)));
+        replayed.timelines.insert(entry.name.clone(), timeline(&entry.program, records, &verdict, Some(machine)));
     }
     Some(replayed)
 }

@@ -6,17 +6,18 @@ use ptediff_reference_model::algebra::Place;
 use ptediff_reference_model::arena::{ActorId, PageIndex};
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, TransitionExpectation};
-use ptediff_reference_model::machine::Dialect;
+use ptediff_reference_model::kernel::Change;
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::VM_FLAGS_COMPARED;
 use ptediff_reference_model::observation::{Cause, FrameName, ObservedEntry, StepRecord, Transition};
 use ptediff_reference_model::program::Program;
-use ptediff_reference_model::verdict::{Difference, Divergence, Inconclusive, Verdict};
+use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
 
 /// The timeline of as many steps as were recorded. On kernels that keep Dirty out of read-only entries each entry
 /// that an event leaves has its state by the letters of the `_PAGE_COW` patch; `None` names none.
 #[must_use]
-pub fn timeline(program: &Program, records: &[StepRecord], verdict: &Verdict, dialect: Option<Dialect>) -> String {
-    let has_states = dialect.is_some_and(|dialect| dialect != Dialect::Linux6_1);
+pub fn timeline(program: &Program, records: &[StepRecord], verdict: &Verdict, machine: Option<&Machine>) -> String {
+    let has_states = machine.is_some_and(|machine| machine.kernel().has(Change::SavedDirty));
     let mut text = String::new();
     for (index, step) in program.steps.iter().enumerate() {
         let Some(record) = records.get(index) else {
@@ -123,9 +124,6 @@ pub fn verdict_line(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Agree => "agree".to_owned(),
         Verdict::Diverge(divergence) => format!("diverges at step {}", divergence.step),
-        Verdict::Inconclusive(Inconclusive::UnblessedKernel { divergence }) => {
-            format!("inconclusive: differs at step {}, on a kernel version that nobody reviewed", divergence.step)
-        }
         Verdict::Inconclusive(why) => format!("inconclusive: {}", crate::host::results::reason(why)),
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 &["has no manifest", "cargo xtask setup --kernel 6.12"],
             )
         }),
-        Case::new("unknown-dialect", |_| words([&"run", &"--dialect", &"5.4"]), &["`5.4`", "6.12 and 7.2"]),
+        Case::new("unknown-version", |_| words([&"run", &"--judge-as", &"hurd"]), &["`hurd`", "MAJOR.MINOR"]),
         Case::new("unknown-profile", |_| words([&"run", &"--profile", &"everything"]), &["everything"]),
         Case::new("unknown-plant", |_| words([&"run", &"--plant", &"weeds@1"]), &["`weeds@1` is not a plant"]),
         Case::new("plant-without-an-index", |_| words([&"run", &"--plant", &"panic"]), &["`panic` is not a plant"]),

@@ -40,8 +40,8 @@ pub(crate) fn cases() -> Vec<Case> {
         .kept(),
         Case::new(
             "entry-newer-schema",
-            |folder| replay(folder, entry(2, &["{\"of\": \"the future\"}"]).as_bytes()),
-            &["DIR/entry.json:2:13", "schema 2", "use a newer ptediff"],
+            |folder| replay(folder, entry(3, &["{\"of\": \"the future\"}"]).as_bytes()),
+            &["DIR/entry.json:2:13", "schema 3", "use a newer ptediff"],
         )
         .kept(),
         Case::new(

@@ -3,7 +3,8 @@
 use ptediff_compare::{ideal_records, judge};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::{Entry, RW};
-use ptediff_reference_model::machine::{BLESSED, Dialect, KernelVersion, Machine};
+use ptediff_reference_model::kernel::{CALIBRATED, KernelVersion};
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Attempt, Campaign, End, Frame, Hello, StepDone, WorkList, Writer};
@@ -15,17 +16,18 @@ pub(crate) enum Story {
     Agrees,
     /// The second one diverges.
     Diverges,
-    /// The second one differs, on a kernel version that nobody reviewed.
-    Unreviewed,
+    /// The second one diverges, on a kernel version that no matrix was run on.
+    Uncalibrated,
     /// The guest's verdict on the second one is not what its records say.
     GuestDisagrees,
 }
 
 /// The trace's bytes.
 pub(crate) fn trace(story: Story) -> Vec<u8> {
-    let is_6_12 = |version: &KernelVersion| (version.major, version.minor) == (6, 12);
-    let reviewed = BLESSED.into_iter().find(is_6_12).expect("a version of 6.12 was reviewed");
-    let machine = machine(if story == Story::Unreviewed { KernelVersion { patch: 1, ..reviewed } } else { reviewed });
+    let is_6_12 = |version: &KernelVersion| version.is_of_series(KernelVersion::LINUX_6_12);
+    let calibrated = CALIBRATED.iter().copied().find(is_6_12).expect("a version of 6.12 is calibrated");
+    let other = KernelVersion { patch: 1, ..calibrated };
+    let machine = machine(if story == Story::Uncalibrated { other } else { calibrated });
     let program = program();
     let mut writer = Writer::new(Vec::new());
     let mut push = |frame: &Frame| writer.push(frame).expect("a small frame");
@@ -34,7 +36,7 @@ pub(crate) fn trace(story: Story) -> Vec<u8> {
     let mut end = End::default();
     for index in 0..2 {
         let mut records = ideal_records(&machine, &program);
-        let tampered = index == 1 && matches!(story, Story::Diverges | Story::Unreviewed);
+        let tampered = index == 1 && matches!(story, Story::Diverges | Story::Uncalibrated);
         if tampered {
             // The kernel forgot to take the right to write away.
             let record = records.last_mut().expect("a record for each step");
@@ -70,23 +72,15 @@ pub(crate) fn trace(story: Story) -> Vec<u8> {
 fn machine(version: KernelVersion) -> Machine {
     Machine {
         release: format!("{version}-made-up"),
-        version,
-        dialect: Dialect::Linux6_12,
-        dialect_forced: false,
-        shadow_stack: true,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
         platform: "test".to_owned(),
-        cpu_model: "none".to_owned(),
+        ..Machine::imagined(version, true, true)
     }
 }
 
 fn campaign() -> Campaign {
     Campaign {
         work: WorkList::Generated { seed: 1, first: 0, programs: 2, min_steps: 3, max_steps: 3, profile: None },
-        dialect: None,
+        judged_as: None,
         observer: "none".to_owned(),
         witness_every: 0,
         shrink_budget: 0,

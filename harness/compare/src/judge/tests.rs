@@ -1,29 +1,19 @@
 //! The judge against the ideal kernel, and against one that does each thing wrong in turn.
 
-use ptediff_reference_model::arena::PageRange;
+use ptediff_reference_model::arena::{ARENA_PAGES, ActorId, PageIndex, PageRange};
 use ptediff_reference_model::entry::{Entry, NX, RW};
-use ptediff_reference_model::machine::{Dialect, KernelVersion};
-use ptediff_reference_model::observation::{FrameName, PagemapView, WitnessReport};
+use ptediff_reference_model::kernel::{Change, Kernel, KernelVersion};
+use ptediff_reference_model::observation::{FrameName, PagemapView, WitnessField, WitnessMismatch, WitnessReport};
 use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Placement, Protection};
+use ptediff_reference_model::program::{Operation, Placement, Protection};
+use ptediff_reference_model::uffd::{UffdFeatures, UffdId, UffdMode};
 
 use super::*;
-use crate::ideal_records;
+use crate::comparison::{PAGEMAP_EXCLUSIVE, PAGEMAP_PRESENT, PAGEMAP_SOFT_DIRTY};
+use crate::{ideal_records, records_of};
 
 fn machine(patch: u16) -> Machine {
-    Machine {
-        release: format!("6.12.{patch}"),
-        version: KernelVersion { major: 6, minor: 12, patch },
-        dialect: Dialect::Linux6_12,
-        dialect_forced: false,
-        shadow_stack: true,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: "test".into(),
-        cpu_model: "test".into(),
-    }
+    Machine::imagined(KernelVersion::new(6, 12, patch), true, true)
 }
 
 fn program() -> Program {
@@ -130,18 +120,6 @@ fn what_cannot_be_told_is_inconclusive() {
 }
 
 #[test]
-fn an_unblessed_kernel_is_never_red() {
-    let unblessed = machine(94);
-    let mut records = ideal_records(&unblessed, &program());
-    records[6].outcome = Outcome::Stored;
-    let (verdict, _) = judge(&unblessed, &program(), &records);
-    assert!(matches!(verdict, Verdict::Inconclusive(Inconclusive::UnblessedKernel { .. })), "{verdict:?}");
-    let vouched = Machine { dialect_forced: true, ..unblessed };
-    let (verdict, _) = judge(&vouched, &program(), &records);
-    assert!(matches!(verdict, Verdict::Diverge(_)), "{verdict:?}");
-}
-
-#[test]
 fn pagemap_says_soft_dirty_for_the_vma_too() {
     let words = |slot: usize| match slot {
         3 => PAGEMAP_PRESENT | PAGEMAP_EXCLUSIVE | PAGEMAP_SOFT_DIRTY,
@@ -198,4 +176,64 @@ fn a_writable_entry_after_write_protection_is_found() {
         }
     };
     check("a fork that leaves Write", stale, diverges_at(2));
+}
+
+/// A registered page that is written and protected, the descriptor closed; then a read.
+fn closed_userfaultfd() -> Program {
+    let (uffd, range) = (UffdId::FIRST, PageRange::FIRST_PAGE);
+    let operations = [
+        Operation::Mmap { range, protection: Protection::READ_WRITE, placement: Placement::Fixed },
+        Operation::Write { page: PageIndex::FIRST },
+        Operation::UffdOpen { uffd, features: UffdFeatures::SIGBUS },
+        Operation::UffdRegister { uffd, range, mode: UffdMode::WriteProtect },
+        Operation::UffdWriteProtect { uffd, range, protect: true },
+        Operation::UffdClose { uffd },
+        Operation::Read { page: PageIndex::FIRST },
+    ];
+    Program { steps: operations.map(|operation| Step { actor: ActorId::FIRST, operation }).to_vec() }
+}
+
+/// Runs a program on a kernel and judges it as another version.
+#[track_caller]
+fn explains(kernel: Kernel, version: KernelVersion, program: &Program, expected: &Explanation) {
+    let machine = Machine::imagined(version, true, true);
+    let records = records_of(&machine, kernel, program);
+    match judge(&machine, program, &records).0 {
+        Verdict::Diverge(divergence) => assert_eq!(divergence.explanation, *expected, "{version}: {divergence:?}"),
+        other => panic!("{version}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_difference_is_explained_by_the_table_in_its_order() {
+    let (vulnerable, fixed) = (KernelVersion::new(6, 1, 190), KernelVersion::new(6, 1, 192));
+    let defect = Change::CloseKeepsUffdWp;
+    let kernel = Machine::imagined(vulnerable, true, true).kernel();
+    let program = closed_userfaultfd();
+    explains(kernel.with(defect), vulnerable, &program, &Explanation::KnownDefects(vec![defect]));
+    explains(kernel.with(defect), fixed, &program, &Explanation::FixMissing(vec![defect]));
+    // Protection by the VMA's flags, as before 6.2, leaves another entry.
+    let later = KernelVersion::LINUX_7_2;
+    let older = Machine::imagined(later, true, true).kernel().without(Change::UffdWpByPageProtection);
+    explains(older, later, &program, &Explanation::ChangeMoved(vec![Change::UffdWpByPageProtection]));
+    let agrees = Machine::imagined(fixed, true, true);
+    assert_eq!(judge(&agrees, &program, &records_of(&agrees, kernel, &program)).0, Verdict::Agree);
+}
+
+#[test]
+fn behind_a_known_defect_the_program_is_judged_on() {
+    let version = KernelVersion::new(6, 1, 190);
+    let machine = Machine::imagined(version, true, true);
+    let program = closed_userfaultfd();
+    let mut records = records_of(&machine, machine.kernel_as_released(), &program);
+    let (verdict, _) = judge(&machine, &program, &records);
+    let Verdict::Diverge(divergence) = verdict else { panic!("{verdict:?}") };
+    assert_eq!((divergence.step, divergence.explanation.is_known()), (5, true));
+    records[6].outcome = Outcome::Stored;
+    let (verdict, _) = judge(&machine, &program, &records);
+    let Verdict::Diverge(divergence) = verdict else { panic!("{verdict:?}") };
+    let met = vec![Change::CloseKeepsUffdWp];
+    assert_eq!((divergence.step, divergence.explanation, divergence.met), (6, Explanation::Unexplained, met));
+    records.truncate(6);
+    assert!(matches!(judge(&machine, &program, &records).0, Verdict::Inconclusive(Inconclusive::Truncated { .. })));
 }

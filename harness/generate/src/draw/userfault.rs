@@ -93,7 +93,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn uffd_open(&mut self, uffd: UffdId) -> Operation {
-        let newer = if self.dialect == Dialect::Linux6_1 { 4 } else { 42 };
+        let newer = if self.version == KernelVersion::LINUX_6_1 { 4 } else { 42 };
         // Without SIGBUS faults wait, and somebody else must be there to answer.
         let others = ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() > 1;
         let waits = self.dice.percent(if others { 75 } else { 35 });

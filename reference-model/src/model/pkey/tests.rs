@@ -3,11 +3,12 @@
 use super::*;
 use crate::arena::PageIndex;
 use crate::entry::PKEY;
-use crate::machine::{KernelVersion, Machine};
+use crate::kernel::KernelVersion;
+use crate::machine::Machine;
 use crate::outcome::Fault;
 use crate::program::{Operation, Placement, Step};
 
-const ALL: [Dialect; 3] = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+const ALL: [KernelVersion; 3] = [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
 const PAGE: PageIndex = PageIndex::FIRST;
 const ONE: PageRange = PageRange::FIRST_PAGE;
 const READ: Operation = Operation::Read { page: PAGE };
@@ -15,20 +16,8 @@ const WRITE: Operation = Operation::Write { page: PAGE };
 const EXECUTE: Operation = Operation::Execute { page: PAGE };
 const WRSS: Operation = Operation::WriteShadowStack { page: PAGE };
 
-fn machine(dialect: Dialect, protection_keys: bool) -> Machine {
-    Machine {
-        release: String::new(),
-        version: KernelVersion { major: 6, minor: 12, patch: 0 },
-        dialect,
-        dialect_forced: false,
-        shadow_stack: dialect != Dialect::Linux6_1,
-        protection_keys,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: String::new(),
-        cpu_model: String::new(),
-    }
+fn machine(version: KernelVersion, protection_keys: bool) -> Machine {
+    Machine::imagined(version, version != KernelVersion::LINUX_6_1, protection_keys)
 }
 
 fn protection(bits: u8) -> Protection {
@@ -63,17 +52,17 @@ fn refused(error_code: u32, key: u32) -> Outcome {
     Outcome::Faulted(Fault { signal: 11, code: 4, address: PAGE.address(), error_code, key })
 }
 
-/// Runs the operations on each dialect; the last must give this, and page 0 must have this key in its entry.
-fn check_on(dialects: &[Dialect], keys: bool, name: &str, operations: &[Operation], outcome: Outcome, key: u64) {
-    for &dialect in dialects {
-        let mut model = Model::new(&machine(dialect, keys));
+/// Runs the operations on each version; the last must give this, and page 0 must have this key in its entry.
+fn check_on(versions: &[KernelVersion], keys: bool, name: &str, operations: &[Operation], outcome: Outcome, key: u64) {
+    for &version in versions {
+        let mut model = Model::as_released(&machine(version, keys));
         let mut seen = None;
         for (index, &operation) in operations.iter().enumerate() {
             seen = model.step(index, &Step { actor: ActorId::FIRST, operation }).outcome;
         }
-        assert_eq!(seen, Some(outcome), "{name} on {dialect}");
+        assert_eq!(seen, Some(outcome), "{name} on {version}");
         let entry = model.entry(ActorId::FIRST, PAGE).bits;
-        assert_eq!((entry.0 & PKEY) >> 59, key, "{name} on {dialect}: {entry}");
+        assert_eq!((entry.0 & PKEY) >> 59, key, "{name} on {version}: {entry}");
     }
 }
 
@@ -141,7 +130,7 @@ fn execute_only_mappings_take_a_key() {
 #[test]
 fn a_child_has_its_parents_keys() {
     let second = ActorId::SECOND;
-    let mut model = Model::new(&machine(Dialect::Linux6_12, true));
+    let mut model = Model::new(&machine(KernelVersion::LINUX_6_12, true));
     let steps = [
         (ActorId::FIRST, alloc(KeyRights::DisableWrite)),
         (ActorId::FIRST, mmap(4)),
@@ -158,17 +147,18 @@ fn a_child_has_its_parents_keys() {
 
 #[test]
 fn a_machine_without_keys_has_none() {
-    let none = |dialects: &[Dialect], name, operations: &[Operation], outcome| {
-        check_on(dialects, false, name, operations, outcome, 0);
+    let none = |versions: &[KernelVersion], name, operations: &[Operation], outcome| {
+        check_on(versions, false, name, operations, outcome, 0);
     };
     let first = alloc(KeyRights::Allow);
-    none(&ALL[2..], "alloc", &[first], Outcome::Failed(28));
-    none(&ALL[..2], "alloc", &[first], Outcome::Failed(22));
+    none(&ALL, "alloc", &[first], Outcome::Failed(28));
+    let takes_key_0 = [KernelVersion::new(6, 1, 176), KernelVersion::new(6, 12, 95)];
+    none(&takes_key_0, "alloc", &[first], Outcome::Failed(22));
     none(&ALL, "alloc again", &[first, first], Outcome::Failed(28));
     none(&ALL, "free", &[free(1)], Outcome::Failed(22));
     none(&ALL, "key 0", &[mmap(3), protect(1, 0)], Outcome::Failed(22));
     none(&ALL, "no key", &[mmap(3), WRITE, protect(1, -1)], Outcome::Succeeded);
     none(&ALL, "execute-only is readable", &[mmap(4), READ], Outcome::Loaded(0));
     let step = Step { actor: ActorId::FIRST, operation: pkru(1, KeyRights::Allow) };
-    assert!(!Model::new(&machine(Dialect::Linux7_2, false)).is_possible(&step));
+    assert!(!Model::new(&machine(KernelVersion::LINUX_7_2, false)).is_possible(&step));
 }

@@ -1,14 +1,17 @@
-//! mremap, dialect by dialect, with the entries and results that were seen live.
+//! mremap, kernel by kernel, with the entries and results that were seen live.
 
 use super::*;
 use crate::arena::PageRange;
-use crate::machine::{KernelVersion, Machine};
+use crate::kernel::KernelVersion;
+use crate::machine::Machine;
 use crate::program::{Advice, Operation, Placement, Protection, Step};
 
-const ALL: [Dialect; 3] = [Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
-const OLDER: [Dialect; 2] = [Dialect::Linux6_1, Dialect::Linux6_12];
-const SAVED_DIRTY_DESIGN: [Dialect; 2] = [Dialect::Linux6_12, Dialect::Linux7_2];
-const NEWEST: [Dialect; 1] = [Dialect::Linux7_2];
+const ALL: [KernelVersion; 3] = [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
+const OLDER: [KernelVersion; 2] = [KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12];
+const SAVED_DIRTY_DESIGN: [KernelVersion; 2] = [KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
+/// With DontunmapTakesOriginalAlong.
+const UNTOLD: [KernelVersion; 2] = [KernelVersion::new(6, 1, 190), KernelVersion::new(6, 12, 113)];
+const NEWEST: [KernelVersion; 1] = [KernelVersion::LINUX_7_2];
 
 const WRITTEN: u64 = 0x8000_0000_0000_0867;
 const PROTECTED: u64 = 0x8400_0000_0000_0825;
@@ -67,23 +70,23 @@ fn locked(first: usize, pages: usize) -> (usize, Operation) {
 const CLEAR: (usize, Operation) = (0, Operation::ClearSoftDirty);
 const FORK: (usize, Operation) = (0, Operation::Fork { child: ActorId::SECOND });
 
-/// Runs steps on each of the dialects: the last one must give `outcome`, and leave these entries
+/// Runs steps on each of the versions: the last one must give `outcome`, and leave these entries
 /// (actor, slot, bits).
 fn check(
     name: &str,
-    dialects: &[Dialect],
+    versions: &[KernelVersion],
     steps: &[(usize, Operation)],
     outcome: Outcome,
     entries: &[(usize, usize, u64)],
 ) {
-    for &dialect in dialects {
-        let mut model = model_after(dialect, &steps[..steps.len() - 1]);
+    for &version in versions {
+        let mut model = model_after(version, &steps[..steps.len() - 1]);
         let &(actor, operation) = steps.last().expect("a step");
         let last = model.step(steps.len() - 1, &Step { actor: ActorId::new(actor).unwrap(), operation });
-        assert_eq!(last.outcome, Some(outcome), "{name} on {dialect}");
+        assert_eq!(last.outcome, Some(outcome), "{name} on {version}");
         for &(actor, slot, expected) in entries {
             let seen = model.entry(ActorId::new(actor).unwrap(), page(slot)).bits.0;
-            assert_eq!(seen, expected, "{name} on {dialect}: page {slot} of actor {actor} is {seen:#x}");
+            assert_eq!(seen, expected, "{name} on {version}: page {slot} of actor {actor} is {seen:#x}");
         }
     }
 }
@@ -156,8 +159,8 @@ fn dont_unmap_leaves_a_vma_without_entries() {
     let unlocked = |slot| [map(0, 3), locked(0, 3), kept(0, 1, 8), discard(slot)];
     check("what moved is locked", &ALL, &unlocked(8), Outcome::Failed(EINVAL), &[(0, 8, WRITTEN)]);
     check("what is left is not", &ALL, &unlocked(0), OK, &[]);
-    check("the rest neither", &OLDER, &unlocked(1), OK, &[(0, 1, 0)]);
-    check("the rest still is", &NEWEST, &unlocked(1), Outcome::Failed(EINVAL), &[(0, 1, WRITTEN)]);
+    check("the rest neither", &UNTOLD, &unlocked(1), OK, &[(0, 1, 0)]);
+    check("the rest still is", &ALL, &unlocked(1), Outcome::Failed(EINVAL), &[(0, 1, WRITTEN)]);
     // Without an anon_vma fork leaves the zero page out.
     let whole = [map(0, 1), write(0), kept(0, 1, 4), read(0), FORK];
     check("whole, no anon_vma", &ALL, &whole, OK, &[(0, 0, ZERO_PAGE), (1, 0, 0)]);
@@ -170,14 +173,14 @@ fn dont_unmap_leaves_a_vma_without_entries() {
 #[test]
 fn moved_vmas_merge_where_vm_pgoff_goes_on() {
     let copied = ZERO_PAGE_MOVED & !crate::entry::A;
-    let merged = |name, dialects: &[Dialect], steps: &[(usize, Operation)], slot, seen| {
-        check(name, dialects, &[steps, &[FORK]].concat(), OK, &[(1, slot, seen)]);
+    let merged = |name, versions: &[KernelVersion], steps: &[(usize, Operation)], slot, seen| {
+        check(name, versions, &[steps, &[FORK]].concat(), OK, &[(1, slot, seen)]);
     };
     let beside = [map(0, 2), read(0), moved(0, 1, 2), write(1)];
     merged("unwritten, beside itself", &ALL, &beside, 2, copied);
     let kept_beside = [map(0, 1), read(0), kept(0, 1, 1), write(0)];
-    merged("kept beside itself", &OLDER, &kept_beside, 1, copied);
-    merged("kept beside itself", &NEWEST, &kept_beside, 1, 0);
+    merged("kept beside itself", &UNTOLD, &kept_beside, 1, copied);
+    merged("kept beside itself", &ALL, &kept_beside, 1, 0);
     let back = [map(0, 1), write(0), moved(0, 1, 8), map(1, 1), read(1), moved(8, 1, 0)];
     merged("back beside an unwritten one", &OLDER, &back, 1, 0);
     merged("back beside an unwritten one", &NEWEST, &back, 1, ZERO_PAGE & !crate::entry::A);
@@ -189,34 +192,24 @@ fn moved_vmas_merge_where_vm_pgoff_goes_on() {
 
 #[test]
 fn soft_dirtiness_of_the_vma_travels() {
-    for (dialect, expected) in [(Dialect::Linux6_1, false), (Dialect::Linux6_12, false), (Dialect::Linux7_2, true)] {
+    for (version, expected) in
+        [(KernelVersion::LINUX_6_1, false), (KernelVersion::LINUX_6_12, false), (KernelVersion::LINUX_7_2, true)]
+    {
         // A new VMA moves beside a tracked one.
         let steps = [map(0, 2), CLEAR, map(4, 2), moved(4, 2, 2)];
-        let mut model = model_after(dialect, &steps);
-        assert_eq!(model.mapping(ActorId::FIRST, page(0)).unwrap().soft_dirty, expected, "{dialect}");
+        let mut model = model_after(version, &steps);
+        assert_eq!(model.mapping(ActorId::FIRST, page(0)).unwrap().soft_dirty, expected, "{version}");
         assert_eq!(model.vma_range(ActorId::FIRST, page(3)), PageRange::new(0, 4).ok());
         // Alone it keeps its flag, and its pages know where they were.
         let apart = [map(0, 2), write(0), CLEAR, moved(0, 2, 6)];
-        model = model_after(dialect, &apart);
+        model = model_after(version, &apart);
         assert!(!model.mapping(ActorId::FIRST, page(6)).unwrap().soft_dirty);
         assert_eq!(model.home(ActorId::FIRST, page(7)), Some(page(1)));
     }
 }
 
-fn model_after(dialect: Dialect, steps: &[(usize, Operation)]) -> Model {
-    let mut model = Model::new(&Machine {
-        release: String::new(),
-        version: KernelVersion { major: 6, minor: 12, patch: 0 },
-        dialect,
-        dialect_forced: false,
-        shadow_stack: dialect != Dialect::Linux6_1,
-        protection_keys: true,
-        swap: true,
-        merging: true,
-        exact_accessed: true,
-        platform: String::new(),
-        cpu_model: String::new(),
-    });
+fn model_after(version: KernelVersion, steps: &[(usize, Operation)]) -> Model {
+    let mut model = Model::as_released(&Machine::imagined(version, version != KernelVersion::LINUX_6_1, true));
     for (index, &(actor, operation)) in steps.iter().enumerate() {
         model.step(index, &Step { actor: ActorId::new(actor).unwrap(), operation });
     }

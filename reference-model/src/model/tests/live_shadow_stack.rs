@@ -1,4 +1,4 @@
-//! What the last of some steps gives on a live shadow stack, by dialect.
+//! What the last of some steps gives on a live shadow stack, by version.
 
 use super::*;
 use crate::arena::RETURN_SITE;
@@ -6,7 +6,7 @@ use crate::outcome::Outcome::{Dead, Executed, Failed, Faulted, Killed, Loaded, S
 use crate::outcome::{Fault, Outcome};
 use crate::program::{FrameCount, ShadowStackControl, ShadowStackFeatures};
 
-const BOTH: [Dialect; 2] = [Dialect::Linux6_12, Dialect::Linux7_2];
+const BOTH: [KernelVersion; 2] = [KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
 const ENTER: Operation = Operation::EnterShadowStack { page: FIRST };
 const LEAVE: Operation = Operation::LeaveShadowStack;
 const OVERWRITE: Operation = Operation::OverwriteReturn;
@@ -48,16 +48,16 @@ fn refused(code: i32, address: u64, error_code: u32) -> Outcome {
     Faulted(Fault { signal: 11, code, address, error_code, key: 0 })
 }
 
-/// Runs the steps on each dialect and compares what the last gives.
-fn gives_on(dialects: &[Dialect], shadow_stack: bool, steps: &[(usize, Operation)], expected: Outcome) {
-    for &dialect in dialects {
-        let mut model = Model::new(&machine(dialect, shadow_stack));
+/// Runs the steps on each version and compares what the last gives.
+fn gives_on(versions: &[KernelVersion], shadow_stack: bool, steps: &[(usize, Operation)], expected: Outcome) {
+    for &version in versions {
+        let mut model = Model::as_released(&machine(version, shadow_stack));
         let outcomes = steps.iter().enumerate().map(|(index, &(who, operation))| {
             let step = Step { actor: actor(who), operation };
-            assert!(model.is_possible(&step), "{step} of {steps:?} on {dialect}");
+            assert!(model.is_possible(&step), "{step} of {steps:?} on {version}");
             model.step(index, &step).outcome
         });
-        assert_eq!(outcomes.last().flatten(), Some(expected), "{steps:?} on {dialect}");
+        assert_eq!(outcomes.last().flatten(), Some(expected), "{steps:?} on {version}");
     }
 }
 
@@ -122,8 +122,8 @@ fn a_signal_without_room_for_its_frame_kills() {
 #[test]
 fn sigreturn_reads_through_get_user_pages_in_6_12() {
     let steps = [(0, SHADOW_STACK), (0, ENTER), (0, narrow(2)), (0, WRITE)];
-    gives_on(&[Dialect::Linux6_12], true, &steps, Killed(11));
-    gives_on(&[Dialect::Linux7_2], true, &steps, refused(2, FIRST.address(), 7));
+    gives_on(&[KernelVersion::LINUX_6_12], true, &steps, Killed(11));
+    gives_on(&[KernelVersion::LINUX_7_2], true, &steps, refused(2, FIRST.address(), 7));
 }
 
 #[test]
@@ -160,6 +160,6 @@ fn features() {
     gives_on(&BOTH, false, &[(0, STATUS)], Loaded(0));
     gives_on(&BOTH, false, &[(0, control(Enable, 1))], Failed(95));
     gives_on(&BOTH, false, &[(0, control(Lock, 1)), (0, control(Enable, 1))], Failed(1));
-    gives_on(&[Dialect::Linux6_1], false, &[(0, control(Lock, 1))], Failed(22));
-    gives_on(&[Dialect::Linux6_1], false, &[(0, STATUS)], Failed(22));
+    gives_on(&[KernelVersion::LINUX_6_1], false, &[(0, control(Lock, 1))], Failed(22));
+    gives_on(&[KernelVersion::LINUX_6_1], false, &[(0, STATUS)], Failed(22));
 }

@@ -2,9 +2,9 @@
 
 use super::*;
 
-const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
-const BEFORE_7_2: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12];
-const ONLY_7_2: &[Dialect] = &[Dialect::Linux7_2];
+const ALL: &[KernelVersion] = &[KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
+const BEFORE_7_2: &[KernelVersion] = &[KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12];
+const ONLY_7_2: &[KernelVersion] = &[KernelVersion::LINUX_7_2];
 /// Mapped by a load in a writable VMA.
 const MAPPED: u64 = WRITTEN & !(D | SOFT_DIRTY);
 /// Mapped by a load without RW.
@@ -67,13 +67,13 @@ fn write_notification_follows_soft_dirty() {
 #[test]
 fn contents_live_as_long_as_the_object() {
     let loaded = |name: &str, steps: &[(usize, Operation)], expected: u64| {
-        for &dialect in ALL {
-            let mut model = Model::new(&machine(dialect, false));
+        for &version in ALL {
+            let mut model = Model::as_released(&machine(version, false));
             let mut outcome = None;
             for (index, &(who, operation)) in steps.iter().enumerate() {
                 outcome = model.step(index, &Step { actor: actor(who), operation }).outcome;
             }
-            assert_eq!(outcome, Some(crate::outcome::Outcome::Loaded(expected)), "{name} on {dialect}");
+            assert_eq!(outcome, Some(crate::outcome::Outcome::Loaded(expected)), "{name} on {version}");
         }
     };
     let stored = crate::program::store_value(1);
@@ -87,7 +87,7 @@ fn contents_live_as_long_as_the_object() {
 #[test]
 fn advice_and_locks_know_shared_memory() {
     let refused = |advice, expected| {
-        let mut model = Model::new(&machine(Dialect::Linux7_2, false));
+        let mut model = Model::as_released(&machine(KernelVersion::LINUX_7_2, false));
         model.step(0, &Step { actor: actor(0), operation: shared(3) });
         let operation = Operation::Madvise { range: ONE, advice };
         assert_eq!(model.step(1, &Step { actor: actor(0), operation }).outcome, Some(expected), "{advice:?}");
@@ -117,8 +117,8 @@ fn moved_mappings_keep_their_place_in_the_object() {
     let both = [(0, shared(3)), (0, READ), (0, moved(true)), (0, READ)];
     check_on(ALL, "and found again", &both, &[(0, MAPPED)]);
     for keep in [false, true] {
-        for &dialect in ALL {
-            let mut model = Model::new(&machine(dialect, false));
+        for &version in ALL {
+            let mut model = Model::as_released(&machine(version, false));
             let back = Operation::Mremap { range: to, to: ONE, keep: false };
             let steps = [shared(3), WRITE, DONTNEED, moved(keep), write_there, read_there, back, READ];
             let mut outcome = None;
@@ -126,7 +126,7 @@ fn moved_mappings_keep_their_place_in_the_object() {
                 outcome = model.step(index, &Step { actor: actor(0), operation }).outcome;
             }
             let stored = crate::outcome::Outcome::Loaded(crate::program::store_value(4));
-            assert_eq!(outcome, Some(stored), "{dialect}, keep {keep}");
+            assert_eq!(outcome, Some(stored), "{version}, keep {keep}");
         }
     }
 }
@@ -135,7 +135,7 @@ fn moved_mappings_keep_their_place_in_the_object() {
 fn a_mapping_that_grows_leaves_its_object_as_it_is() {
     use crate::outcome::Outcome::{Failed, Faulted};
     let last = |steps: &[Operation]| {
-        let mut model = Model::new(&machine(Dialect::Linux6_12, false));
+        let mut model = Model::as_released(&machine(KernelVersion::LINUX_6_12, false));
         let mut given = None;
         for (index, &operation) in steps.iter().enumerate() {
             given = Some(model.step(index, &Step { actor: actor(0), operation }));

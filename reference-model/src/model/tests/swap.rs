@@ -5,8 +5,8 @@ use crate::entry::{SWP_EXCLUSIVE, SWP_OFFSET, SWP_SOFT_DIRTY, SWP_UFFD_WP, UFFD_
 use crate::outcome::Outcome;
 use crate::uffd::{UffdFeatures, UffdId, UffdMode};
 
-const OLD: &[Dialect] = &[Dialect::Linux6_1];
-const ALL: &[Dialect] = &[Dialect::Linux6_1, Dialect::Linux6_12, Dialect::Linux7_2];
+const OLD: &[KernelVersion] = &[KernelVersion::LINUX_6_1];
+const ALL: &[KernelVersion] = &[KernelVersion::LINUX_6_1, KernelVersion::LINUX_6_12, KernelVersion::LINUX_7_2];
 const OUT: Operation = Operation::Madvise { range: ONE, advice: Advice::PageOut };
 const SWAPPED: u64 = SWP_OFFSET;
 /// P US A SOFT_DIRTY NX.
@@ -29,8 +29,8 @@ fn pages_go_out_and_come_in() {
     check_on(ALL, "fork", &with(&[(0, FORK)]), &[(0, SWAPPED | SWP_SOFT_DIRTY), (1, SWAPPED | SWP_SOFT_DIRTY)]);
     check_on(ALL, "fork, load", &with(&[(0, FORK), (1, READ)]), &[(0, SWAPPED | SWP_SOFT_DIRTY), (1, CAME_IN)]);
     let alone = with(&[(0, FORK), (1, Operation::Exit), (0, READ)]);
-    check_on(&[Dialect::Linux6_12], "the last entry", &alone, &[(0, 0x8000_0000_0000_0827)]);
-    check_on(&[Dialect::Linux7_2], "the last entry", &alone, &[(0, CAME_IN)]);
+    check_on(&[KernelVersion::LINUX_6_12], "the last entry", &alone, &[(0, 0x8000_0000_0000_0827)]);
+    check_on(&[KernelVersion::LINUX_7_2], "the last entry", &alone, &[(0, CAME_IN)]);
     check_on(ALL, "the zero page stays", &[(0, mmap(3)), (0, READ), (0, OUT)], &[(0, ZERO_PAGE)]);
     let free = Operation::Madvise { range: ONE, advice: Advice::Free };
     check_on(ALL, "free", &with(&[(0, free)]), &[(0, 0)]);
@@ -43,8 +43,8 @@ fn pages_go_out_and_come_in() {
 
 #[test]
 fn a_loaded_value_survives_the_swap() {
-    for &dialect in ALL {
-        let mut model = Model::new(&machine(dialect, false));
+    for &version in ALL {
+        let mut model = Model::as_released(&machine(version, false));
         let steps = [(0, mmap(3)), (0, WRITE), (0, OUT), (0, FORK), (1, WRITE), (0, READ), (1, READ)];
         let outcomes: Vec<_> = steps
             .into_iter()
@@ -52,7 +52,7 @@ fn a_loaded_value_survives_the_swap() {
             .map(|(index, (who, operation))| model.step(index, &Step { actor: actor(who), operation }).outcome)
             .collect();
         let value = |index| Some(Outcome::Loaded(crate::program::store_value(index)));
-        assert_eq!((outcomes[5], outcomes[6]), (value(1), value(4)), "{dialect}");
+        assert_eq!((outcomes[5], outcomes[6]), (value(1), value(4)), "{version}");
     }
 }
 
@@ -86,13 +86,13 @@ fn equal_pages_are_merged() {
     let unmerged = [&merge[..], &[(0, advise(Advice::Unmergeable))]].concat();
     check_on(OLD, "unmerged in 6.1", &unmerged, &[(0, WRITTEN)]);
     check("unmerged", &unmerged, &[(0, 0x8000_0000_0000_0025)]);
-    for &dialect in ALL {
-        let mut model = Model::new(&machine(dialect, false));
+    for &version in ALL {
+        let mut model = Model::as_released(&machine(version, false));
         for (index, (who, operation)) in merge.into_iter().enumerate() {
             model.step(index, &Step { actor: actor(who), operation });
         }
         let (first, second) = (model.entry(actor(0), FIRST), model.entry(actor(0), page(1)));
-        assert_eq!(first.frame, second.frame, "{dialect}");
-        assert_eq!(second.bits.0, CAME_IN, "{dialect}");
+        assert_eq!(first.frame, second.frame, "{version}");
+        assert_eq!(second.bits.0, CAME_IN, "{version}");
     }
 }

@@ -56,7 +56,7 @@ fn ask_the_kernel(
         constants.iter().any(|constant| constant.name == "cpu_has_shstk" && constant.value == Some(1));
 
     let reach = if parameters[FULL] == true { Reach::Full } else { Reach::Representative };
-    let algebra = which.algebra(machine.dialect, shadow_stack_cpu);
+    let algebra = which.algebra(machine.kernel_as_released(), shadow_stack_cpu);
     let mut since_sign = 0;
     for (level, helper) in helpers() {
         let expected = parameters[EXPECTED][helper.name(level)].as_str();

@@ -85,5 +85,5 @@ fn require_possible(model: &Model, machine: &Machine, index: usize, program: &Pr
 /// The machine that is expected, in words.
 fn machine_text(machine: &Machine) -> String {
     let with = if machine.shadow_stack { "with" } else { "without" };
-    format!("Linux {} on a CPU {with} user shadow stacks", machine.dialect)
+    format!("Linux {} on a CPU {with} user shadow stacks", machine.version)
 }
