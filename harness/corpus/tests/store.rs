@@ -38,7 +38,7 @@ fn machine(shadow_stack: bool) -> Machine {
 #[test]
 fn an_entry_is_one_step_a_line() {
     let expected = r#"{
-  "schema": 1,
+  "schema": 2,
   "name": "example",
   "description": "A \"quoted\", colon: and\nnewline.",
   "origin": {"found-by": "campaign", "campaign-seed": 18446744073709551615, "program-index": 7, "kernel": "6.12.107+deb13", "machine": "bochs"},
