@@ -193,10 +193,10 @@ fn hexadecimal(bytes: &[u8]) -> String {
 
 #[test]
 fn the_bytes_of_the_schema_are_fixed() {
-    assert_eq!(SCHEMA, 2, "a new schema needs golden bytes of its own");
+    assert_eq!(SCHEMA, 3, "a new schema needs golden bytes of its own");
     let seen = hexadecimal(&written(&every_frame()));
-    if seen != include_str!("schema-2.hex") {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schema-2.hex");
+    if seen != include_str!("schema-3.hex") {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schema-3.hex");
         std::fs::write(&path, seen).expect("the bytes are kept");
         panic!("the format changed: raise SCHEMA and record the bytes of the new one, {}", path.display());
     }
@@ -252,9 +252,9 @@ fn a_changed_byte_anywhere_is_damage_at_the_frame_that_holds_it() {
 #[test]
 fn other_schemas_are_named() {
     for (schema, expected) in
-        [(3, TraceError::NewerSchema { found: 3 }), (u32::MAX, TraceError::NewerSchema { found: u32::MAX })]
+        [(4, TraceError::NewerSchema { found: 4 }), (u32::MAX, TraceError::NewerSchema { found: u32::MAX })]
             .into_iter()
-            .chain([0, 1].map(|found| (found, TraceError::OlderSchema { found })))
+            .chain([0, 1, 2].map(|found| (found, TraceError::OlderSchema { found })))
     {
         let mut bytes = written(&every_frame());
         bytes[8..12].copy_from_slice(&u32::to_le_bytes(schema));
