@@ -10,13 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod contradiction;
 mod ideal;
 mod judge;
 mod known;
 mod tally;
 
 pub use ideal::ideal_records;
-pub use judge::{Judge, judge, pagemap_word, witness_contradiction};
+pub use judge::{Judge, judge, pagemap_word};
 pub use known::{KNOWN_DIVERGENCES, KnownDivergence, known_divergence};
 pub use tally::Tally;
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use ptediff_compare::{Judge, witness_contradiction};
+use ptediff_compare::Judge;
 use ptediff_execute::{ExecuteError, Executor, Suspect};
 use ptediff_observe::{
     EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen,
@@ -214,9 +214,12 @@ impl<O: Observer, W: Write> Runner<O, W> {
                 record.witness = Some(self.ask(step, &before, &transitions, &state)?);
             }
             let mut verdict = judge.step(number, step, &record);
-            if matches!(verdict, Verdict::Diverge(_)) && record.witness.is_none() {
+            // Neither is the kernel blamed nor the probe before the page walk was asked.
+            let blames =
+                matches!(verdict, Verdict::Diverge(_) | Verdict::Inconclusive(Inconclusive::ProbeContradicted { .. }));
+            if blames && record.witness.is_none() {
                 record.witness = Some(self.ask(step, &before, &transitions, &state)?);
-                if let Some(contradiction) = witness_contradiction(number, &record) {
+                if let Some(contradiction) = judge.witness_contradiction(number, &record) {
                     verdict = Verdict::Inconclusive(contradiction);
                 }
             }

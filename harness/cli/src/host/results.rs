@@ -197,8 +197,10 @@ impl Results {
             Finish::RigFailed(_) => Exit::Rig,
             Finish::BadTrace(_) => Exit::Usage,
             Finish::KernelDied(_) => Exit::KernelDied,
-            _ if self.probe_is_contradicted() => Exit::Rig,
+            // Before a program counts as diverging the witnesses agreed with the probe about it: what they caught the
+            // probe at in another program does not take that back.
             _ if stable => Exit::Diverge,
+            _ if self.probe_is_contradicted() => Exit::Rig,
             Finish::Refused => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
                 if self.inconclusive.is_empty() && self.unexplained().next().is_none() && self.tally.steps > 0 =>
@@ -235,7 +237,7 @@ impl Results {
         })
     }
 
-    /// Whether a witness caught the probe: then nothing that it saw can be believed.
+    /// Whether a witness caught the probe: then no agreement that it saw can be believed.
     #[must_use]
     pub fn probe_is_contradicted(&self) -> bool {
         self.inconclusive.keys().any(|reason| reason.starts_with(PROBE_CONTRADICTED))
