@@ -314,7 +314,7 @@ pub struct Run {
     /// Boots that making a program smaller that kills the kernel may cost; 0 for not even running it alone
     #[arg(long, default_value_t = 16)]
     pub shrink_boots: u32,
-    /// Stop after so many divergences
+    /// Stop after so many clusters of divergences
     #[arg(long, default_value_t = 5)]
     pub stop_after: u32,
     /// Keep the trace in this file

@@ -10,12 +10,14 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod cluster;
 mod contradiction;
 mod ideal;
 mod judge;
 mod known;
 mod tally;
 
+pub use cluster::{Cluster, ClusterKey, DifferenceKind, clusters};
 pub use ideal::ideal_records;
 pub use judge::{Judge, judge, pagemap_word};
 pub use known::{KNOWN_DIVERGENCES, KnownDivergence, known_divergence};

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ptediff_compare::{KnownDivergence, known_divergence};
+use ptediff_compare::{ClusterKey, known_divergence};
 use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
@@ -256,25 +256,23 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
         }
         Task::Campaign { seed, first, programs, .. } => {
             let options = generation(&request.task)?;
-            let mut met: Vec<&'static KnownDivergence> = Vec::new();
-            let mut counted = 0;
+            let mut met = MetClusters::default();
             for index in *first..first.saturating_add(*programs) {
                 let program = program(*seed, index, &runner.machine, &options);
                 let verdict = runner.run(index, Attempt::First, &program)?;
                 end.programs += 1;
                 count(&mut end.verdicts, &verdict);
-                if let Verdict::Diverge(_) = &verdict {
-                    let known = if request.count_known { None } else { known_as(&runner.machine, &verdict) };
-                    match known {
-                        Some(known) if met.contains(&known) => continue,
-                        Some(known) => met.push(known),
-                        None => counted += 1,
-                    }
-                    let shrunk = examine(request, runner, index, &program, &verdict)?;
-                    runner.send(&Frame::Shrunk(shrunk))?;
-                    if counted >= request.stop_after {
-                        break;
-                    }
+                let Some(key) = cluster_of(&runner.machine, &verdict) else { continue };
+                if met.is_done_with(&key) {
+                    continue;
+                }
+                let shrunk = examine(request, runner, index, &program, &verdict)?;
+                let smallest = cluster_of(&runner.machine, &shrunk.verdict).unwrap_or_else(|| key.clone());
+                let counts = request.count_known || key.explanation.is_none();
+                met.enter([key, smallest], shrunk.stable_reruns == shrunk.reruns, counts);
+                runner.send(&Frame::Shrunk(shrunk))?;
+                if met.counted >= request.stop_after {
+                    break;
                 }
             }
         }
@@ -336,6 +334,39 @@ fn generation(task: &Task) -> Result<Options, RigError> {
     Ok(Options { steps, profile })
 }
 
+/// How many programs of a cluster are looked at more closely until one is stable.
+const UNSTABLE_TRIES: usize = 3;
+
+/// The clusters that a campaign has met.
+#[derive(Debug, Default)]
+struct MetClusters {
+    /// Keys of clusters of which a stable program was examined.
+    stable: Vec<ClusterKey>,
+    /// Keys of the programs that were not stable.
+    unstable: Vec<ClusterKey>,
+    /// Clusters that count for the end of the campaign.
+    counted: u32,
+}
+
+impl MetClusters {
+    /// Whether another program of this key would say nothing new.
+    fn is_done_with(&self, key: &ClusterKey) -> bool {
+        self.stable.contains(key) || self.unstable.iter().filter(|met| *met == key).count() >= UNSTABLE_TRIES
+    }
+
+    /// An examined program: its own key, and that of the smallest form.
+    fn enter(&mut self, keys: [ClusterKey; 2], is_stable: bool, counts: bool) {
+        let is_new = !keys.iter().any(|key| self.stable.contains(key) || self.unstable.contains(key));
+        self.counted += u32::from(is_new && counts);
+        if is_stable {
+            self.stable.extend(keys);
+        } else {
+            let [own, _] = keys;
+            self.unstable.push(own);
+        }
+    }
+}
+
 /// A divergence: run again to see whether it is stable, then shrunk on the live kernel.
 fn examine<O: Observer, W: Write>(
     request: &GuestRequest,
@@ -362,6 +393,7 @@ fn examine<O: Observer, W: Write>(
     if stable_reruns < RERUNS || request.shrink_budget == 0 {
         return Ok(result);
     }
+    let mut key = cluster_of(&runner.machine, verdict);
     let mut failure = None;
     let mut attempt = 0;
     let mut log = Vec::new();
@@ -374,11 +406,14 @@ fn examine<O: Observer, W: Write>(
             }
             attempt += 1;
             match runner.run(index, Attempt::Shrink(attempt), candidate) {
-                // Not from one divergence into another that is known, or out of it.
-                Ok(seen) => {
-                    matches!(seen, Verdict::Diverge(_))
-                        && known_as(&runner.machine, &seen) == known_as(&runner.machine, verdict)
-                }
+                // Not from one defect into another.
+                Ok(seen) => match (cluster_of(&runner.machine, &seen), &mut key) {
+                    (Some(smaller), Some(key)) if smaller.is_within(key) => {
+                        *key = smaller;
+                        true
+                    }
+                    _ => false,
+                },
                 Err(error) => {
                     failure = Some(error);
                     false
@@ -401,10 +436,13 @@ fn examine<O: Observer, W: Write>(
     Ok(result)
 }
 
-/// The known divergence that a verdict is, if any.
-fn known_as(machine: &Machine, verdict: &Verdict) -> Option<&'static KnownDivergence> {
+/// The cluster of a program that diverges: what it shares with every other one that shows the same defect.
+fn cluster_of(machine: &Machine, verdict: &Verdict) -> Option<ClusterKey> {
     match verdict {
-        Verdict::Diverge(divergence) => known_divergence(machine, divergence),
+        Verdict::Diverge(divergence) => {
+            let known = known_divergence(machine, divergence);
+            Some(ClusterKey::of(divergence, known.map(|known| known.identifier)))
+        }
         Verdict::Agree | Verdict::Inconclusive(_) => None,
     }
 }
@@ -468,4 +506,36 @@ fn digest_of(hexadecimal: &str) -> [u8; 32] {
         *byte = u8::from_str_radix(text, 16).unwrap_or(0);
     }
     digest
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use ptediff_compare::DifferenceKind;
+
+    use super::*;
+
+    fn key(differing: &str) -> ClusterKey {
+        let differing = BTreeSet::from([differing.to_owned()]);
+        ClusterKey { rule: None, kind: DifferenceKind::Entry, differing, explanation: None }
+    }
+
+    #[test]
+    fn a_cluster_counts_once_and_is_examined_until_a_program_is_stable() {
+        let mut met = MetClusters::default();
+        met.enter([key("a"), key("b")], true, true);
+        assert!(met.is_done_with(&key("a")) && met.is_done_with(&key("b")) && !met.is_done_with(&key("c")));
+        // Shrunk to what is known already: no new cluster.
+        met.enter([key("c"), key("b")], true, true);
+        assert_eq!(met.counted, 1);
+        met.enter([key("d"), key("d")], true, false);
+        assert_eq!(met.counted, 1, "a known divergence does not count");
+        for _ in 0..UNSTABLE_TRIES {
+            assert!(!met.is_done_with(&key("e")));
+            met.enter([key("e"), key("e")], false, true);
+        }
+        assert!(met.is_done_with(&key("e")));
+        assert_eq!(met.counted, 2);
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use ptediff_compare::{KnownDivergence, Tally};
+use ptediff_compare::{Cluster, ClusterKey, KnownDivergence, Tally, clusters};
 use ptediff_observe::Compared;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
@@ -67,6 +67,15 @@ impl Found {
         self.stability.is_none_or(|(same, reruns)| same == reruns)
     }
 
+    /// The keys of the program's cluster: of its own verdict, and of its smallest form's.
+    fn keys(&self) -> Option<(ClusterKey, Option<ClusterKey>)> {
+        let key = |verdict: &Verdict| match verdict {
+            Verdict::Diverge(divergence) => Some(ClusterKey::of(divergence, self.known.map(|known| known.identifier))),
+            Verdict::Agree | Verdict::Inconclusive(_) => None,
+        };
+        Some((key(&self.verdict)?, self.minimal.as_ref().and_then(|minimal| key(&minimal.verdict))))
+    }
+
     /// Program, verdict and records in the smallest form that there is.
     #[must_use]
     pub fn smallest(&self) -> (&Program, &Verdict, &[StepRecord]) {
@@ -74,6 +83,37 @@ impl Found {
             Some(minimal) => (&minimal.program, &minimal.verdict, &minimal.records),
             None => (&self.program, &self.verdict, &self.records),
         }
+    }
+}
+
+/// Programs that diverge in the same way, and the one that stands for them.
+#[derive(Debug, Clone)]
+pub struct FoundCluster<'a> {
+    /// What they have in common: the key of the program that stands for them.
+    pub key: ClusterKey,
+    /// The programs, by index.
+    pub members: Vec<&'a Found>,
+    /// The smallest one, stable where one is.
+    pub representative: &'a Found,
+}
+
+impl<'a> FoundCluster<'a> {
+    fn of(cluster: &Cluster, found: &[&'a Found]) -> Option<Self> {
+        let members: Vec<&Found> = cluster.members.iter().map(|&member| found[member]).collect();
+        let rank = |found: &&&Found| {
+            let is_stable = found.stability.is_some() && found.is_stable();
+            (!is_stable, found.smallest().0.steps.len(), found.index)
+        };
+        let representative: &Found = members.iter().min_by_key(rank)?;
+        let (own, smallest) = representative.keys()?;
+        Some(Self { key: smallest.unwrap_or(own), members, representative })
+    }
+
+    /// Whether a program of it was run again and diverged in the same way each time; or none was run again.
+    #[must_use]
+    pub fn is_stable(&self) -> bool {
+        self.members.iter().any(|found| found.stability.is_some() && found.is_stable())
+            || self.members.iter().all(|found| found.stability.is_none())
     }
 }
 
@@ -192,7 +232,9 @@ impl Results {
         if !self.disagreements.is_empty() {
             return Exit::Rig;
         }
-        let stable = self.unexplained().any(Found::is_stable);
+        let clusters = self.clusters();
+        let counts = |cluster: &&FoundCluster<'_>| cluster.key.explanation.is_none() || self.count_known;
+        let stable = clusters.iter().filter(counts).any(FoundCluster::is_stable);
         match &self.ending {
             Finish::RigFailed(_) => Exit::Rig,
             Finish::BadTrace(_) => Exit::Usage,
@@ -216,12 +258,12 @@ impl Results {
         self.divergences.iter().filter(|found| found.known.is_none() || self.count_known)
     }
 
-    /// Divergences that are worth a report of their own: all that are not known, and the first of each known one.
-    pub fn reported(&self) -> impl Iterator<Item = &Found> {
-        self.divergences.iter().enumerate().filter_map(|(index, found)| {
-            let first = !self.divergences[..index].iter().any(|earlier| earlier.known == found.known);
-            (found.known.is_none() || self.count_known || first).then_some(found)
-        })
+    /// The divergences by cluster, in the order of their first programs. One report each.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<FoundCluster<'_>> {
+        let (found, keys): (Vec<&Found>, Vec<_>) =
+            self.divergences.iter().filter_map(|found| Some((found, found.keys()?))).unzip();
+        clusters(keys).iter().filter_map(|cluster| FoundCluster::of(cluster, &found)).collect()
     }
 
     /// What two loaders gave alike, where two observed to the end.

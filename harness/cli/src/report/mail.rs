@@ -11,7 +11,7 @@ use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
 use ptediff_trace::{Campaign, WorkList};
 
 use crate::host::opinion::blame as who;
-use crate::host::results::{Found, Results};
+use crate::host::results::{Found, FoundCluster, Results};
 
 use super::timeline::difference_lines;
 use super::wrap::wrap;
@@ -32,9 +32,10 @@ pub struct Attached<'a> {
     pub reproducer: Option<&'a str>,
 }
 
-/// The report of one divergence; `None` where its verdict is none or the trace names no machine.
+/// The report of one cluster, by the program that stands for it; `None` where its verdict is none or the trace names no machine.
 #[must_use]
-pub fn mail(results: &Results, found: &Found, attached: Attached<'_>) -> Option<String> {
+pub fn mail(results: &Results, cluster: &FoundCluster<'_>, attached: Attached<'_>) -> Option<String> {
+    let found = cluster.representative;
     let machine = results.machine.as_ref()?;
     let (program, verdict, records) = found.smallest();
     let Verdict::Diverge(divergence) = verdict else { return None };

@@ -21,7 +21,7 @@ use ptediff_reference_model::verdict::Verdict;
 
 use crate::arguments::Format;
 use crate::host::opinion::{Blame, blame};
-use crate::host::results::{Alone, Finish, Found, Results, Running, reason};
+use crate::host::results::{Alone, Finish, Found, FoundCluster, Results, Running, reason};
 use crate::host::session::describe;
 
 use timeline::{difference_lines, timeline, verdict_line};
@@ -122,8 +122,14 @@ fn human(results: &Results, saved: &[String]) {
     ending(results);
     let tally = &results.tally;
     let inconclusive: u32 = results.inconclusive.values().map(|(count, _)| count).sum();
+    let clusters = results.clusters();
+    let in_clusters = match clusters.len() {
+        0 => String::new(),
+        1 => " (1 cluster)".to_owned(),
+        number => format!(" ({number} clusters)"),
+    };
     println!(
-        "programs     {} judged by guest and host: {} agree, {} diverge, {inconclusive} inconclusive",
+        "programs     {} judged by guest and host: {} agree, {} diverge{in_clusters}, {inconclusive} inconclusive",
         results.programs,
         results.agreed,
         results.divergences.len()
@@ -169,8 +175,8 @@ fn human(results: &Results, saved: &[String]) {
     for disagreement in &results.disagreements {
         println!("RIG FAILURE  guest and host disagree: {disagreement}");
     }
-    for found in results.reported() {
-        divergence(found, results.machine.as_ref());
+    for cluster in &clusters {
+        divergence(cluster, results.machine.as_ref());
     }
     known(results);
     for file in saved {
@@ -263,7 +269,23 @@ fn known(results: &Results) {
     }
 }
 
-fn divergence(found: &Found, machine: Option<&Machine>) {
+/// Indices of programs that a cluster's line names.
+const NAMED_MEMBERS: usize = 10;
+
+/// How many programs are in a cluster, and which.
+fn members(cluster: &FoundCluster<'_>) -> String {
+    let indices: Vec<String> =
+        cluster.members.iter().take(NAMED_MEMBERS).map(|found| found.index.to_string()).collect();
+    let more = cluster.members.len().saturating_sub(NAMED_MEMBERS);
+    let more = if more > 0 { format!(", {more} more") } else { String::new() };
+    match cluster.members.len() {
+        1 => "1 program".to_owned(),
+        number => format!("{number} programs: {}{more}", indices.join(", ")),
+    }
+}
+
+fn divergence(cluster: &FoundCluster<'_>, machine: Option<&Machine>) {
+    let found = cluster.representative;
     let stability = match found.stability {
         Some((same, reruns)) if same == reruns => format!("stable ({same} of {reruns} re-runs the same)"),
         Some((same, reruns)) => format!("UNSTABLE ({same} of {reruns} re-runs the same)"),
@@ -271,6 +293,8 @@ fn divergence(found: &Found, machine: Option<&Machine>) {
     };
     let known = found.known.map_or_else(String::new, |known| format!(", known as {}", known.identifier));
     println!("\nDIVERGENCE   program {}, {stability}{known}", found.index);
+    println!("cluster      {}", cluster.key.text());
+    println!("shown by     {}", members(cluster));
     if let Some(minimal) = &found.minimal {
         println!(
             "minimal      {} steps of {}, {} executions{}",
@@ -311,11 +335,15 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         .map(|(info, fired, reason)| serde_json::json!({ "rule": info.identifier, "fired": fired, "reason": reason }))
         .collect();
     let divergences: Vec<_> = results
-        .divergences
+        .clusters()
         .iter()
-        .map(|found| {
+        .map(|cluster| {
+            let found = cluster.representative;
             serde_json::json!({
                 "index": found.index,
+                "cluster": cluster.key,
+                "name": cluster.key.file_name(),
+                "programs": cluster.members.iter().map(|found| found.index).collect::<Vec<_>>(),
                 "stable": found.is_stable(),
                 "known": found.known.map(|known| known.identifier),
                 "opinions": found.opinions,
@@ -339,6 +367,7 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         "refused": results.refused,
         "programs": results.programs,
         "agree": results.agreed,
+        "diverge": results.divergences.len(),
         "divergences": divergences,
         "inconclusive": inconclusive,
         "disagreements": results.disagreements,
