@@ -139,7 +139,7 @@ pub struct MachineArguments {
     #[arg(long)]
     pub cpu_model: Option<String>,
     /// Guest memory in MiB
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     pub memory: u32,
     /// Seconds of silence after which the guest counts as hung
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
@@ -164,6 +164,18 @@ pub struct MachineArguments {
     pub plant: Option<Plant>,
 }
 
+/// MiB of a guest, where nobody says.
+const DEFAULT_MEMORY: u32 = 512;
+
+/// A word as a shell takes it.
+fn shell_word(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=+,:@%".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// `FUNCTION=NAME`.
 fn renamed(text: &str) -> Result<(String, String), String> {
     let (function, name) = text.split_once('=').ok_or("FUNCTION=NAME, such as change_protection=my_protection")?;
@@ -171,6 +183,25 @@ fn renamed(text: &str) -> Result<(String, String), String> {
 }
 
 impl MachineArguments {
+    /// The options that start the same machine again, as the user gave them. What only bears on how it is watched is
+    /// left out.
+    #[must_use]
+    pub fn given(&self) -> String {
+        let mut words = vec!["--platform".to_owned(), self.platform.name().to_owned()];
+        let mut option = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), shell_word(&value)]));
+        };
+        option("--kernel", (self.platform != Platform::Native).then(|| self.kernel.clone()));
+        option("--dialect", self.dialect.map(|dialect| dialect.to_string()));
+        option("--emulator", self.emulator.as_ref().map(|path| path.display().to_string()));
+        option("--cpu-model", self.cpu_model.clone());
+        option("--memory", (self.memory != DEFAULT_MEMORY).then(|| self.memory.to_string()));
+        for (function, name) in &self.renamed {
+            option("--renamed", Some(format!("{function}={name}")));
+        }
+        words.join(" ")
+    }
+
     /// The machine to start.
     #[must_use]
     pub fn launch_options(&self, limit: Option<u64>) -> LaunchOptions {

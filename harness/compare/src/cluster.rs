@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use ptediff_reference_model::entry::{Entry, EntryKind};
+use ptediff_reference_model::entry::{D, Entry, EntryKind, SAVED_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, TransitionExpectation};
 use ptediff_reference_model::model::VM_FLAGS_COMPARED;
 use ptediff_reference_model::observation::{FrameName, ObservedEntry, Transition};
@@ -174,14 +174,26 @@ fn outcome(outcome: &Outcome) -> String {
     }
 }
 
-/// The bits in which two entries differ; their kinds, where these differ; else it is the frame.
+/// The bits in which two entries differ; their kinds, where these differ; else it is the frame. A swap entry has no Dirty.
 fn entry(expected: &EntryExpectation, seen: &ObservedEntry) -> Vec<String> {
     let (wanted, got) = (kind(expected.bits), kind(seen.bits));
     if wanted != got {
         return vec![format!("{got} for {wanted}")];
     }
     let bits = (expected.bits.0 ^ seen.bits.0) & !expected.unspecified;
-    if bits != 0 { seen.bits.flag_names(bits) } else { vec!["frame".to_owned()] }
+    // Dirty is one of two bits, as Write has it: a loss of it is one defect, whichever bit it is lost from.
+    match bits {
+        0 => vec!["frame".to_owned()],
+        _ if got != "swap"
+            && (bits & (D | SAVED_DIRTY)).count_ones() == 1
+            && expected.bits.is_dirty() != seen.bits.is_dirty() =>
+        {
+            let mut names = seen.bits.flag_names(bits & !(D | SAVED_DIRTY));
+            names.push("dirty".to_owned());
+            names
+        }
+        _ => seen.bits.flag_names(bits),
+    }
 }
 
 fn kind(entry: Entry) -> &'static str {
@@ -271,7 +283,7 @@ pub fn clusters(programs: impl IntoIterator<Item = (ClusterKey, Option<ClusterKe
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex};
-    use ptediff_reference_model::entry::{D, RW, SOFT_DIRTY, SWP_SOFT_DIRTY};
+    use ptediff_reference_model::entry::{RW, SOFT_DIRTY, SWP_SOFT_DIRTY};
     use ptediff_reference_model::outcome::Fault;
     use ptediff_reference_model::rule::Rule;
 
@@ -297,7 +309,9 @@ mod tests {
     fn a_key_names_what_differs_and_no_more() {
         let check = |expected, seen, text: &str| assert!(entries(expected, seen).text().ends_with(text), "{text}");
         check(WRITTEN, WRITTEN & !SOFT_DIRTY, ", entry: SOFT_DIRTY");
-        check(WRITTEN, WRITTEN & !(SOFT_DIRTY | D | RW), ", entry: D, RW, SOFT_DIRTY");
+        check(WRITTEN, WRITTEN & !(SOFT_DIRTY | D | RW), ", entry: RW, SOFT_DIRTY, dirty");
+        check(WRITTEN & !(D | RW) | SAVED_DIRTY, WRITTEN & !(D | RW), ", entry: dirty");
+        check(WRITTEN & !(D | RW) | SAVED_DIRTY, WRITTEN & !RW, ", entry: D, SAVED_DIRTY");
         check(WRITTEN, WRITTEN | 5 << 59, ", entry: protection key");
         check(WRITTEN, WRITTEN, ", entry: frame");
         check(WRITTEN, 0, ", entry: none for present");
@@ -314,7 +328,7 @@ mod tests {
     fn names_of_files_are_lower_case_letters_digits_and_hyphens() {
         let key = entries(WRITTEN, WRITTEN & !(SOFT_DIRTY | D));
         let name = key.file_name();
-        assert!(name.ends_with("-entry-d-soft-dirty"), "{name}");
+        assert!(name.ends_with("-entry-soft-dirty-dirty"), "{name}");
         let long = ClusterKey { differing: (0..30).map(|bit| format!("bit {bit}")).collect(), ..key };
         assert!(long.file_name().len() <= MOST_LETTERS && !long.file_name().ends_with('-'));
     }

@@ -211,7 +211,9 @@ impl Judge {
                 _ => false,
             };
             if !agree {
-                let rule = expected.map(|transition| transition.rule);
+                // Where nothing should happen, the entry should stay: as which rule left it.
+                let stays = || seen.and_then(|seen| self.model.entry_rule(seen.actor, seen.page));
+                let rule = expected.map(|transition| transition.rule).or_else(stays);
                 let difference = Difference::Transition { index, expected: expected.copied(), seen: seen.copied() };
                 return Some((difference, rule));
             }
@@ -258,6 +260,20 @@ impl Judge {
         }
         None
     }
+}
+
+/// Whether the model applies the divergence's rule in the diverging step. Where it does not, an earlier step's rule left
+/// an entry that should have stayed so.
+#[must_use]
+pub fn is_rule_of_the_step(machine: &Machine, program: &Program, divergence: &Divergence) -> bool {
+    let mut model = Model::new(machine);
+    let mut steps = program.steps.iter().enumerate().take(divergence.step + 1);
+    let last = steps.try_fold(None, |_, (index, step)| model.is_possible(step).then(|| Some(model.step(index, step))));
+    let Some(Some(expectation)) = last else { return false };
+    let by_event = || expectation.transitions.iter().map(|transition| transition.rule);
+    divergence.rule.is_some_and(|rule| {
+        expectation.outcome_rule == Some(rule) || expectation.fired.contains(&rule) || by_event().any(|one| one == rule)
+    })
 }
 
 /// What the actor's `/proc/pid/pagemap` must say of the page, frame number left out

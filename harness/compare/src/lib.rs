@@ -19,7 +19,7 @@ mod tally;
 
 pub use cluster::{Cluster, ClusterKey, DifferenceKind, clusters};
 pub use ideal::ideal_records;
-pub use judge::{Judge, judge, pagemap_word};
+pub use judge::{Judge, is_rule_of_the_step, judge, pagemap_word};
 pub use known::{KNOWN_DIVERGENCES, KnownDivergence, known_divergence};
 pub use tally::Tally;
 

@@ -171,6 +171,9 @@ pub enum Alone {
 pub struct Results {
     /// What was asked for.
     pub campaign: Option<Campaign>,
+    /// The options by which the user named the machine, for a command that starts it again; `None` for a trace from a
+    /// file, which does not hold them.
+    pub given: Option<String>,
     /// The machine.
     pub machine: Option<Machine>,
     /// What was compared.

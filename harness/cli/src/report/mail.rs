@@ -2,9 +2,10 @@
 //!
 //! What it says of blame it says with the evidence, and no more than the evidence allows.
 
-use ptediff_reference_model::entry::{A, BIT_NAMES, D, Entry, NX, SOFT_DIRTY};
+use ptediff_compare::is_rule_of_the_step;
+use ptediff_reference_model::entry::{A, D, Entry, EntryKind, PKEY, SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
-use ptediff_reference_model::machine::{Dialect, KernelVersion, Machine};
+use ptediff_reference_model::machine::{Dialect, Machine};
 use ptediff_reference_model::observation::{FrameName, ObservedEntry, StepRecord};
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
@@ -53,20 +54,45 @@ pub fn mail(results: &Results, cluster: &FoundCluster<'_>, attached: Attached<'_
     steps(&mut page, program, records, divergence);
     page.title("Difference");
     difference(&mut page, divergence);
-    if let Some(rule) = divergence.rule {
-        let info = rule.info();
-        page.field("rule", info.identifier);
-        page.field("says", info.statement);
-        page.field("read in", info.source);
-    } else {
-        page.field("rule", "none: the model expects nothing there");
+    for (name, value) in rule_fields(machine, program, divergence) {
+        page.field(name, &value);
     }
     page.title("Blame");
+    shown_by(&mut page, results, cluster);
     blame(&mut page, machine, found, records, divergence);
     page.title("To reproduce");
-    reproduce(&mut page, machine, results.campaign.as_ref(), found, attached);
+    reproduce(&mut page, machine, results, found, attached);
     Some(page.text)
 }
+
+/// What made the expectation, and what the kernel calls in the diverging step, as names and values.
+pub(super) fn rule_fields(
+    machine: &Machine,
+    program: &Program,
+    divergence: &Divergence,
+) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::new();
+    match divergence.rule {
+        Some(rule) => {
+            let info = rule.info();
+            fields.push(("rule", info.identifier.to_owned()));
+            fields.push(("says", info.statement.to_owned()));
+            fields.push(("read in", info.source.to_owned()));
+            if !is_rule_of_the_step(machine, program, divergence) {
+                fields.push(("applies", LEFT_BY_ANOTHER_STEP.to_owned()));
+            }
+        }
+        None => fields.push(("rule", "none: the model expects nothing there, and nothing has been there".to_owned())),
+    }
+    if let Some(step) = program.steps.get(divergence.step) {
+        fields.push(("step calls", step.operation.kernel_functions().to_owned()));
+    }
+    fields
+}
+
+/// What to say of a rule that is not the diverging step's.
+const LEFT_BY_ANOTHER_STEP: &str = "not in this step, which should not have changed the entry: it should have stayed \
+                                    as an earlier step left it by this rule";
 
 /// What is found, for the head of a reproducer.
 #[must_use]
@@ -218,19 +244,47 @@ fn entry_rows(
     row: impl Fn(&str, &str, &str) -> String,
 ) -> Vec<String> {
     let raw = |entry: Entry| format!("{:#018x}", entry.0);
-    let mut lines = vec![row("raw, no frame", &raw(expected.bits), &raw(seen.bits))];
-    let bits = BIT_NAMES.iter().copied().chain([(NX, "NX")]);
-    for (mask, name) in bits.filter(|(mask, _)| (expected.bits.0 | seen.bits.0 | expected.unspecified) & mask != 0) {
-        let value = |entry: Entry| if entry.0 & mask != 0 { "1" } else { "0" };
-        let open = expected.unspecified & mask != 0;
-        lines.push(row(name, if open { value(seen.bits) } else { value(expected.bits) }, value(seen.bits)));
+    let mut lines = vec![
+        row("raw, no frame", &raw(expected.bits), &raw(seen.bits)),
+        row("is", &what_it_is(expected.bits), &what_it_is(seen.bits)),
+    ];
+    // A swap entry has flags of its own at places where a present entry has others.
+    let mut names: Vec<&str> = Vec::new();
+    for (entry, more) in [(expected.bits, expected.unspecified), (seen.bits, 0)] {
+        for (mask, name) in entry.flags() {
+            if (entry.0 | more) & mask != 0 && !names.contains(&name) {
+                names.push(name);
+            }
+        }
     }
-    let key = |entry: Entry| entry.protection_key().to_string();
-    if expected.bits.protection_key() != seen.bits.protection_key() {
-        lines.push(row("protection key", &key(expected.bits), &key(seen.bits)));
+    for name in names {
+        let of = |entry: Entry, open: u64| {
+            let Some((mask, _)) = entry.flags().into_iter().find(|(_, known)| *known == name) else {
+                return "-".to_owned();
+            };
+            match mask {
+                PKEY => entry.protection_key().to_string(),
+                _ if open & mask != 0 => "0 or 1".to_owned(),
+                _ => u8::from(entry.0 & mask != 0).to_string(),
+            }
+        };
+        let (wanted, got) = (of(expected.bits, expected.unspecified), of(seen.bits, 0));
+        lines.push(row(name, if wanted == "0 or 1" { &got } else { &wanted }, &got));
     }
     lines.push(format!("  {:<14} {:<22} {}", "frame", expected_frame(expected.frame), seen_frame(seen.frame)));
     lines
+}
+
+/// What kind of entry it is, in words.
+fn what_it_is(entry: Entry) -> String {
+    match (entry.kind(), entry.marker()) {
+        (EntryKind::None, _) => "none".to_owned(),
+        (EntryKind::Present, _) => "present".to_owned(),
+        (EntryKind::ProtNone, _) => "present, PROT_NONE".to_owned(),
+        (EntryKind::NonPresent, None) if entry.is_swapped() => "swap entry".to_owned(),
+        // A marker, by its name, or another non-present entry.
+        (EntryKind::NonPresent, _) => entry.to_string(),
+    }
 }
 
 fn expected_frame(frame: ExpectedFrame) -> String {
@@ -247,6 +301,12 @@ fn seen_frame(frame: FrameName) -> String {
         FrameName::ZERO => "the zero page".to_owned(),
         FrameName(number) => format!("the kernel's {number}"),
     }
+}
+
+/// How many programs show it.
+fn shown_by(page: &mut Page, results: &Results, cluster: &FoundCluster<'_>) {
+    let (members, programs) = (cluster.members.len(), results.programs);
+    page.field("shown by", &format!("{members} of {programs} programs, of which this is the smallest one found"));
 }
 
 /// Who may be at fault, each with the evidence for and against.
@@ -283,6 +343,8 @@ fn blame(page: &mut Page, machine: &Machine, found: &Found, records: &[StepRecor
         "kernel",
         if Dialect::of_version(machine.version) != Some(machine.dialect) {
             "not by this: it was judged by the rules of another version"
+        } else if machine.dialect_forced {
+            "possible, if the rules that --dialect named are right for it: nobody has reviewed this kernel"
         } else if machine.is_blessed() {
             "possible: campaigns on this version were reviewed, and agreed with the model"
         } else {
@@ -326,7 +388,8 @@ fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> St
     };
     let only_by_cpu = entries.is_some_and(|(expected, seen)| {
         let bits = (expected.bits.0 ^ seen.bits.0) & !expected.unspecified;
-        bits != 0 && bits & !(A | D) == 0
+        let is_seen_by_cpu = expected.bits.kind() == EntryKind::Present && seen.bits.kind() == EntryKind::Present;
+        is_seen_by_cpu && bits != 0 && bits & !(A | D) == 0
     });
     let by_rule = divergence.rule.is_some_and(|rule| rule.info().source.starts_with("SDM"));
     let suspicion = match (only_by_cpu, by_rule) {
@@ -347,11 +410,16 @@ fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> St
     }
 }
 
-fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, found: &Found, attached: Attached<'_>) {
-    let dialect = if machine.dialect_forced { format!(" --dialect {}", machine.dialect) } else { String::new() };
-    let KernelVersion { major, minor, .. } = machine.version;
-    let kernel = format!("--platform {} --kernel {major}.{minor}{dialect}", machine.platform);
-    if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = campaign {
+fn reproduce(page: &mut Page, machine: &Machine, results: &Results, found: &Found, attached: Attached<'_>) {
+    let kernel = match &results.given {
+        Some(given) => given.clone(),
+        None => {
+            let dialect =
+                if machine.dialect_forced { format!(" --dialect {}", machine.dialect) } else { String::new() };
+            format!("--platform {} --kernel KERNEL{dialect}", machine.platform)
+        }
+    };
+    if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = &results.campaign {
         let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" --profile {profile}"));
         page.paragraph("The generated program, alone:");
         let (index, seed) = (found.index, seed);
@@ -367,5 +435,13 @@ fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, fo
         page.paragraph("The program above, as C without ptediff (as root):");
         page.command(&format!("gcc -Wall -O1 -o repro {reproducer} && ./repro"));
     }
-    page.paragraph(&format!("--kernel takes the path of a bzImage too: this one was {}.", machine.release));
+    let which = match &results.given {
+        Some(_) => format!("The kernel was Linux {}.", machine.release),
+        None => format!(
+            "KERNEL is the path of a bzImage, or a kernel's name in the cache. The trace does not tell which it was: \
+             it calls itself Linux {}.",
+            machine.release
+        ),
+    };
+    page.paragraph(&which);
 }

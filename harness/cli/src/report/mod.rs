@@ -310,6 +310,13 @@ fn divergence(cluster: &FoundCluster<'_>, machine: Option<&Machine>) {
         for line in difference_lines(divergence) {
             println!("  {line}");
         }
+        if let Some(machine) = machine {
+            for (name, value) in mail::rule_fields(machine, program, divergence) {
+                if matches!(name, "applies" | "step calls") {
+                    println!("  {name}: {value}");
+                }
+            }
+        }
         let blamed = machine.map_or(Blame::Open, |machine| blame(machine, &found.opinions));
         println!("  blame: {}", blamed.text());
         println!("         not the probe: the page walk through /proc/kcore and pagemap agree with it");
