@@ -167,13 +167,10 @@ pub struct MachineArguments {
 /// MiB of a guest, where nobody says.
 const DEFAULT_MEMORY: u32 = 512;
 
-/// A word as a shell takes it.
+/// A word as a shell takes it, in one line.
 fn shell_word(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=+,:@%".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    word.chars().flat_map(|letter| (!is_plain(letter)).then_some('\\').into_iter().chain([letter])).collect()
 }
 
 /// `FUNCTION=NAME`.

@@ -138,7 +138,7 @@ fn another_result() {
 /// swap-out drops the mark of a write-protected page: the report names the flags that a swap entry has.
 #[test]
 fn a_swap_entry_without_its_mark() {
-    let text = report("swap-keeps-marks", Some((3, 3)), |records| {
+    let text = report("swap-soft-dirty", Some((3, 3)), |records| {
         let swapped = |record: &StepRecord| record.changes.iter().any(|change| change.entry.bits.is_swapped());
         let step = records.iter().position(swapped).expect("a page is swapped out");
         for change in records[step].changes.iter_mut().filter(|change| change.entry.bits.is_swapped()) {

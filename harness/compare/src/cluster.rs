@@ -135,7 +135,7 @@ impl ClusterKey {
 }
 
 /// Letters of a file's name that a cluster's may take: a platform, a prefix and a number come to it.
-const MOST_LETTERS: usize = 70;
+const MOST_LETTERS: usize = 48;
 
 /// What came in place of what, without addresses and values.
 fn outcomes(expected: &Outcome, seen: &Outcome) -> String {

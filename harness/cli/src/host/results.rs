@@ -309,3 +309,63 @@ pub fn reason(inconclusive: &Inconclusive) -> String {
         Inconclusive::Rig { message } => format!("rig: {message}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ptediff_reference_model::arena::{ActorId, PageIndex};
+    use ptediff_reference_model::outcome::Outcome;
+    use ptediff_reference_model::program::{Operation, Step};
+    use ptediff_reference_model::verdict::{Difference, Divergence};
+
+    use super::*;
+
+    /// A program of so many steps that got this errno where it should not have.
+    fn found(index: u32, steps: usize, errno: i32, stability: Option<(u16, u16)>) -> Found {
+        let step = Step { actor: ActorId::FIRST, operation: Operation::Read { page: PageIndex::FIRST } };
+        let difference = Difference::Outcome { expected: Outcome::Succeeded, seen: Outcome::Failed(errno) };
+        Found {
+            index,
+            program: Program { steps: vec![step; steps] },
+            verdict: Verdict::Diverge(Box::new(Divergence { step: 0, difference, rule: None })),
+            records: Vec::new(),
+            stability,
+            minimal: None,
+            known: None,
+            opinions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_caught_probe_does_not_hide_a_stable_divergence_beside_it() {
+        let check = |divergences: Vec<Found>, caught: bool, expected: Exit| {
+            let reason = format!("{PROBE_CONTRADICTED} by a witness: Entry");
+            let inconclusive = caught.then_some((reason, (1, 7))).into_iter().collect();
+            let results = Results { divergences, inconclusive, ..Results::default() };
+            assert_eq!(results.exit(), expected);
+        };
+        check(vec![found(1, 3, 12, Some((3, 3)))], true, Exit::Diverge);
+        check(vec![found(1, 3, 12, Some((2, 3)))], true, Exit::Rig);
+        check(Vec::new(), true, Exit::Rig);
+        check(vec![found(1, 3, 12, Some((2, 3)))], false, Exit::CannotTell);
+        // Of a cluster whose examined programs are unstable the others say nothing.
+        check(vec![found(1, 3, 12, Some((2, 3))), found(2, 3, 12, None)], false, Exit::CannotTell);
+        check(vec![found(1, 3, 12, Some((2, 3))), found(2, 3, 12, Some((3, 3)))], false, Exit::Diverge);
+    }
+
+    #[test]
+    fn the_smallest_stable_program_stands_for_a_cluster() {
+        let divergences = vec![
+            found(4, 9, 12, None),
+            found(5, 2, 22, Some((3, 3))),
+            found(6, 7, 12, Some((3, 3))),
+            found(8, 3, 12, Some((1, 3))),
+            found(9, 6, 12, Some((3, 3))),
+        ];
+        let results = Results { divergences, ..Results::default() };
+        let clusters = results.clusters();
+        let indices = |cluster: &FoundCluster<'_>| cluster.members.iter().map(|found| found.index).collect::<Vec<_>>();
+        assert_eq!(clusters.iter().map(indices).collect::<Vec<_>>(), [vec![4, 6, 8, 9], vec![5]]);
+        assert_eq!(clusters[0].representative.index, 9);
+        assert_eq!(clusters[0].key.text(), "no rule, result: ENOMEM for ok");
+    }
+}

@@ -129,10 +129,8 @@ impl Page {
 
     /// A command that a shell takes as it stands, continued lines too.
     fn command(&mut self, text: &str) {
-        let lines = wrap(text, "    ", "        ", WIDTH - 2);
-        for (index, line) in lines.iter().enumerate() {
-            let continued = if index + 1 < lines.len() { " \\" } else { "" };
-            self.line(&format!("{line}{continued}"));
+        for line in command_lines(text) {
+            self.line(&line);
         }
     }
 
@@ -145,6 +143,52 @@ impl Page {
     fn field(&mut self, name: &str, value: &str) {
         self.wrapped(value, &format!("{name:<10} "), &" ".repeat(11));
     }
+}
+
+/// A command in lines that a shell joins again. A word that is too long for a line is continued at the beginning of the
+/// next one, where the shell adds no space. A backslash keeps the space, or whatever it is, behind it.
+fn command_lines(text: &str) -> Vec<String> {
+    /// Before the backslash that continues a line.
+    const MOST: usize = WIDTH - 2;
+    let mut words: Vec<String> = vec![String::new()];
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, words.last_mut()) {
+            (' ', _) => words.push(String::new()),
+            ('\\', Some(word)) => word.extend(std::iter::once(letter).chain(letters.next())),
+            (_, Some(word)) => word.push(letter),
+            (_, None) => {}
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = "    ".to_owned();
+    let mut is_empty = true;
+    for word in words.iter().filter(|word| !word.is_empty()) {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > MOST {
+            lines.push(format!("{line} \\"));
+            line = "        ".to_owned();
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        let mut letters = word.chars().peekable();
+        while let Some(letter) = letters.next() {
+            line.push(letter);
+            // What a backslash stands before is not parted from it.
+            if letter == '\\' {
+                line.extend(letters.next());
+            }
+            if line.chars().count() >= MOST && letters.peek().is_some() {
+                // No space: the word goes on.
+                lines.push(format!("{line}\\"));
+                line.clear();
+            }
+        }
+        is_empty = false;
+    }
+    lines.push(line);
+    lines
 }
 
 fn headline(machine: &Machine, program: &Program, divergence: &Divergence) -> String {
@@ -271,7 +315,8 @@ fn entry_rows(
         let (wanted, got) = (of(expected.bits, expected.unspecified), of(seen.bits, 0));
         lines.push(row(name, if wanted == "0 or 1" { &got } else { &wanted }, &got));
     }
-    lines.push(format!("  {:<14} {:<22} {}", "frame", expected_frame(expected.frame), seen_frame(seen.frame)));
+    let identity = if expected.bits.is_swapped() && seen.bits.is_swapped() { "slot" } else { "frame" };
+    lines.push(format!("  {identity:<14} {:<22} {}", expected_frame(expected.frame), seen_frame(seen.frame)));
     lines
 }
 
@@ -306,7 +351,8 @@ fn seen_frame(frame: FrameName) -> String {
 /// How many programs show it.
 fn shown_by(page: &mut Page, results: &Results, cluster: &FoundCluster<'_>) {
     let (members, programs) = (cluster.members.len(), results.programs);
-    page.field("shown by", &format!("{members} of {programs} programs, of which this is the smallest one found"));
+    let smallest = if members > 1 { ", of which this is the smallest one found" } else { "" };
+    page.field("shown by", &format!("{members} of {programs} programs{smallest}"));
 }
 
 /// Who may be at fault, each with the evidence for and against.
@@ -444,4 +490,29 @@ fn reproduce(page: &mut Page, machine: &Machine, results: &Results, found: &Foun
         ),
     };
     page.paragraph(&which);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shell makes of continued lines.
+    fn joined(lines: &[String]) -> String {
+        let text = lines.join("\n").replace("\\\n", "");
+        let mut words = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>();
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+
+    #[test]
+    fn a_command_survives_narrow_lines() {
+        let long =
+            format!("ptediff replay --kernel /{}/bzImage --dialect 6.12 {}.json", "k".repeat(100), "e".repeat(60));
+        for text in ["./repro", "gcc -Wall -O1 -o repro a.c && ./repro", &long, &format!("run /a\\ {}", "b".repeat(90))]
+        {
+            let lines = command_lines(text);
+            assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:#?}");
+            assert_eq!(joined(&lines), text);
+        }
+    }
 }

@@ -326,6 +326,13 @@ fn divergence(cluster: &FoundCluster<'_>, machine: Option<&Machine>) {
     }
 }
 
+/// The kernel's functions that work on page tables in the diverging step.
+fn step_calls(found: &Found) -> Option<&'static str> {
+    let (program, verdict, _) = found.smallest();
+    let Verdict::Diverge(divergence) = verdict else { return None };
+    program.steps.get(divergence.step).map(|step| step.operation.kernel_functions())
+}
+
 fn json(results: &Results, saved: &[String]) -> serde_json::Value {
     let counts = |values: &[u64]| {
         OPERATION_NAMES.iter().zip(values).map(|(name, count)| ((*name).to_owned(), (*count).into())).collect()
@@ -350,6 +357,7 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
                 "index": found.index,
                 "cluster": cluster.key,
                 "name": cluster.key.file_name(),
+                "step_calls": step_calls(found),
                 "programs": cluster.members.iter().map(|found| found.index).collect::<Vec<_>>(),
                 "stable": found.is_stable(),
                 "known": found.known.map(|known| known.identifier),
