@@ -61,6 +61,15 @@ fn results(found: Found) -> Results {
 
 /// The report on this entry of the corpus after the records were tampered with.
 fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<StepRecord>)) -> String {
+    text_of(name, stability, |_| {}, tamper)
+}
+
+fn text_of(
+    name: &str,
+    stability: Option<(u16, u16)>,
+    adjust: impl Fn(&mut Results),
+    tamper: impl Fn(&mut Vec<StepRecord>),
+) -> String {
     let program = program(name);
     let mut records = ideal_records(&machine(), &program);
     tamper(&mut records);
@@ -81,7 +90,8 @@ fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<St
         known: None,
         opinions: Vec::new(),
     };
-    let results = results(found);
+    let mut results = results(found);
+    adjust(&mut results);
     let clusters = results.clusters();
     let stem = format!("divergences/{}-bochs", clusters[0].key.file_name());
     let (entry, source) = (format!("{stem}.json"), format!("{stem}.c"));
@@ -133,6 +143,27 @@ fn another_result() {
         records[0].outcome = Outcome::Failed(12);
     });
     insta::assert_snapshot!("another_result", text);
+}
+
+/// A kernel of somebody's own, judged by rules that the user named, from a trace: no review is claimed, no kernel of the
+/// cache is named.
+#[test]
+fn a_forced_version_was_reviewed_by_nobody() {
+    let text = text_of(
+        "munmap-over-hole",
+        None,
+        |results| {
+            let machine = results.machine.as_mut().expect("a machine");
+            "6.12.95-mine".clone_into(&mut machine.release);
+            machine.dialect_forced = true;
+            results.given = None;
+        },
+        |records| records[0].outcome = Outcome::Failed(12),
+    );
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(!words.contains("were reviewed") && words.contains("nobody has reviewed this kernel"), "{text}");
+    assert!(words.contains("--platform bochs --kernel KERNEL --dialect 6.12 --seed"), "{text}");
+    assert!(words.contains("calls itself Linux 6.12.95-mine"), "{text}");
 }
 
 /// swap-out drops the mark of a write-protected page: the report names the flags that a swap entry has.

@@ -319,7 +319,14 @@ fn divergence(cluster: &FoundCluster<'_>, machine: Option<&Machine>) {
         }
         let blamed = machine.map_or(Blame::Open, |machine| blame(machine, &found.opinions));
         println!("  blame: {}", blamed.text());
-        println!("         not the probe: the page walk through /proc/kcore and pagemap agree with it");
+        let asked = records.get(divergence.step).is_some_and(|record| record.witness.is_some());
+        println!(
+            "         {}",
+            match asked {
+                true => "not the probe: the page walk through /proc/kcore and pagemap agree with it",
+                false => "the probe is not excluded: the witnesses were not asked at this step",
+            }
+        );
         for opinion in &found.opinions {
             println!("         {} on {} {}", opinion.release, opinion.platform, opinion.text());
         }

@@ -277,3 +277,48 @@ fn a_broken_chain_is_held_against_the_kernel_where_the_entry_is_wrong_and_agains
     };
     check("another result", &refused, &diverges_at(1));
 }
+
+#[test]
+fn an_entry_that_should_have_stayed_is_named_by_the_rule_that_left_it() {
+    let program = program();
+    let divergence_of = |tamper: &dyn Fn(&mut Vec<StepRecord>)| {
+        let mut records = ideal_records(&machine(95), &program);
+        tamper(&mut records);
+        match judge(&machine(95), &program, &records).0 {
+            Verdict::Diverge(divergence) => *divergence,
+            other => panic!("{other:?}"),
+        }
+    };
+    // The exit of the child changes an entry of its parent.
+    let strays = divergence_of(&|records| {
+        let mut change = records[2].changes.iter().copied().find(|one| one.actor == ActorId::FIRST).expect("fork");
+        change.entry.bits.0 ^= SOFT_DIRTY;
+        records[7].changes.push(change);
+    });
+    let left_by = ideal_rule(&program, 7);
+    assert_eq!((strays.step, strays.rule), (7, left_by));
+    assert!(left_by.is_some() && !is_rule_of_the_step(&machine(95), &program, &strays));
+    // So does an event that nobody expects.
+    let event = divergence_of(&|records| {
+        let event = records[2].transitions.iter().copied().find(|one| one.actor == ActorId::FIRST).expect("fork");
+        records[7].transitions.push(Transition { before: event.after, ..event });
+    });
+    assert!(matches!(event.difference, Difference::Transition { expected: None, .. }));
+    assert_eq!((event.step, event.rule), (7, left_by));
+    assert!(!is_rule_of_the_step(&machine(95), &program, &event));
+    // What a step itself does wrong is that step's.
+    let own = divergence_of(&|records| {
+        records[4].changes[0].entry.bits.0 ^= NX;
+        records[4].transitions[0].after.bits.0 ^= NX;
+    });
+    assert!(is_rule_of_the_step(&machine(95), &program, &own));
+}
+
+/// The rule that wrote the first actor's entry last, before this step.
+fn ideal_rule(program: &Program, step: usize) -> Option<Rule> {
+    let mut model = Model::new(&machine(95));
+    for (index, step) in program.steps.iter().enumerate().take(step) {
+        model.step(index, step);
+    }
+    model.entry_rule(ActorId::FIRST, PageIndex::new(3).unwrap())
+}
