@@ -180,6 +180,32 @@ impl Entry {
         }
     }
 
+    /// The names of these bits, as an entry of this kind has them: a swap entry has other flags than a present one, and
+    /// what has no flag's name is the swap entry's type and slot, or the frame.
+    #[must_use]
+    pub fn flag_names(self, bits: u64) -> Vec<String> {
+        let named: Vec<(u64, &str)> = self.flags();
+        let mut names: Vec<String> =
+            named.iter().filter(|(mask, _)| bits & mask != 0).map(|(_, name)| (*name).to_owned()).collect();
+        let rest = named.iter().fold(bits, |rest, (mask, _)| rest & !mask);
+        if rest != 0 {
+            names.push(if self.kind() == EntryKind::NonPresent { "type or offset" } else { "frame field" }.to_owned());
+        }
+        names
+    }
+
+    /// The flags that an entry of this kind can have, with their names. A marker has none.
+    #[must_use]
+    pub fn flags(self) -> Vec<(u64, &'static str)> {
+        match self.kind() {
+            EntryKind::NonPresent if self.is_swapped() => SWAP_BIT_NAMES.to_vec(),
+            EntryKind::NonPresent => Vec::new(),
+            EntryKind::None | EntryKind::Present | EntryKind::ProtNone => {
+                BIT_NAMES.into_iter().chain([(PKEY, "protection key"), (NX, "NX")]).collect()
+            }
+        }
+    }
+
     /// Protection key, bits 59..=62.
     #[must_use]
     pub fn protection_key(self) -> u8 {

@@ -151,6 +151,15 @@ pub enum WitnessField {
     AnonExclusive,
 }
 
+impl WitnessField {
+    /// Whether a mismatch is a break in the chain of readings, snapshot, events, snapshot: an expectation of how
+    /// entries move, and not two readers' words about one thing.
+    #[must_use]
+    pub fn is_of_the_chain(self) -> bool {
+        matches!(self, Self::TransitionBefore | Self::TransitionAfter | Self::TransitionWrite)
+    }
+}
+
 /// Something about which a witness and the probe disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WitnessMismatch {

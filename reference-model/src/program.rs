@@ -617,6 +617,69 @@ pub const OPERATION_NAMES: [&str; 58] = [
     "merge-pages",
 ];
 
+/// Where the kernel works on page tables for an operation, in the order of [`OPERATION_NAMES`]: files with functions of
+/// 6.12, the system call's own first. It is for people who look into a difference that no rule explains.
+const OPERATION_FUNCTIONS: [&str; OPERATION_NAMES.len()] = [
+    "mm/mmap.c: do_mmap",
+    "mm/memory.c: unmap_vmas",
+    "mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "mm/mprotect.c: do_mprotect_pkey, change_protection",
+    "mm/memory.c: copy_page_range",
+    "mm/mmap.c: exit_mmap",
+    "mm/madvise.c: madvise_dontneed_single_vma",
+    "fs/proc/task_mmu.c: clear_refs_write, clear_refs_pte_range",
+    "arch/x86/kernel/shstk.c: alloc_shstk",
+    "mm/memory.c: handle_mm_fault",
+    "mm/madvise.c: madvise_cold_or_pageout_pte_range",
+    "mm/madvise.c: madvise_populate",
+    "mm/madvise.c: madvise_populate",
+    "mm/madvise.c: madvise_vma_behavior",
+    "mm/madvise.c: madvise_vma_behavior",
+    "mm/madvise.c: madvise_vma_behavior",
+    "mm/madvise.c: madvise_vma_behavior",
+    "mm/madvise.c: madvise_free_pte_range",
+    "mm/mlock.c: do_mlock, mlock_pte_range",
+    "mm/mlock.c: apply_vma_lock_flags, mlock_pte_range",
+    "mm/mremap.c: move_page_tables",
+    "mm/mremap.c: move_page_tables",
+    "mm/mremap.c: move_page_tables",
+    "mm/mremap.c: mremap",
+    "arch/x86/include/asm/pkeys.h: mm_pkey_alloc",
+    "arch/x86/include/asm/pkeys.h: mm_pkey_free",
+    "mm/mprotect.c: do_mprotect_pkey, change_protection",
+    "none: WRPKRU is an instruction",
+    "mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "none: RSTORSSP and SAVEPREVSSP are instructions; mm/memory.c: handle_mm_fault",
+    "none: RSTORSSP and SAVEPREVSSP are instructions; mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "mm/memory.c: handle_mm_fault",
+    "arch/x86/kernel/shstk.c: shstk_prctl",
+    "arch/x86/kernel/shstk.c: shstk_prctl",
+    "arch/x86/kernel/shstk.c: shstk_prctl",
+    "arch/x86/kernel/shstk.c: shstk_prctl",
+    "arch/x86/kernel/shstk.c: shstk_prctl",
+    "mm/mmap.c: do_mmap",
+    "fs/userfaultfd.c: new_userfaultfd",
+    "fs/userfaultfd.c: userfaultfd_release",
+    "fs/userfaultfd.c: userfaultfd_register",
+    "fs/userfaultfd.c: userfaultfd_unregister",
+    "mm/userfaultfd.c: mwriteprotect_range",
+    "mm/userfaultfd.c: mfill_atomic_copy",
+    "mm/userfaultfd.c: mfill_atomic_zeropage",
+    "fs/userfaultfd.c: userfaultfd_wake",
+    "mm/memory.c: handle_mm_fault",
+    "fs/proc/base.c: mem_rw; mm/memory.c: access_remote_vm",
+    "mm/madvise.c: madvise_cold_or_pageout_pte_range; mm/vmscan.c: reclaim_pages; mm/rmap.c: try_to_unmap_one",
+    "mm/ksm.c: ksm_madvise",
+    "mm/ksm.c: ksm_madvise",
+    "mm/ksm.c: ksm_do_scan",
+];
+
 impl Operation {
     /// Index of the operation's name in [`OPERATION_NAMES`].
     #[must_use]
@@ -671,6 +734,12 @@ impl Operation {
             Self::WriteProcMem { .. } => 53,
             Self::MergePages => 57,
         }
+    }
+
+    /// The kernel's functions that work on page tables for this operation: `file: function`, several by semicolon.
+    #[must_use]
+    pub fn kernel_functions(&self) -> &'static str {
+        OPERATION_FUNCTIONS[self.kind()]
     }
 
     /// The slots that the operation names as a range, if it takes one.

@@ -141,7 +141,7 @@ pub struct MachineArguments {
     #[arg(long)]
     pub cpu_model: Option<String>,
     /// Guest memory in MiB
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(64..=65_536))]
+    #[arg(long, default_value_t = DEFAULT_MEMORY, value_parser = clap::value_parser!(u32).range(64..=65_536))]
     pub memory: u32,
     /// Seconds of silence after which the guest counts as hung
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
@@ -166,6 +166,15 @@ pub struct MachineArguments {
     pub plant: Option<Plant>,
 }
 
+/// MiB of a guest, where nobody says.
+const DEFAULT_MEMORY: u32 = 512;
+
+/// A word as a shell takes it, in one line.
+fn shell_word(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./=+,:@%".contains(letter);
+    word.chars().flat_map(|letter| (!is_plain(letter)).then_some('\\').into_iter().chain([letter])).collect()
+}
+
 /// `FUNCTION=NAME`.
 fn renamed(text: &str) -> Result<(String, String), String> {
     let (function, name) = text.split_once('=').ok_or("FUNCTION=NAME, such as change_protection=my_protection")?;
@@ -173,6 +182,25 @@ fn renamed(text: &str) -> Result<(String, String), String> {
 }
 
 impl MachineArguments {
+    /// The options that start the same machine again, as the user gave them. What only bears on how it is watched is
+    /// left out.
+    #[must_use]
+    pub fn given(&self) -> String {
+        let mut words = vec!["--platform".to_owned(), self.platform.name().to_owned()];
+        let mut option = |name: &str, value: Option<String>| {
+            words.extend(value.into_iter().flat_map(|value| [name.to_owned(), shell_word(&value)]));
+        };
+        option("--kernel", (self.platform != Platform::Native).then(|| self.kernel.clone()));
+        option("--judge-as", self.judge_as.map(|version| version.to_string()));
+        option("--emulator", self.emulator.as_ref().map(|path| path.display().to_string()));
+        option("--cpu-model", self.cpu_model.clone());
+        option("--memory", (self.memory != DEFAULT_MEMORY).then(|| self.memory.to_string()));
+        for (function, name) in &self.renamed {
+            option("--renamed", Some(format!("{function}={name}")));
+        }
+        words.join(" ")
+    }
+
     /// The machine to start.
     #[must_use]
     pub fn launch_options(&self, limit: Option<u64>) -> LaunchOptions {
@@ -316,7 +344,7 @@ pub struct Run {
     /// Boots that making a program smaller that kills the kernel may cost; 0 for not even running it alone
     #[arg(long, default_value_t = 16)]
     pub shrink_boots: u32,
-    /// Stop after so many divergences
+    /// Stop after so many clusters of divergences
     #[arg(long, default_value_t = 5)]
     pub stop_after: u32,
     /// Keep the trace in this file

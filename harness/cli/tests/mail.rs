@@ -8,7 +8,7 @@ use ptediff::report::mail::{Attached, WIDTH, finding, mail};
 use ptediff::report::reproducer::{Subject, reproducer};
 use ptediff_compare::{ideal_records, judge};
 use ptediff_corpus::Corpus;
-use ptediff_reference_model::entry::{A, RW};
+use ptediff_reference_model::entry::{A, RW, SWP_SOFT_DIRTY};
 use ptediff_reference_model::kernel::KernelVersion;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{PagemapView, StepRecord, WitnessReport};
@@ -21,6 +21,7 @@ fn machine() -> Machine {
     Machine {
         release: "6.12.95+deb12-cloud-amd64".to_owned(),
         platform: "bochs".to_owned(),
+        cpu_model: "Intel(R) Core(TM) Ultra 5 245K".to_owned(),
         ..Machine::imagined(KernelVersion::new(6, 12, 95), true, true)
     }
 }
@@ -45,6 +46,7 @@ fn results(found: Found) -> Results {
     Results {
         campaign: Some(campaign),
         machine: Some(machine()),
+        given: Some("--platform bochs --kernel /srv/kernels/bzImage".to_owned()),
         programs: 1,
         runs: 1,
         divergences: vec![found],
@@ -54,6 +56,15 @@ fn results(found: Found) -> Results {
 
 /// The report on this entry of the corpus after the records were tampered with.
 fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<StepRecord>)) -> String {
+    text_of(name, stability, |_| {}, tamper)
+}
+
+fn text_of(
+    name: &str,
+    stability: Option<(u16, u16)>,
+    adjust: impl Fn(&mut Results),
+    tamper: impl Fn(&mut Vec<StepRecord>),
+) -> String {
     let program = program(name);
     let mut records = ideal_records(&machine(), &program);
     tamper(&mut records);
@@ -66,11 +77,13 @@ fn report(name: &str, stability: Option<(u16, u16)>, tamper: impl Fn(&mut Vec<St
     assert!(source.contains("Found on Linux 6.12.95+deb12-cloud-amd64"), "the reproducer tells of what was found");
     let found =
         Found { index: 4_294_967_295, program, verdict, records, stability, minimal: None, opinions: Vec::new() };
-    let results = results(found);
-    let stem = "divergences/seed18446744073709551615-program4294967295-bochs";
+    let mut results = results(found);
+    adjust(&mut results);
+    let clusters = results.clusters();
+    let stem = format!("divergences/{}-bochs", clusters[0].key.file_name());
     let (entry, source) = (format!("{stem}.json"), format!("{stem}.c"));
     let attached = Attached { entry: Some(&entry), reproducer: Some(&source) };
-    let text = mail(&results, &results.divergences[0], attached).unwrap();
+    let text = mail(&results, &clusters[0], attached).unwrap();
     for line in text.lines() {
         assert!(line.chars().count() <= WIDTH, "wider than {WIDTH}: {line}");
         assert!(line.chars().all(|letter| letter.is_ascii_graphic() || letter == ' '), "no plain text: {line}");
@@ -117,4 +130,38 @@ fn another_result() {
         records[0].outcome = Outcome::Failed(12);
     });
     insta::assert_snapshot!("another_result", text);
+}
+
+/// A kernel of somebody's own, judged as the version that the user named, from a trace: no matrix is claimed, no kernel of the
+/// cache is named.
+#[test]
+fn nothing_is_claimed_of_a_forced_version() {
+    let text = text_of(
+        "munmap-over-hole",
+        None,
+        |results| {
+            let machine = results.machine.as_mut().expect("a machine");
+            "6.12.95-mine".clone_into(&mut machine.release);
+            machine.judged_as = Some(KernelVersion::LINUX_6_12);
+            results.given = None;
+        },
+        |records| records[0].outcome = Outcome::Failed(12),
+    );
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("judged as another version than it says it is"), "{text}");
+    assert!(words.contains("--platform bochs --kernel KERNEL --judge-as 6.12 --seed"), "{text}");
+    assert!(words.contains("calls itself Linux 6.12.95-mine"), "{text}");
+}
+
+/// swap-out drops the mark of a write-protected page: the report names the flags that a swap entry has.
+#[test]
+fn a_swap_entry_without_its_mark() {
+    let text = report("swap-soft-dirty", Some((3, 3)), |records| {
+        let swapped = |record: &StepRecord| record.changes.iter().any(|change| change.entry.bits.is_swapped());
+        let step = records.iter().position(swapped).expect("a page is swapped out");
+        for change in records[step].changes.iter_mut().filter(|change| change.entry.bits.is_swapped()) {
+            change.entry.bits.0 &= !SWP_SOFT_DIRTY;
+        }
+    });
+    insta::assert_snapshot!("a_swap_entry_without_its_mark", text);
 }

@@ -1,14 +1,11 @@
 //! The comparison: one kernel's model against a record, step by step.
 
 use ptediff_reference_model::arena::{ACTORS, ARENA_PAGES, ActorId, PageIndex};
-use ptediff_reference_model::entry::{A, D, Entry, EntryKind, SOFT_DIRTY, SWP_SOFT_DIRTY};
+use ptediff_reference_model::entry::{EntryKind, SOFT_DIRTY, SWP_SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, StepExpectation, TransitionExpectation};
 use ptediff_reference_model::model::{Model, VM_FLAGS_COMPARED};
-use ptediff_reference_model::observation::{
-    Cause, ObservedEntry, StepRecord, Transition, WitnessField, WitnessMismatch,
-};
-use ptediff_reference_model::outcome::Outcome;
-use ptediff_reference_model::program::{Advice, Operation, Step};
+use ptediff_reference_model::observation::{ObservedEntry, StepRecord, Transition};
+use ptediff_reference_model::program::Step;
 use ptediff_reference_model::rule::Rule;
 use ptediff_reference_model::verdict::{Difference, Inconclusive};
 
@@ -33,10 +30,26 @@ const PAGEMAP_COMPARED: u64 = !0 << 55;
 /// Compares one program's records with the model of one kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Comparison {
-    model: Model,
+    pub(crate) model: Model,
+    /// Whether readings that do not follow from each other may be held against the probe. Not where the model has a
+    /// defect on: entries move otherwise there.
+    pub(crate) trusts_chain: bool,
     binding: Binding,
-    entries: [[ObservedEntry; ARENA_PAGES]; ACTORS],
+    /// As it was before the step: what the step's events name may be the probe's invention.
+    pub(crate) binding_before: Binding,
+    pub(crate) entries: [[ObservedEntry; ARENA_PAGES]; ACTORS],
+    pub(crate) last: Expected,
     tally: Tally,
+}
+
+/// What the model expected of the last step, as far as the question needs it whose fault a broken chain of readings
+/// is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Expected {
+    /// Whether the step gave the expected result and left the expected actors alive.
+    pub(crate) result: bool,
+    /// Pages for which the model expected an event, a bit each, by actor.
+    pub(crate) events: [u32; ACTORS],
 }
 
 /// What the comparison of one step gives.
@@ -51,11 +64,14 @@ pub(crate) enum Compared {
 }
 
 impl Comparison {
-    /// With the model before its first step.
-    pub(crate) fn new(model: Model) -> Self {
+    /// With the model before its first step. `trusts_chain` where the kernel is the intended one.
+    pub(crate) fn new(model: Model, trusts_chain: bool) -> Self {
         Self {
             model,
+            trusts_chain,
             binding: Binding::default(),
+            binding_before: Binding::default(),
+            last: Expected::default(),
             entries: [[ObservedEntry::NONE; ARENA_PAGES]; ACTORS],
             tally: Tally::default(),
         }
@@ -95,10 +111,20 @@ impl Comparison {
         if record.lost > 0 {
             return Compared::CannotTell(Inconclusive::EventsLost { step: index, lost: record.lost });
         }
-        if let Some(contradiction) = witness_contradiction(index, record) {
+        self.binding_before.clone_from(&self.binding);
+        self.last = Expected {
+            result: expectation.outcome.is_none_or(|expected| expected == record.outcome)
+                && self.model.alive() == record.alive,
+            events: [0; ACTORS],
+        };
+        for transition in &expectation.transitions {
+            self.last.events[transition.actor.index()] |= 1 << transition.page.index();
+        }
+        let found = self.compare(&expectation, record);
+        if let Some(contradiction) = self.witness_contradiction(index, record) {
             return Compared::CannotTell(contradiction);
         }
-        if let Some((difference, rule)) = self.compare(&expectation, record) {
+        if let Some((difference, rule)) = found {
             if let Some(mismatch) = self.inner_contradiction(&before, step, record) {
                 return Compared::CannotTell(Inconclusive::ProbeContradicted { step: index, mismatch });
             }
@@ -160,7 +186,9 @@ impl Comparison {
                 _ => false,
             };
             if !agree {
-                let rule = expected.map(|transition| transition.rule);
+                // Where nothing should happen, the entry should stay: as which rule left it.
+                let stays = || seen.and_then(|seen| self.model.entry_rule(seen.actor, seen.page));
+                let rule = expected.map(|transition| transition.rule).or_else(stays);
                 let difference = Difference::Transition { index, expected: expected.copied(), seen: seen.copied() };
                 return Some((difference, rule));
             }
@@ -207,91 +235,6 @@ impl Comparison {
         }
         None
     }
-
-    /// Where the record contradicts itself, whatever the model says: transitions against the snapshots on
-    /// both sides of the step, and against the operation that caused them.
-    fn inner_contradiction(
-        &self,
-        before: &[[ObservedEntry; ARENA_PAGES]; ACTORS],
-        step: &Step,
-        record: &StepRecord,
-    ) -> Option<WitnessMismatch> {
-        let mismatch = |transition: &Transition, field, probe, witness| WitnessMismatch {
-            actor: transition.actor,
-            page: transition.page,
-            field,
-            probe,
-            witness,
-        };
-        for (index, transition) in record.transitions.iter().enumerate() {
-            let same = |other: &&Transition| (other.actor, other.page) == (transition.actor, transition.page);
-            let earlier = record.transitions[..index].iter().rev().find(same);
-            let known = earlier.map_or(before[transition.actor.index()][transition.page.index()], |one| one.after);
-            // Between two events of one step only the CPU writes, and it only sets Accessed and Dirty.
-            let free = if earlier.is_some() { A | D } else { 0 };
-            let births = transition.cause == Cause::ForkChild || was_unmapped_first(step, transition);
-            // Filling has no event; an access that waited for it has one.
-            let fills = matches!(step.operation, Operation::UffdCopy { .. } | Operation::UffdZeropage { .. })
-                && !known.bits.is_present()
-                && transition.before.bits.is_present();
-            if !births && !fills && differs(&known, &transition.before, free) {
-                let (probe, witness) = (transition.before.bits.0, known.bits.0);
-                return Some(mismatch(transition, WitnessField::TransitionBefore, probe, witness));
-            }
-            let is_last = !record.transitions[index + 1..].iter().any(|other| same(&other));
-            let after = self.entries[transition.actor.index()][transition.page.index()];
-            if is_last && differs(&transition.after, &after, A | D) {
-                let (probe, witness) = (transition.after.bits.0, after.bits.0);
-                return Some(mismatch(transition, WitnessField::TransitionAfter, probe, witness));
-            }
-            let stores = matches!(
-                step.operation,
-                Operation::Write { .. }
-                    | Operation::WriteBySystemCall { .. }
-                    | Operation::WriteProcMem { .. }
-                    | Operation::WriteShadowStack { .. }
-                    | Operation::MapShadowStack { .. }
-                    | Operation::Madvise { advice: Advice::PopulateWrite, .. }
-            ) || step.operation.is_on_live_shadow_stack();
-            // mlock faults in by loads or stores, as the VMA has it; so do mprotect and mremap of a locked VMA.
-            // The signal of a refused access may push its frame on a shadow stack of the arena, by stores.
-            // An operation on a userfaultfd lets accesses go on that waited for it.
-            let either = matches!(
-                step.operation,
-                Operation::Mlock { .. }
-                    | Operation::Mprotect { .. }
-                    | Operation::PkeyMprotect { .. }
-                    | Operation::Mremap { .. }
-                    | Operation::MremapResize { .. }
-                    | Operation::Madvise { advice: Advice::Unmergeable, .. }
-                    | Operation::UffdOpen { .. }
-                    | Operation::UffdClose { .. }
-                    | Operation::UffdUnregister { .. }
-                    | Operation::UffdWriteProtect { .. }
-                    | Operation::UffdCopy { .. }
-                    | Operation::UffdZeropage { .. }
-                    | Operation::UffdWake { .. }
-            ) || matches!(record.outcome, Outcome::Faulted(_) | Outcome::Killed(_));
-            if !either && transition.write != (transition.cause == Cause::Fault && stores) {
-                let (probe, witness) = (u64::from(transition.write), u64::from(stores));
-                return Some(mismatch(transition, WitnessField::TransitionWrite, probe, witness));
-            }
-        }
-        None
-    }
-}
-
-/// Whether the step itself may have unmapped the page before the transition, which no event tells: mremap
-/// empties its target, and faults it in where it is locked and longer than what moves.
-fn was_unmapped_first(step: &Step, transition: &Transition) -> bool {
-    match step.operation {
-        Operation::Mremap { to, .. } => {
-            transition.actor == step.actor
-                && transition.before.bits == Entry::NONE
-                && to.slots().any(|page| page == transition.page)
-        }
-        _ => false,
-    }
 }
 
 /// What the actor's `/proc/pid/pagemap` must say of the page, frame number left out
@@ -318,21 +261,4 @@ pub fn pagemap_word(model: &Model, actor: ActorId, page: PageIndex) -> u64 {
         | flag(entry.bits.is_uffd_wp(), PAGEMAP_UFFD_WP)
         | flag(present && exclusive, PAGEMAP_EXCLUSIVE)
         | flag(tracked_dirty || soft_dirty, PAGEMAP_SOFT_DIRTY)
-}
-
-fn differs(left: &ObservedEntry, right: &ObservedEntry, free: u64) -> bool {
-    (left.bits.0 ^ right.bits.0) & !free != 0 || left.frame != right.frame
-}
-
-/// What the witnesses hold against the probe in this record, if anything.
-#[must_use]
-pub fn witness_contradiction(step: usize, record: &StepRecord) -> Option<Inconclusive> {
-    let witness = record.witness.as_ref()?;
-    if let Some(&mismatch) = witness.mismatches.first() {
-        return Some(Inconclusive::ProbeContradicted { step, mismatch });
-    }
-    witness.pagemap.iter().find_map(|view| {
-        let page = *view.frame_mismatches.first()?;
-        Some(Inconclusive::FrameContradicted { step, actor: view.actor, page })
-    })
 }

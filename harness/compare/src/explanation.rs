@@ -16,7 +16,7 @@ pub(crate) fn follow(
     program: &Program,
     records: &[StepRecord],
 ) -> Option<Comparison> {
-    let mut comparison = Comparison::new(Model::with_kernel(machine, kernel));
+    let mut comparison = Comparison::new(Model::with_kernel(machine, kernel), kernel == machine.kernel());
     let agrees = program
         .steps
         .iter()

@@ -61,7 +61,7 @@ impl Judge {
     }
 
     fn with_model(machine: &Machine, model: Model, is_mutant: bool) -> Self {
-        let comparison = Comparison::new(model);
+        let comparison = Comparison::new(model, true);
         Self { machine: machine.clone(), comparison, is_mutant, difference: None, known: None }
     }
 
@@ -75,6 +75,12 @@ impl Judge {
     #[must_use]
     pub fn tally(&self) -> &Tally {
         self.comparison.tally()
+    }
+
+    /// What the witnesses hold against the probe in the record of the step that was judged last, if anything.
+    #[must_use]
+    pub fn witness_contradiction(&self, step: usize, record: &StepRecord) -> Option<Inconclusive> {
+        self.comparison.witness_contradiction(step, record)
     }
 
     /// Whether the program met a known defect, so that it diverges whatever follows.
@@ -149,6 +155,20 @@ impl Judge {
             _ => Verdict::Inconclusive(Inconclusive::Truncated { steps: program.steps.len(), recorded }),
         }
     }
+}
+
+/// Whether the model applies the divergence's rule in the diverging step. Where it does not, an earlier step's rule left
+/// an entry that should have stayed so.
+#[must_use]
+pub fn is_rule_of_the_step(machine: &Machine, program: &Program, divergence: &Divergence) -> bool {
+    let mut model = Model::new(machine);
+    let mut steps = program.steps.iter().enumerate().take(divergence.step + 1);
+    let last = steps.try_fold(None, |_, (index, step)| model.is_possible(step).then(|| Some(model.step(index, step))));
+    let Some(Some(expectation)) = last else { return false };
+    let by_event = || expectation.transitions.iter().map(|transition| transition.rule);
+    divergence.rule.is_some_and(|rule| {
+        expectation.outcome_rule == Some(rule) || expectation.fired.contains(&rule) || by_event().any(|one| one == rule)
+    })
 }
 
 #[cfg(test)]

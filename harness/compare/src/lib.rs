@@ -10,15 +10,18 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod cluster;
 mod comparison;
+mod contradiction;
 mod explanation;
 mod ideal;
 mod judge;
 mod tally;
 
-pub use comparison::{pagemap_word, witness_contradiction};
+pub use cluster::{Cluster, ClusterKey, DifferenceKind, clusters};
+pub use comparison::pagemap_word;
 pub use ideal::{ideal_records, records_of};
-pub use judge::{Judge, Progress, judge};
+pub use judge::{Judge, Progress, is_rule_of_the_step, judge};
 pub use tally::Tally;
 
 #[cfg(doc)]

@@ -219,8 +219,12 @@ fn is_swapped(earlier: u64, later: u64) -> bool {
 }
 
 /// Follows each page through the step: the snapshot before, each event's `before` and `after`, the snapshot
-/// after must be one chain. A change without an event is a break too: the last known entry counts as `after`
-/// of an event that is missing.
+/// after are expected to be one chain. A change without an event is a break too: the last known entry counts as
+/// `after` of an event that is missing.
+///
+/// A break is no proof against the probe: a kernel that moves entries in another way than this expects breaks the chain
+/// with every reading true. The judge decides, who knows where entries should be
+/// ([`WitnessField::is_of_the_chain`]).
 fn check_chains(step: ProbedStep<'_>) -> Vec<WitnessMismatch> {
     let mut known: Vec<_> = step.before.actors.iter().map(|arena| arena.unwrap_or_default()).collect();
     let mut found = Vec::new();

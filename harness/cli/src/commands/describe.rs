@@ -6,7 +6,7 @@ use ptediff_corpus::Entry;
 use ptediff_reference_model::verdict::Verdict;
 
 use crate::error::Failure;
-use crate::host::results::{Found, Results};
+use crate::host::results::{FoundCluster, Results};
 use crate::report::mail::{self, Attached};
 use crate::report::reproducer::{NoReproducer, Subject, reproducer};
 
@@ -14,12 +14,11 @@ use crate::report::reproducer::{NoReproducer, Subject, reproducer};
 pub(super) fn describe(
     entry_path: &Path,
     entry: &Entry,
-    found: &Found,
+    cluster: &FoundCluster<'_>,
     results: &Results,
 ) -> Result<Vec<String>, Failure> {
     let Some(machine) = &results.machine else { return Ok(Vec::new()) };
-    let verdict = found.minimal.as_ref().map_or(&found.verdict, |minimal| &minimal.verdict);
-    let finding = match verdict {
+    let finding = match cluster.representative.smallest().1 {
         Verdict::Diverge(divergence) => mail::finding(machine, divergence),
         _ => Vec::new(),
     };
@@ -36,7 +35,7 @@ pub(super) fn describe(
     };
     let entry_path_text = entry_path.display().to_string();
     let attached = Attached { entry: Some(&entry_path_text), reproducer: files.first().map(String::as_str) };
-    if let Some(text) = mail::mail(results, found, attached) {
+    if let Some(text) = mail::mail(results, cluster, attached) {
         files.push(write(entry_path, "txt", &text)?);
     }
     Ok(files)

@@ -19,7 +19,13 @@ use super::request::request;
 /// Asks every machine that is at hand about the smallest form of each reported divergence. One boot a machine. A
 /// machine that cannot be started has no opinion: that is said on standard error, and is no failure of the campaign.
 pub(super) fn ask_others(arguments: &MachineArguments, results: &mut Results, progress: &Progress) {
-    let asked: Vec<u32> = results.reported().filter(|found| found.is_stable()).map(|found| found.index).collect();
+    let clusters = results.clusters();
+    let asked: Vec<u32> = clusters
+        .iter()
+        .map(|cluster| cluster.representative)
+        .filter(|found| found.is_stable())
+        .map(|found| found.index)
+        .collect();
     if asked.is_empty() || arguments.platform == Platform::Native {
         return;
     }

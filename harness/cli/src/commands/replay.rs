@@ -26,6 +26,7 @@ pub(super) fn run(arguments: &Replay, format: Format) -> Result<Exit, Failure> {
     let mut keep = Keep::at(arguments.trace.as_deref())?;
     let mut results = follow(&mut channel, &mut keep, &mut progress)?;
     results.weigh(arguments.weighing);
+    results.given = Some(arguments.machine.given());
     progress.finish();
     let names: Vec<&str> = entries.iter().map(|stored| stored.entry.name.as_str()).collect();
     report::replay(&results, &entries, &names, arguments.timeline, format);

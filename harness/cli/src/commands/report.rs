@@ -14,8 +14,8 @@ pub(super) fn run(arguments: &Report) -> Result<Exit, Failure> {
     if let (Finish::RigFailed(message), 0) = (&results.ending, results.programs) {
         return Err(Failure::Trace { path: path.clone(), message: message.clone() });
     }
-    for found in results.reported() {
-        if let Some(text) = mail(&results, found, Attached::default()) {
+    for cluster in results.clusters() {
+        if let Some(text) = mail(&results, &cluster, Attached::default()) {
             println!("{text}");
         }
     }

@@ -50,6 +50,7 @@ pub(super) fn run(arguments: &Run, format: Format) -> Result<Exit, Failure> {
     let mut keep = Keep::at(arguments.trace.as_deref())?;
     let mut results = follow(&mut channel, &mut keep, &mut progress)?;
     results.weigh(arguments.weighing);
+    results.given = Some(arguments.machine.given());
     examine_death(&arguments.machine, arguments.shrink_boots, &mut results, &progress);
     if !arguments.no_opinions {
         ask_others(&arguments.machine, &mut results, &progress);

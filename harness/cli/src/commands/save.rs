@@ -8,10 +8,13 @@ use ptediff_reference_model::program::Program;
 use ptediff_trace::WorkList;
 
 use crate::error::{Failure, complain};
-use crate::host::results::{Alone, Finish, Found, Results};
+use crate::host::results::{Alone, Finish, FoundCluster, Results};
 use crate::report;
 
 use super::describe::describe;
+
+/// Entries that may have the name of one cluster, a number behind it.
+const MOST_OF_A_NAME: u32 = 99;
 
 /// Refuses, before anything is run, a folder in which nothing could be stored because it is none.
 pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
@@ -24,8 +27,8 @@ pub(super) fn check_folder(folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Stores each divergence in its smallest form, with its reproducer and its report. Returns a line for each
-/// file, or that there is none.
+/// Stores the program that stands for each cluster in its smallest form, with its reproducer and its report. Returns a
+/// line for each file, or that there is none.
 pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
     let deadly = deadly(results);
     if results.divergences.is_empty() && deadly.is_none() {
@@ -42,7 +45,8 @@ pub(super) fn save(folder: &Path, results: &Results) -> Vec<String> {
             return vec![format!("nothing: {} cannot be used", folder.display())];
         }
     };
-    let mut files: Vec<String> = results.reported().flat_map(|found| store(&mut corpus, found, results)).collect();
+    let mut files: Vec<String> =
+        results.clusters().iter().flat_map(|cluster| store(&mut corpus, cluster, results)).collect();
     files.extend(deadly.map(|entry| match corpus.add(&entry) {
         Ok(path) => path.display().to_string(),
         Err(error) => not_stored(&entry, error),
@@ -55,16 +59,30 @@ fn deadly(results: &Results) -> Option<Entry> {
     let running = results.running.as_ref()?;
     let Some(Alone::Dies { program, .. }) = &running.alone else { return None };
     let Finish::KernelDied(how) = &results.ending else { return None };
-    Some(entry(results, "deadly-", running.index, program, how.clone()))
+    let platform = results.machine.as_ref().map_or("", |machine| machine.platform.as_str());
+    let name = format!("deadly-seed{}-program{}-{platform}", seed(results), running.index);
+    Some(entry(results, name, running.index, program, how.clone()))
 }
 
-fn store(corpus: &mut Corpus, found: &Found, results: &Results) -> Vec<String> {
+fn store(corpus: &mut Corpus, cluster: &FoundCluster<'_>, results: &Results) -> Vec<String> {
+    let found = cluster.representative;
+    let platform = results.machine.as_ref().map_or("", |machine| machine.platform.as_str());
     let stability = if found.is_stable() { "" } else { "unstable-" };
-    let entry = entry(results, stability, found.index, found.smallest().0, report::divergence_headline(found));
-    match corpus.add(&entry) {
+    let name = format!("{stability}{}-{platform}", cluster.key.file_name());
+    let mut entry = entry(results, name.clone(), found.index, found.smallest().0, report::divergence_headline(found));
+    let mut added = corpus.add(&entry);
+    // Another campaign's program for the same cluster stays.
+    for number in 2..=MOST_OF_A_NAME {
+        if !matches!(added, Err(CorpusError::Taken { .. })) {
+            break;
+        }
+        entry.name = format!("{name}-{number}");
+        added = corpus.add(&entry);
+    }
+    match added {
         Ok(path) => {
             let mut files = vec![path.display().to_string()];
-            match describe(&path, &entry, found, results) {
+            match describe(&path, &entry, cluster, results) {
                 Ok(more) => files.extend(more),
                 Err(failure) => {
                     complain(failure);
@@ -92,18 +110,22 @@ fn short(error: &CorpusError) -> &'static str {
     }
 }
 
-fn entry(results: &Results, prefix: &str, index: u32, program: &Program, description: String) -> Entry {
+/// The campaign's seed; 0 where there was none.
+fn seed(results: &Results) -> u64 {
+    match results.campaign.as_ref().map(|campaign| &campaign.work) {
+        Some(WorkList::Generated { seed, .. }) => *seed,
+        Some(WorkList::Given(_)) | None => 0,
+    }
+}
+
+fn entry(results: &Results, name: String, index: u32, program: &Program, description: String) -> Entry {
     let machine = results.machine.as_ref();
     let release = machine.map_or("", |machine| machine.release.as_str());
     let platform = machine.map_or("", |machine| machine.platform.as_str());
-    let seed = match results.campaign.as_ref().map(|campaign| &campaign.work) {
-        Some(WorkList::Generated { seed, .. }) => *seed,
-        Some(WorkList::Given(_)) | None => 0,
-    };
     Entry {
-        name: format!("{prefix}seed{seed}-program{index}-{platform}"),
+        name,
         description,
-        origin: Origin::campaign(seed, index, release, platform),
+        origin: Origin::campaign(seed(results), index, release, platform),
         needs: Needs::to_behave_alike(program),
         program: program.clone(),
     }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use ptediff_compare::{Judge, Progress, witness_contradiction};
+use ptediff_compare::{Judge, Progress};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
 use ptediff_observe::{
     EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen,
@@ -218,9 +218,12 @@ impl<O: Observer, W: Write> Runner<O, W> {
                 record.witness = Some(self.ask(step, &before, &transitions, &state)?);
             }
             let mut judged = judge.step(number, step, &record);
-            if judged == Progress::Differs && record.witness.is_none() {
+            // Neither is the kernel blamed nor the probe before the page walk was asked.
+            let blames =
+                matches!(judged, Progress::Differs | Progress::CannotTell(Inconclusive::ProbeContradicted { .. }));
+            if blames && record.witness.is_none() {
                 record.witness = Some(self.ask(step, &before, &transitions, &state)?);
-                if let Some(contradiction) = witness_contradiction(number, &record) {
+                if let Some(contradiction) = judge.witness_contradiction(number, &record) {
                     judged = Progress::CannotTell(contradiction);
                 }
             }

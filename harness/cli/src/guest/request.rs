@@ -35,9 +35,9 @@ pub struct GuestRequest {
     pub hooks: Option<String>,
     /// Hooked functions that this kernel has under another name.
     pub renamed: Vec<(String, String)>,
-    /// Executions that shrinking one divergence may cost.
+    /// Executions that shrinking one cluster's program may cost.
     pub shrink_budget: u32,
-    /// Divergences after which the campaign ends.
+    /// Clusters of divergences after which the campaign ends.
     pub stop_after: u32,
     /// Whether known divergences are treated as any other.
     pub count_known: bool,

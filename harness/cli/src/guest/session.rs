@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ptediff_compare::ClusterKey;
 use ptediff_corpus::{Entry, Needs, Origin};
 use ptediff_execute::{Executor, ExecutorOptions};
 use ptediff_generate::{Options, Profile, program, shrink};
@@ -14,7 +15,7 @@ use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::outcome::Outcome;
 use ptediff_reference_model::program::{Operation, Program, Step};
-use ptediff_reference_model::verdict::{Explanation, Verdict};
+use ptediff_reference_model::verdict::Verdict;
 use ptediff_trace::{Attempt, Campaign, End, Figure, Frame, Hello, Refused, Shrunk, Verdicts, WorkList, Writer};
 use ptediff_vm::in_place::pin_to_one_cpu;
 
@@ -256,27 +257,23 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
         }
         Task::Campaign { seed, first, programs, .. } => {
             let options = generation(&request.task)?;
-            let mut met: Vec<Explanation> = Vec::new();
-            let mut counted = 0;
+            let mut met = MetClusters::default();
             for index in *first..first.saturating_add(*programs) {
                 let program = program(*seed, index, &runner.machine, &options);
                 let verdict = runner.run(index, Attempt::First, &program)?;
                 end.programs += 1;
                 count(&mut end.verdicts, &verdict);
-                if let Verdict::Diverge(divergence) = &verdict {
-                    let explanation = &divergence.explanation;
-                    if !explanation.is_known() || request.count_known {
-                        counted += 1;
-                    } else if met.contains(explanation) {
-                        continue;
-                    } else {
-                        met.push(explanation.clone());
-                    }
-                    let shrunk = examine(request, runner, index, &program, &verdict)?;
-                    runner.send(&Frame::Shrunk(shrunk))?;
-                    if counted >= request.stop_after {
-                        break;
-                    }
+                let Some(key) = cluster_of(&verdict) else { continue };
+                if met.is_done_with(&key) {
+                    continue;
+                }
+                let shrunk = examine(request, runner, index, &program, &verdict)?;
+                let smallest = cluster_of(&shrunk.verdict).unwrap_or_else(|| key.clone());
+                let counts = request.count_known || !key.explanation.is_known();
+                met.enter([key, smallest], shrunk.stable_reruns == shrunk.reruns, counts);
+                runner.send(&Frame::Shrunk(shrunk))?;
+                if met.counted >= request.stop_after {
+                    break;
                 }
             }
         }
@@ -338,6 +335,39 @@ fn generation(task: &Task) -> Result<Options, RigError> {
     Ok(Options { steps, profile })
 }
 
+/// How many programs of a cluster are looked at more closely until one is stable.
+const UNSTABLE_TRIES: usize = 3;
+
+/// The clusters that a campaign has met.
+#[derive(Debug, Default)]
+struct MetClusters {
+    /// Keys of clusters of which a stable program was examined.
+    stable: Vec<ClusterKey>,
+    /// Keys of the programs that were not stable.
+    unstable: Vec<ClusterKey>,
+    /// Clusters that count for the end of the campaign.
+    counted: u32,
+}
+
+impl MetClusters {
+    /// Whether another program of this key would say nothing new.
+    fn is_done_with(&self, key: &ClusterKey) -> bool {
+        self.stable.contains(key) || self.unstable.iter().filter(|met| *met == key).count() >= UNSTABLE_TRIES
+    }
+
+    /// An examined program: its own key, and that of the smallest form.
+    fn enter(&mut self, keys: [ClusterKey; 2], is_stable: bool, counts: bool) {
+        let is_new = !keys.iter().any(|key| self.stable.contains(key) || self.unstable.contains(key));
+        self.counted += u32::from(is_new && counts);
+        if is_stable {
+            self.stable.extend(keys);
+        } else {
+            let [own, _] = keys;
+            self.unstable.push(own);
+        }
+    }
+}
+
 /// A divergence: run again to see whether it is stable, then shrunk on the live kernel.
 fn examine<O: Observer, W: Write>(
     request: &GuestRequest,
@@ -364,6 +394,7 @@ fn examine<O: Observer, W: Write>(
     if stable_reruns < RERUNS || request.shrink_budget == 0 {
         return Ok(result);
     }
+    let mut key = cluster_of(verdict);
     let mut failure = None;
     let mut attempt = 0;
     let mut log = Vec::new();
@@ -376,8 +407,14 @@ fn examine<O: Observer, W: Write>(
             }
             attempt += 1;
             match runner.run(index, Attempt::Shrink(attempt), candidate) {
-                // Not from one explanation into another.
-                Ok(seen) => same_explanation(&seen, verdict),
+                // Not from one defect into another.
+                Ok(seen) => match (cluster_of(&seen), &mut key) {
+                    (Some(smaller), Some(key)) if smaller.is_within(key) => {
+                        *key = smaller;
+                        true
+                    }
+                    _ => false,
+                },
                 Err(error) => {
                     failure = Some(error);
                     false
@@ -400,11 +437,11 @@ fn examine<O: Observer, W: Write>(
     Ok(result)
 }
 
-/// Whether two verdicts are divergences that have the same explanation.
-fn same_explanation(left: &Verdict, right: &Verdict) -> bool {
-    match (left, right) {
-        (Verdict::Diverge(left), Verdict::Diverge(right)) => left.explanation == right.explanation,
-        _ => false,
+/// The cluster of a program that diverges: what it shares with every other one that shows the same defect.
+fn cluster_of(verdict: &Verdict) -> Option<ClusterKey> {
+    match verdict {
+        Verdict::Diverge(divergence) => Some(ClusterKey::of(divergence)),
+        Verdict::Agree | Verdict::Inconclusive(_) => None,
     }
 }
 
@@ -467,4 +504,37 @@ fn digest_of(hexadecimal: &str) -> [u8; 32] {
         *byte = u8::from_str_radix(text, 16).unwrap_or(0);
     }
     digest
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use ptediff_compare::DifferenceKind;
+    use ptediff_reference_model::verdict::Explanation;
+
+    use super::*;
+
+    fn key(differing: &str) -> ClusterKey {
+        let differing = BTreeSet::from([differing.to_owned()]);
+        ClusterKey { rule: None, kind: DifferenceKind::Entry, differing, explanation: Explanation::Unexplained }
+    }
+
+    #[test]
+    fn a_cluster_counts_once_and_is_examined_until_a_program_is_stable() {
+        let mut met = MetClusters::default();
+        met.enter([key("a"), key("b")], true, true);
+        assert!(met.is_done_with(&key("a")) && met.is_done_with(&key("b")) && !met.is_done_with(&key("c")));
+        // Shrunk to what is known already: no new cluster.
+        met.enter([key("c"), key("b")], true, true);
+        assert_eq!(met.counted, 1);
+        met.enter([key("d"), key("d")], true, false);
+        assert_eq!(met.counted, 1, "a known divergence does not count");
+        for _ in 0..UNSTABLE_TRIES {
+            assert!(!met.is_done_with(&key("e")));
+            met.enter([key("e"), key("e")], false, true);
+        }
+        assert!(met.is_done_with(&key("e")));
+        assert_eq!(met.counted, 2);
+    }
 }

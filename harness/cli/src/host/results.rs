@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use ptediff_compare::Tally;
+use ptediff_compare::{Cluster, ClusterKey, Tally, clusters};
 use ptediff_observe::Compared;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
@@ -70,6 +70,15 @@ impl Found {
         }
     }
 
+    /// The keys of the program's cluster: of its own verdict, and of its smallest form's.
+    fn keys(&self) -> Option<(ClusterKey, Option<ClusterKey>)> {
+        let key = |verdict: &Verdict| match verdict {
+            Verdict::Diverge(divergence) => Some(ClusterKey::of(divergence)),
+            Verdict::Agree | Verdict::Inconclusive(_) => None,
+        };
+        Some((key(&self.verdict)?, self.minimal.as_ref().and_then(|minimal| key(&minimal.verdict))))
+    }
+
     /// Program, verdict and records in the smallest form that there is.
     #[must_use]
     pub fn smallest(&self) -> (&Program, &Verdict, &[StepRecord]) {
@@ -77,6 +86,37 @@ impl Found {
             Some(minimal) => (&minimal.program, &minimal.verdict, &minimal.records),
             None => (&self.program, &self.verdict, &self.records),
         }
+    }
+}
+
+/// Programs that diverge in the same way, and the one that stands for them.
+#[derive(Debug, Clone)]
+pub struct FoundCluster<'a> {
+    /// What they have in common: the key of the program that stands for them.
+    pub key: ClusterKey,
+    /// The programs, by index.
+    pub members: Vec<&'a Found>,
+    /// The smallest one, stable where one is.
+    pub representative: &'a Found,
+}
+
+impl<'a> FoundCluster<'a> {
+    fn of(cluster: &Cluster, found: &[&'a Found]) -> Option<Self> {
+        let members: Vec<&Found> = cluster.members.iter().map(|&member| found[member]).collect();
+        let rank = |found: &&&Found| {
+            let is_stable = found.stability.is_some() && found.is_stable();
+            (!is_stable, found.smallest().0.steps.len(), found.index)
+        };
+        let representative: &Found = members.iter().min_by_key(rank)?;
+        let (own, smallest) = representative.keys()?;
+        Some(Self { key: smallest.unwrap_or(own), members, representative })
+    }
+
+    /// Whether a program of it was run again and diverged in the same way each time; or none was run again.
+    #[must_use]
+    pub fn is_stable(&self) -> bool {
+        self.members.iter().any(|found| found.stability.is_some() && found.is_stable())
+            || self.members.iter().all(|found| found.stability.is_none())
     }
 }
 
@@ -134,6 +174,9 @@ pub enum Alone {
 pub struct Results {
     /// What was asked for.
     pub campaign: Option<Campaign>,
+    /// The options by which the user named the machine, for a command that starts it again; `None` for a trace from a
+    /// file, which does not hold them.
+    pub given: Option<String>,
     /// The machine.
     pub machine: Option<Machine>,
     /// What was compared.
@@ -197,16 +240,18 @@ impl Results {
         if !self.disagreements.is_empty() {
             return Exit::Rig;
         }
-        let stable = self.deciding().any(|found| found.is_stable() && !self.is_doubted(found));
+        let stable = self.deciding_clusters().iter().any(|cluster| cluster.is_stable() && !self.is_doubted(cluster));
         match &self.ending {
             Finish::RigFailed(_) => Exit::Rig,
             Finish::BadTrace(_) => Exit::Usage,
             Finish::KernelDied(_) => Exit::KernelDied,
-            _ if self.probe_is_contradicted() => Exit::Rig,
+            // Before a program counts as diverging the witnesses agreed with the probe about it: what they caught the
+            // probe at in another program does not take that back.
             _ if stable => Exit::Diverge,
+            _ if self.probe_is_contradicted() => Exit::Rig,
             Finish::Refused => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
-                if self.inconclusive.is_empty() && self.deciding().next().is_none() && self.tally.steps > 0 =>
+                if self.inconclusive.is_empty() && self.deciding_clusters().is_empty() && self.tally.steps > 0 =>
             {
                 Exit::Agree
             }
@@ -221,24 +266,25 @@ impl Results {
     }
 
     /// Whether nothing explains it and the version is not one whose behaviour was looked at.
-    fn is_doubted(&self, found: &Found) -> bool {
+    fn is_doubted(&self, cluster: &FoundCluster<'_>) -> bool {
         let is_calibrated = self.machine.as_ref().is_some_and(Machine::is_calibrated);
-        self.strict && !is_calibrated && *found.explanation() == Explanation::Unexplained
+        self.strict && !is_calibrated && cluster.key.explanation == Explanation::Unexplained
     }
 
-    /// Divergences on which the exit code turns: all but those that defects known of this version explain, and these
-    /// too where they are to count.
-    pub fn deciding(&self) -> impl Iterator<Item = &Found> {
-        self.divergences.iter().filter(|found| !found.explanation().is_known() || self.count_known)
+    /// Clusters on which the exit code turns: all but those that defects known of this version explain, and these too
+    /// where they are to count.
+    #[must_use]
+    pub fn deciding_clusters(&self) -> Vec<FoundCluster<'_>> {
+        let decides = |cluster: &FoundCluster<'_>| !cluster.key.explanation.is_known() || self.count_known;
+        self.clusters().into_iter().filter(decides).collect()
     }
 
-    /// Divergences that are worth a report of their own: all that decide, and the first of each known explanation.
-    pub fn reported(&self) -> impl Iterator<Item = &Found> {
-        self.divergences.iter().enumerate().filter_map(|(index, found)| {
-            let explanation = found.explanation();
-            let is_first = !self.divergences[..index].iter().any(|earlier| earlier.explanation() == explanation);
-            (!explanation.is_known() || self.count_known || is_first).then_some(found)
-        })
+    /// The divergences by cluster, in the order of their first programs. One report each.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<FoundCluster<'_>> {
+        let (found, keys): (Vec<&Found>, Vec<_>) =
+            self.divergences.iter().filter_map(|found| Some((found, found.keys()?))).unzip();
+        clusters(keys).iter().filter_map(|cluster| FoundCluster::of(cluster, &found)).collect()
     }
 
     /// What two loaders gave alike, where two observed to the end.
@@ -254,7 +300,7 @@ impl Results {
         })
     }
 
-    /// Whether a witness caught the probe: then nothing that it saw can be believed.
+    /// Whether a witness caught the probe: then no agreement that it saw can be believed.
     #[must_use]
     pub fn probe_is_contradicted(&self) -> bool {
         self.inconclusive.keys().any(|reason| reason.starts_with(PROBE_CONTRADICTED))
@@ -276,5 +322,70 @@ pub fn reason(inconclusive: &Inconclusive) -> String {
         Inconclusive::Truncated { .. } => "record cut short".to_owned(),
         Inconclusive::MissingFeature { feature } => format!("the machine lacks {feature}"),
         Inconclusive::Rig { message } => format!("rig: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ptediff_reference_model::arena::{ActorId, PageIndex};
+    use ptediff_reference_model::outcome::Outcome;
+    use ptediff_reference_model::program::{Operation, Step};
+    use ptediff_reference_model::verdict::{Difference, Divergence};
+
+    use super::*;
+
+    /// A program of so many steps that got this errno where it should not have.
+    fn found(index: u32, steps: usize, errno: i32, stability: Option<(u16, u16)>) -> Found {
+        let step = Step { actor: ActorId::FIRST, operation: Operation::Read { page: PageIndex::FIRST } };
+        let difference = Difference::Outcome { expected: Outcome::Succeeded, seen: Outcome::Failed(errno) };
+        Found {
+            index,
+            program: Program { steps: vec![step; steps] },
+            verdict: Verdict::Diverge(Box::new(Divergence {
+                step: 0,
+                difference,
+                rule: None,
+                explanation: Explanation::Unexplained,
+                met: Vec::new(),
+            })),
+            records: Vec::new(),
+            stability,
+            minimal: None,
+            opinions: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_caught_probe_does_not_hide_a_stable_divergence_beside_it() {
+        let check = |divergences: Vec<Found>, caught: bool, expected: Exit| {
+            let reason = format!("{PROBE_CONTRADICTED} by a witness: Entry");
+            let inconclusive = caught.then_some((reason, (1, 7))).into_iter().collect();
+            let results = Results { divergences, inconclusive, ..Results::default() };
+            assert_eq!(results.exit(), expected);
+        };
+        check(vec![found(1, 3, 12, Some((3, 3)))], true, Exit::Diverge);
+        check(vec![found(1, 3, 12, Some((2, 3)))], true, Exit::Rig);
+        check(Vec::new(), true, Exit::Rig);
+        check(vec![found(1, 3, 12, Some((2, 3)))], false, Exit::CannotTell);
+        // Of a cluster whose examined programs are unstable the others say nothing.
+        check(vec![found(1, 3, 12, Some((2, 3))), found(2, 3, 12, None)], false, Exit::CannotTell);
+        check(vec![found(1, 3, 12, Some((2, 3))), found(2, 3, 12, Some((3, 3)))], false, Exit::Diverge);
+    }
+
+    #[test]
+    fn the_smallest_stable_program_stands_for_a_cluster() {
+        let divergences = vec![
+            found(4, 9, 12, None),
+            found(5, 2, 22, Some((3, 3))),
+            found(6, 7, 12, Some((3, 3))),
+            found(8, 3, 12, Some((1, 3))),
+            found(9, 6, 12, Some((3, 3))),
+        ];
+        let results = Results { divergences, ..Results::default() };
+        let clusters = results.clusters();
+        let indices = |cluster: &FoundCluster<'_>| cluster.members.iter().map(|found| found.index).collect::<Vec<_>>();
+        assert_eq!(clusters.iter().map(indices).collect::<Vec<_>>(), [vec![4, 6, 8, 9], vec![5]]);
+        assert_eq!(clusters[0].representative.index, 9);
+        assert_eq!(clusters[0].key.text(), "no rule, result: ENOMEM for ok");
     }
 }

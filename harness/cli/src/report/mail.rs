@@ -2,9 +2,9 @@
 //!
 //! What it says of blame it says with the evidence, and no more than the evidence allows.
 
-use ptediff_reference_model::entry::{A, BIT_NAMES, D, Entry, NX, SOFT_DIRTY};
+use ptediff_compare::is_rule_of_the_step;
+use ptediff_reference_model::entry::{A, D, Entry, EntryKind, PKEY, SOFT_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
-use ptediff_reference_model::kernel::KernelVersion;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::{FrameName, ObservedEntry, StepRecord};
 use ptediff_reference_model::program::Program;
@@ -12,7 +12,7 @@ use ptediff_reference_model::verdict::{Difference, Divergence, Verdict};
 use ptediff_trace::{Campaign, WorkList};
 
 use crate::host::opinion::blame as who;
-use crate::host::results::{Found, Results};
+use crate::host::results::{Found, FoundCluster, Results};
 
 use super::explanation::explanation_text;
 use super::timeline::difference_lines;
@@ -34,9 +34,10 @@ pub struct Attached<'a> {
     pub reproducer: Option<&'a str>,
 }
 
-/// The report of one divergence; `None` where its verdict is none or the trace names no machine.
+/// The report of one cluster, by the program that stands for it; `None` where its verdict is none or the trace names no machine.
 #[must_use]
-pub fn mail(results: &Results, found: &Found, attached: Attached<'_>) -> Option<String> {
+pub fn mail(results: &Results, cluster: &FoundCluster<'_>, attached: Attached<'_>) -> Option<String> {
+    let found = cluster.representative;
     let machine = results.machine.as_ref()?;
     let (program, verdict, records) = found.smallest();
     let Verdict::Diverge(divergence) = verdict else { return None };
@@ -54,20 +55,45 @@ pub fn mail(results: &Results, found: &Found, attached: Attached<'_>) -> Option<
     steps(&mut page, program, records, divergence);
     page.title("Difference");
     difference(&mut page, divergence);
-    if let Some(rule) = divergence.rule {
-        let info = rule.info();
-        page.field("rule", info.identifier);
-        page.field("says", info.statement);
-        page.field("read in", info.source);
-    } else {
-        page.field("rule", "none: the model expects nothing there");
+    for (name, value) in rule_fields(machine, program, divergence) {
+        page.field(name, &value);
     }
     page.title("Blame");
+    shown_by(&mut page, results, cluster);
     blame(&mut page, machine, found, records, divergence);
     page.title("To reproduce");
-    reproduce(&mut page, machine, results.campaign.as_ref(), found, attached);
+    reproduce(&mut page, machine, results, found, attached);
     Some(page.text)
 }
+
+/// What made the expectation, and what the kernel calls in the diverging step, as names and values.
+pub(super) fn rule_fields(
+    machine: &Machine,
+    program: &Program,
+    divergence: &Divergence,
+) -> Vec<(&'static str, String)> {
+    let mut fields = Vec::new();
+    match divergence.rule {
+        Some(rule) => {
+            let info = rule.info();
+            fields.push(("rule", info.identifier.to_owned()));
+            fields.push(("says", info.statement.to_owned()));
+            fields.push(("read in", info.source.to_owned()));
+            if !is_rule_of_the_step(machine, program, divergence) {
+                fields.push(("applies", LEFT_BY_ANOTHER_STEP.to_owned()));
+            }
+        }
+        None => fields.push(("rule", "none: the model expects nothing there, and nothing has been there".to_owned())),
+    }
+    if let Some(step) = program.steps.get(divergence.step) {
+        fields.push(("step calls", step.operation.kernel_functions().to_owned()));
+    }
+    fields
+}
+
+/// What to say of a rule that is not the diverging step's.
+const LEFT_BY_ANOTHER_STEP: &str = "not in this step, which should not have changed the entry: it should have stayed \
+                                    as an earlier step left it by this rule";
 
 /// What is found, for the head of a reproducer.
 #[must_use]
@@ -104,10 +130,8 @@ impl Page {
 
     /// A command that a shell takes as it stands, continued lines too.
     fn command(&mut self, text: &str) {
-        let lines = wrap(text, "    ", "        ", WIDTH - 2);
-        for (index, line) in lines.iter().enumerate() {
-            let continued = if index + 1 < lines.len() { " \\" } else { "" };
-            self.line(&format!("{line}{continued}"));
+        for line in command_lines(text) {
+            self.line(&line);
         }
     }
 
@@ -120,6 +144,52 @@ impl Page {
     fn field(&mut self, name: &str, value: &str) {
         self.wrapped(value, &format!("{name:<10} "), &" ".repeat(11));
     }
+}
+
+/// A command in lines that a shell joins again. A word that is too long for a line is continued at the beginning of the
+/// next one, where the shell adds no space. A backslash keeps the space, or whatever it is, behind it.
+fn command_lines(text: &str) -> Vec<String> {
+    /// Before the backslash that continues a line.
+    const MOST: usize = WIDTH - 2;
+    let mut words: Vec<String> = vec![String::new()];
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, words.last_mut()) {
+            (' ', _) => words.push(String::new()),
+            ('\\', Some(word)) => word.extend(std::iter::once(letter).chain(letters.next())),
+            (_, Some(word)) => word.push(letter),
+            (_, None) => {}
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    let mut line = "    ".to_owned();
+    let mut is_empty = true;
+    for word in words.iter().filter(|word| !word.is_empty()) {
+        if !is_empty && line.chars().count() + 1 + word.chars().count() > MOST {
+            lines.push(format!("{line} \\"));
+            line = "        ".to_owned();
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        let mut letters = word.chars().peekable();
+        while let Some(letter) = letters.next() {
+            line.push(letter);
+            // What a backslash stands before is not parted from it.
+            if letter == '\\' {
+                line.extend(letters.next());
+            }
+            if line.chars().count() >= MOST && letters.peek().is_some() {
+                // No space: the word goes on.
+                lines.push(format!("{line}\\"));
+                line.clear();
+            }
+        }
+        is_empty = false;
+    }
+    lines.push(line);
+    lines
 }
 
 fn headline(machine: &Machine, program: &Program, divergence: &Divergence) -> String {
@@ -219,19 +289,48 @@ fn entry_rows(
     row: impl Fn(&str, &str, &str) -> String,
 ) -> Vec<String> {
     let raw = |entry: Entry| format!("{:#018x}", entry.0);
-    let mut lines = vec![row("raw, no frame", &raw(expected.bits), &raw(seen.bits))];
-    let bits = BIT_NAMES.iter().copied().chain([(NX, "NX")]);
-    for (mask, name) in bits.filter(|(mask, _)| (expected.bits.0 | seen.bits.0 | expected.unspecified) & mask != 0) {
-        let value = |entry: Entry| if entry.0 & mask != 0 { "1" } else { "0" };
-        let open = expected.unspecified & mask != 0;
-        lines.push(row(name, if open { value(seen.bits) } else { value(expected.bits) }, value(seen.bits)));
+    let mut lines = vec![
+        row("raw, no frame", &raw(expected.bits), &raw(seen.bits)),
+        row("is", &what_it_is(expected.bits), &what_it_is(seen.bits)),
+    ];
+    // A swap entry has flags of its own at places where a present entry has others.
+    let mut names: Vec<&str> = Vec::new();
+    for (entry, more) in [(expected.bits, expected.unspecified), (seen.bits, 0)] {
+        for (mask, name) in entry.flags() {
+            if (entry.0 | more) & mask != 0 && !names.contains(&name) {
+                names.push(name);
+            }
+        }
     }
-    let key = |entry: Entry| entry.protection_key().to_string();
-    if expected.bits.protection_key() != seen.bits.protection_key() {
-        lines.push(row("protection key", &key(expected.bits), &key(seen.bits)));
+    for name in names {
+        let of = |entry: Entry, open: u64| {
+            let Some((mask, _)) = entry.flags().into_iter().find(|(_, known)| *known == name) else {
+                return "-".to_owned();
+            };
+            match mask {
+                PKEY => entry.protection_key().to_string(),
+                _ if open & mask != 0 => "0 or 1".to_owned(),
+                _ => u8::from(entry.0 & mask != 0).to_string(),
+            }
+        };
+        let (wanted, got) = (of(expected.bits, expected.unspecified), of(seen.bits, 0));
+        lines.push(row(name, if wanted == "0 or 1" { &got } else { &wanted }, &got));
     }
-    lines.push(format!("  {:<14} {:<22} {}", "frame", expected_frame(expected.frame), seen_frame(seen.frame)));
+    let identity = if expected.bits.is_swapped() && seen.bits.is_swapped() { "slot" } else { "frame" };
+    lines.push(format!("  {identity:<14} {:<22} {}", expected_frame(expected.frame), seen_frame(seen.frame)));
     lines
+}
+
+/// What kind of entry it is, in words.
+fn what_it_is(entry: Entry) -> String {
+    match (entry.kind(), entry.marker()) {
+        (EntryKind::None, _) => "none".to_owned(),
+        (EntryKind::Present, _) => "present".to_owned(),
+        (EntryKind::ProtNone, _) => "present, PROT_NONE".to_owned(),
+        (EntryKind::NonPresent, None) if entry.is_swapped() => "swap entry".to_owned(),
+        // A marker, by its name, or another non-present entry.
+        (EntryKind::NonPresent, _) => entry.to_string(),
+    }
 }
 
 fn expected_frame(frame: ExpectedFrame) -> String {
@@ -248,6 +347,13 @@ fn seen_frame(frame: FrameName) -> String {
         FrameName::ZERO => "the zero page".to_owned(),
         FrameName(number) => format!("the kernel's {number}"),
     }
+}
+
+/// How many programs show it.
+fn shown_by(page: &mut Page, results: &Results, cluster: &FoundCluster<'_>) {
+    let (members, programs) = (cluster.members.len(), results.programs);
+    let smallest = if members > 1 { ", of which this is the smallest one found" } else { "" };
+    page.field("shown by", &format!("{members} of {programs} programs{smallest}"));
 }
 
 /// Who may be at fault, each with the evidence for and against.
@@ -325,7 +431,8 @@ fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> St
     };
     let only_by_cpu = entries.is_some_and(|(expected, seen)| {
         let bits = (expected.bits.0 ^ seen.bits.0) & !expected.unspecified;
-        bits != 0 && bits & !(A | D) == 0
+        let is_seen_by_cpu = expected.bits.kind() == EntryKind::Present && seen.bits.kind() == EntryKind::Present;
+        is_seen_by_cpu && bits != 0 && bits & !(A | D) == 0
     });
     let by_rule = divergence.rule.is_some_and(|rule| rule.info().source.starts_with("SDM"));
     let suspicion = match (only_by_cpu, by_rule) {
@@ -346,11 +453,15 @@ fn cpu_evidence(machine: &Machine, found: &Found, divergence: &Divergence) -> St
     }
 }
 
-fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, found: &Found, attached: Attached<'_>) {
-    let version = machine.judged_as.map_or_else(String::new, |version| format!(" --judge-as {version}"));
-    let KernelVersion { major, minor, .. } = machine.version;
-    let kernel = format!("--platform {} --kernel {major}.{minor}{version}", machine.platform);
-    if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = campaign {
+fn reproduce(page: &mut Page, machine: &Machine, results: &Results, found: &Found, attached: Attached<'_>) {
+    let kernel = match &results.given {
+        Some(given) => given.clone(),
+        None => {
+            let version = machine.judged_as.map_or_else(String::new, |version| format!(" --judge-as {version}"));
+            format!("--platform {} --kernel KERNEL{version}", machine.platform)
+        }
+    };
+    if let Some(Campaign { work: WorkList::Generated { seed, max_steps, profile, .. }, .. }) = &results.campaign {
         let profile = profile.as_ref().map_or_else(String::new, |profile| format!(" --profile {profile}"));
         page.paragraph("The generated program, alone:");
         let (index, seed) = (found.index, seed);
@@ -366,5 +477,38 @@ fn reproduce(page: &mut Page, machine: &Machine, campaign: Option<&Campaign>, fo
         page.paragraph("The program above, as C without ptediff (as root):");
         page.command(&format!("gcc -Wall -O1 -o repro {reproducer} && ./repro"));
     }
-    page.paragraph(&format!("--kernel takes the path of a bzImage too: this one was {}.", machine.release));
+    let which = match &results.given {
+        Some(_) => format!("The kernel was Linux {}.", machine.release),
+        None => format!(
+            "KERNEL is the path of a bzImage, or a kernel's name in the cache. The trace does not tell which it was: \
+             it calls itself Linux {}.",
+            machine.release
+        ),
+    };
+    page.paragraph(&which);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a shell makes of continued lines.
+    fn joined(lines: &[String]) -> String {
+        let text = lines.join("\n").replace("\\\n", "");
+        let mut words = text.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>();
+        words.retain(|word| !word.is_empty());
+        words.join(" ")
+    }
+
+    #[test]
+    fn a_command_survives_narrow_lines() {
+        let long =
+            format!("ptediff replay --kernel /{}/bzImage --dialect 6.12 {}.json", "k".repeat(100), "e".repeat(60));
+        for text in ["./repro", "gcc -Wall -O1 -o repro a.c && ./repro", &long, &format!("run /a\\ {}", "b".repeat(90))]
+        {
+            let lines = command_lines(text);
+            assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:#?}");
+            assert_eq!(joined(&lines), text);
+        }
+    }
 }

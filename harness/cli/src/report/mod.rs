@@ -22,7 +22,7 @@ use ptediff_reference_model::verdict::{Explanation, Verdict};
 
 use crate::arguments::Format;
 use crate::host::opinion::{Blame, blame};
-use crate::host::results::{Alone, Finish, Found, Results, Running, reason};
+use crate::host::results::{Alone, Finish, Found, FoundCluster, Results, Running, reason};
 use crate::host::session::describe;
 
 use explanation::{defect_text, explanation_text};
@@ -123,8 +123,14 @@ fn human(results: &Results, saved: &[String]) {
     ending(results);
     let tally = &results.tally;
     let inconclusive: u32 = results.inconclusive.values().map(|(count, _)| count).sum();
+    let clusters = results.clusters();
+    let in_clusters = match clusters.len() {
+        0 => String::new(),
+        1 => " (1 cluster)".to_owned(),
+        number => format!(" ({number} clusters)"),
+    };
     println!(
-        "programs     {} judged by guest and host: {} agree, {} diverge, {inconclusive} inconclusive",
+        "programs     {} judged by guest and host: {} agree, {} diverge{in_clusters}, {inconclusive} inconclusive",
         results.programs,
         results.agreed,
         results.divergences.len()
@@ -170,8 +176,8 @@ fn human(results: &Results, saved: &[String]) {
     for disagreement in &results.disagreements {
         println!("RIG FAILURE  guest and host disagree: {disagreement}");
     }
-    for found in results.reported() {
-        divergence(found, results.machine.as_ref());
+    for cluster in &clusters {
+        divergence(cluster, results.machine.as_ref());
     }
     known(results);
     for file in saved {
@@ -265,14 +271,32 @@ fn known(results: &Results) {
     }
 }
 
-fn divergence(found: &Found, machine: Option<&Machine>) {
+/// Indices of programs that a cluster's line names.
+const NAMED_MEMBERS: usize = 10;
+
+/// How many programs are in a cluster, and which.
+fn members(cluster: &FoundCluster<'_>) -> String {
+    let indices: Vec<String> =
+        cluster.members.iter().take(NAMED_MEMBERS).map(|found| found.index.to_string()).collect();
+    let more = cluster.members.len().saturating_sub(NAMED_MEMBERS);
+    let more = if more > 0 { format!(", {more} more") } else { String::new() };
+    match cluster.members.len() {
+        1 => "1 program".to_owned(),
+        number => format!("{number} programs: {}{more}", indices.join(", ")),
+    }
+}
+
+fn divergence(cluster: &FoundCluster<'_>, machine: Option<&Machine>) {
+    let found = cluster.representative;
     let stability = match found.stability {
         Some((same, reruns)) if same == reruns => format!("stable ({same} of {reruns} re-runs the same)"),
         Some((same, reruns)) => format!("UNSTABLE ({same} of {reruns} re-runs the same)"),
         None => "not run again".to_owned(),
     };
     println!("\nDIVERGENCE   program {}, {stability}", found.index);
-    println!("explained    {}", explanation_text(found.explanation()));
+    println!("explained    {}", explanation_text(&cluster.key.explanation));
+    println!("cluster      {}", cluster.key.text());
+    println!("shown by     {}", members(cluster));
     if let Some(minimal) = &found.minimal {
         println!(
             "minimal      {} steps of {}, {} executions{}",
@@ -288,13 +312,34 @@ fn divergence(found: &Found, machine: Option<&Machine>) {
         for line in difference_lines(divergence) {
             println!("  {line}");
         }
+        if let Some(machine) = machine {
+            for (name, value) in mail::rule_fields(machine, program, divergence) {
+                if matches!(name, "applies" | "step calls") {
+                    println!("  {name}: {value}");
+                }
+            }
+        }
         let blamed = machine.map_or(Blame::Open, |machine| blame(machine, &found.opinions));
         println!("  blame: {}", blamed.text());
-        println!("         not the probe: the page walk through /proc/kcore and pagemap agree with it");
+        let asked = records.get(divergence.step).is_some_and(|record| record.witness.is_some());
+        println!(
+            "         {}",
+            match asked {
+                true => "not the probe: the page walk through /proc/kcore and pagemap agree with it",
+                false => "the probe is not excluded: the witnesses were not asked at this step",
+            }
+        );
         for opinion in &found.opinions {
             println!("         {} on {} {}", opinion.release, opinion.platform, opinion.text());
         }
     }
+}
+
+/// The kernel's functions that work on page tables in the diverging step.
+fn step_calls(found: &Found) -> Option<&'static str> {
+    let (program, verdict, _) = found.smallest();
+    let Verdict::Diverge(divergence) = verdict else { return None };
+    program.steps.get(divergence.step).map(|step| step.operation.kernel_functions())
 }
 
 fn json(results: &Results, saved: &[String]) -> serde_json::Value {
@@ -313,11 +358,16 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         .map(|(info, fired, reason)| serde_json::json!({ "rule": info.identifier, "fired": fired, "reason": reason }))
         .collect();
     let divergences: Vec<_> = results
-        .divergences
+        .clusters()
         .iter()
-        .map(|found| {
+        .map(|cluster| {
+            let found = cluster.representative;
             serde_json::json!({
                 "index": found.index,
+                "cluster": cluster.key,
+                "name": cluster.key.file_name(),
+                "step_calls": step_calls(found),
+                "programs": cluster.members.iter().map(|found| found.index).collect::<Vec<_>>(),
                 "stable": found.is_stable(),
                 "explanation": found.explanation(),
                 "opinions": found.opinions,
@@ -341,6 +391,7 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         "refused": results.refused,
         "programs": results.programs,
         "agree": results.agreed,
+        "diverge": results.divergences.len(),
         "divergences": divergences,
         "inconclusive": inconclusive,
         "disagreements": results.disagreements,

@@ -46,7 +46,11 @@ pub(crate) fn cases() -> Vec<Case> {
     // The divergence is not lost with its entry: it is printed, and the verdict stands.
     let saving = |case: Case| Case {
         exit: Exit::Diverge,
-        prints: &["DIVERGENCE   program 1", "stored       not seed1-program1-test", "exit         1"],
+        prints: &[
+            "DIVERGENCE   program 1",
+            "stored       not mprotect-read-only-event-after-rw-test",
+            "exit         1",
+        ],
         ..case
     };
     // Looking at a cache needs no writing.
@@ -61,7 +65,7 @@ pub(crate) fn cases() -> Vec<Case> {
             saving(Case::new(
                 "save-on-a-full-disk",
                 judge_and_save,
-                &["cannot write DIR/mount/seed1-program1-test.json: the file system is full; nothing was changed"],
+                &["cannot write DIR/mount/mprotect-read-only-event-after-rw-test.json: the file system is full; nothing was changed"],
             )),
         )
         .kept(),
@@ -70,7 +74,7 @@ pub(crate) fn cases() -> Vec<Case> {
             saving(Case::new(
                 "save-on-a-read-only-disk",
                 judge_and_save,
-                &["cannot write DIR/mount/seed1-program1-test.json: the folder is read-only"],
+                &["cannot write DIR/mount/mprotect-read-only-event-after-rw-test.json: the folder is read-only"],
             )),
         ),
         on(
