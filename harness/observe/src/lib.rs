@@ -80,7 +80,7 @@ pub use smaps::Smaps;
 pub use unavailable::{ProgramWatch, WriteProtectWatch};
 pub use watch_counters::{JudgedEntries, VM_SHADOW_STACK, WatchCounters};
 pub use witness::{
-    ProbedStep, UnseenMove, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen, swaps_unseen,
+    ProbedStep, UnseenMove, Witnesses, cleared_unseen, fills_unseen, flags_changed_later, moved_unseen, swaps_unseen,
 };
 #[cfg(feature = "libbpf")]
 pub use write_protect_watch::WriteProtectWatch;

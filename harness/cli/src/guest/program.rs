@@ -5,7 +5,7 @@ use std::io::Write;
 use ptediff_compare::{Judge, Progress};
 use ptediff_execute::{ExecuteError, Executor, Suspect};
 use ptediff_observe::{
-    EventLedger, Observer, ProbedStep, Witnesses, changes_flags_last, cleared_unseen, fills_unseen, moved_unseen,
+    EventLedger, Observer, ProbedStep, Witnesses, cleared_unseen, fills_unseen, flags_changed_later, moved_unseen,
     swaps_unseen,
 };
 use ptediff_reference_model::arena::ActorId;
@@ -350,7 +350,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
                     fills_unseen: fills_unseen(&step.operation),
                     swaps_unseen: swaps_unseen(&step.operation),
                     merges_unseen: step.operation == Operation::MergePages,
-                    changes_flags_last: changes_flags_last(&step.operation),
+                    flags_changed_later: flags_changed_later(&step.operation),
                 },
             )
             .map_err(|error| RigError::of("a witness cannot see", &error))

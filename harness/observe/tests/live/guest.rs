@@ -80,7 +80,7 @@ fn scenario(port: &mut impl Write) -> Result<(), Box<dyn Error>> {
         fills_unseen: false,
         merges_unseen: false,
         swaps_unseen: false,
-        changes_flags_last: false,
+        flags_changed_later: 0,
     };
     writeln!(port, "mark reports")?;
     for _ in 0..TIMED_REPORTS {
@@ -182,7 +182,7 @@ impl<Observing: Observer> Rig<Observing> {
             fills_unseen: false,
             merges_unseen: false,
             swaps_unseen: false,
-            changes_flags_last: false,
+            flags_changed_later: 0,
         };
         let report = self.witnesses.report(&self.observer, probed)?;
         let ledger = self.ledger.enter(&transitions, self.observer.event_digest());
@@ -294,7 +294,7 @@ fn lies(port: &mut impl Write, rig: &mut Rig<BothObserver>) -> Result<(), Box<dy
             fills_unseen: false,
             merges_unseen: false,
             swaps_unseen: false,
-            changes_flags_last: false,
+            flags_changed_later: 0,
         };
         let report = rig.witnesses.report(&rig.observer, probed)?;
         let ledger = rig.ledger.enter(&transitions, rig.observer.event_digest());
