@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ptediff_vm::store::{ArtifactKind, Manifest, Origin, PackageOrigin, Store};
-use ptediff_vm::{ModuleFile, ModuleFolder};
+use ptediff_vm::{ModuleError, ModuleFiles};
 
 use crate::apt::{Apt, OfferedPackage};
 use crate::archive_sources::Archive;
@@ -38,7 +38,11 @@ pub(crate) fn fetch(
         }
         if let Some(place) = &kernel.modules {
             let modules = fetching.modules(place, &recipe.module_folders)?;
-            let ordered = modules.for_swap();
+            let malformed = |error: ModuleError| ArchiveError::Malformed {
+                what: place.package.name.clone(),
+                reason: error.to_string(),
+            };
+            let ordered = modules.for_swap().map_err(malformed)?;
             if ordered.is_empty() {
                 lacks.push(format!("no modules: there is no zram in the package {}", place.package.name));
             }
@@ -85,25 +89,20 @@ impl Fetching<'_> {
     }
 
     /// The modules of some folders of the package.
-    fn modules(&mut self, place: &OfferedFile, folders: &[String]) -> Result<ModuleFolder, ArchiveError> {
+    fn modules(&mut self, place: &OfferedFile, folders: &[String]) -> Result<ModuleFiles, ArchiveError> {
         let archive = self.package(&place.package)?;
         let root = format!("{}/", plain(&place.path));
-        let (mut modules, mut any) = (Vec::new(), false);
+        let mut modules = ModuleFiles::default();
         each_file(&archive, &self.logs, |path, content| {
-            let Some(below) = path.strip_prefix(&root) else { return Ok(()) };
-            any = true;
-            let Some((folder, name)) = below.rsplit_once('/') else { return Ok(()) };
-            let wanted = |wanted: &String| folder == wanted || folder.starts_with(&format!("{wanted}/"));
-            if !name.contains(".ko") || !folders.iter().any(wanted) {
-                return Ok(());
+            let below = path.strip_prefix(&root).unwrap_or_default();
+            if folders.iter().any(|folder| below.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))) {
+                let mut packed = Vec::new();
+                content.read_to_end(&mut packed).map_err(ArchiveError::io("unpack", &archive))?;
+                modules.add(Path::new(path), packed);
             }
-            let mut packed = Vec::new();
-            content.read_to_end(&mut packed).map_err(ArchiveError::io("unpack", &archive))?;
-            let malformed = |reason| ArchiveError::Malformed { what: format!("module {path}"), reason };
-            modules.push(ModuleFile::parse(name, &packed).map_err(malformed)?);
             Ok(())
         })?;
-        if any { Ok(ModuleFolder::of(modules)) } else { Err(no_file(&archive, &root)) }
+        if modules.is_empty() { Err(no_file(&archive, &root)) } else { Ok(modules) }
     }
 }
 

@@ -123,9 +123,13 @@ pub struct MachineArguments {
     /// What runs the guest
     #[arg(long, value_enum, default_value_t = Platform::Bochs)]
     pub platform: Platform,
-    /// Kernel: a name in the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage
+    /// Kernel: a name in the cache (6.12, 6.12.113, 6.1.0-57; 6.1 with QEMU alone) or the path of a bzImage
     #[arg(long, default_value = "6.12")]
     pub kernel: String,
+    /// Folder with the kernel's modules, flat or as below /lib/modules: zram is taken from it, for swap [default: the
+    /// cache's, of a kernel in the cache]
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
     /// Judge by the rules of this version, whatever the kernel calls itself
     #[arg(long)]
     pub dialect: Option<Dialect>,
@@ -177,6 +181,7 @@ impl MachineArguments {
         LaunchOptions {
             platform: self.platform,
             kernel: self.kernel.clone(),
+            modules: self.modules.clone(),
             emulator: self.emulator.clone(),
             cpu_model: self.cpu_model.clone(),
             memory_mib: self.memory,

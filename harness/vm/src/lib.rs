@@ -42,6 +42,6 @@ pub use ending::{Activity, Ending};
 pub use error::VmError;
 pub use initramfs::Initramfs;
 pub use kernel_module::load_kernel_module;
-pub use module_files::{ModuleFile, ModuleFolder, ModuleFolderError};
+pub use module_files::{ModuleError, ModuleFile, ModuleFiles};
 pub use running::{Running, boot, boot_bare};
 pub use spec::{BackendKind, VmSpec, default_command_line};

@@ -15,6 +15,7 @@ use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Campaign, End, Refused};
 
 use crate::exit_code::Exit;
+use crate::guest::swap::NO_SWAP;
 use crate::guest::session::{ENTRIES_COMPARED, EVENTS_COMPARED, SNAPSHOTS_COMPARED, SNAPSHOTS_MOVED};
 
 use super::opinion::Opinion;
@@ -233,6 +234,12 @@ impl Results {
             entries: mark(ENTRIES_COMPARED)?,
             moved: mark(SNAPSHOTS_MOVED)?,
         })
+    }
+
+    /// Why the machine had no swap file, where it had none and said so.
+    #[must_use]
+    pub fn no_swap(&self) -> Option<&str> {
+        self.log.iter().find_map(|line| line.strip_prefix(NO_SWAP))
     }
 
     /// Whether a witness caught the probe: then nothing that it saw can be believed.
