@@ -7,14 +7,16 @@ use std::thread;
 
 use ptediff_vm::store::{ArtifactKind, Manifest, Origin, PackageOrigin, Store};
 
-use crate::apt::{Apt, SourceFile, upstream_tarball};
-use crate::archive_sources::Archive;
 use crate::error::TaskError;
-use crate::kernels::origin;
 use crate::progress::step;
 use crate::recipes::{SourceRecipe, SystemRecipe};
-use crate::system_packages::{extract_file, installed_version};
-use crate::tool::Tool;
+use crate::system_packages::installed_version;
+use ptediff_archive::ArchiveError;
+use ptediff_archive::apt::{Apt, SourceFile, upstream_tarball};
+use ptediff_archive::archive_sources::Archive;
+use ptediff_archive::extract_file;
+use ptediff_archive::origin;
+use ptediff_archive::tool::Tool;
 
 const KIND: ArtifactKind = ArtifactKind::Emulator;
 
@@ -43,7 +45,7 @@ pub fn build(store: &Store, archive: &Archive, recipe: &SourceRecipe) -> Result<
         for firmware in &recipe.firmware {
             let package = apt.find_one(&firmware.package)?;
             let archive = apt.download(&package, scratch.path())?;
-            extract_file(&archive, &firmware.file, &staging.path().join(&firmware.to), &logs, scratch.path())?;
+            extract_file(&archive, &firmware.file, &staging.path().join(&firmware.to), &logs)?;
             packages.push(origin(&package));
         }
         Ok::<(), TaskError>(())
@@ -56,6 +58,7 @@ pub fn build(store: &Store, archive: &Archive, recipe: &SourceRecipe) -> Result<
         packages,
         release: None,
         recipe_sha256: recipe.sha256()?,
+        lacks: Vec::new(),
     })?)
 }
 
@@ -71,10 +74,11 @@ fn find_source(apt: &Apt, recipe: &SourceRecipe) -> Result<(String, SourceFile),
         }
         versions.push(version.to_owned());
     }
-    Err(TaskError::NotOffered {
+    Err(ArchiveError::NotOffered {
         task: format!("getting the source of {}", recipe.name),
         tried: format!("{} (versions there: {})", recipe.suite, versions.join(", ")),
-    })
+    }
+    .into())
 }
 
 /// Whether a package version is of the upstream version: "3.0+dfsg-1" is of 3.0, "3.01-1" is not.
@@ -115,7 +119,8 @@ fn compile(recipe: &SourceRecipe, tarball: &Path, scratch: &Path, to: &Path, log
 
     let folder = to.parent().unwrap_or(scratch);
     fs::create_dir_all(folder).map_err(TaskError::io("create", folder))?;
-    tool("strip").run(Command::new("strip").arg("-o").arg(to).arg(tree.join("bochs")))
+    tool("strip").run(Command::new("strip").arg("-o").arg(to).arg(tree.join("bochs")))?;
+    Ok(())
 }
 
 /// Copies the distribution's own Bochs, which is installed, into the cache.
@@ -150,6 +155,7 @@ pub fn take_from_system(store: &Store, recipe: &SystemRecipe) -> Result<Manifest
             packages,
             release: None,
             recipe_sha256: recipe.sha256(),
+            lacks: Vec::new(),
         })?)
     })
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::error::TaskError;
 use crate::progress::talkative_step;
-use crate::tool::command_line;
+use ptediff_archive::tool::command_line;
 
 /// The target of `.cargo/config.toml`: crates for other systems are never needed.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -7,11 +7,14 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use clap::{Parser, Subcommand};
 use miette::MietteHandlerOpts;
+use ptediff_archive::archive_sources::Archive;
+use ptediff_archive::{Kernels, Listing, SetUpLock, SkippedSuite};
+use ptediff_vm::store::Store;
 
 use crate::error::TaskError;
-use crate::progress::{note, talkative_step};
+use crate::progress::{Terminal, note, talkative_step};
 use crate::recipes::Recipes;
-use crate::setup::{Backend, Needs, provide};
+use crate::setup::{Backend, KernelRequest, Needs, provide};
 use crate::{cargo, lint, tidy};
 
 /// Set-up of a fresh machine, then run, test and ci.
@@ -26,8 +29,9 @@ pub struct Arguments {
 enum Task {
     /// Set up what is named; without options, what `run` needs
     Setup {
-        /// Kernel by suite name, 6.12 or 7.2; may be repeated
-        #[arg(long = "kernel", value_name = "NAME")]
+        /// Kernel by series (6.18), version (6.12.113) or release (6.1.0-57); with =KERNEL the name stands for that
+        /// one (6.12=6.12.118); may be repeated
+        #[arg(long = "kernel", value_name = "NAME[=KERNEL]")]
         kernels: Vec<String>,
         /// Emulator: bochs, bochs-2.7 or qemu; may be repeated
         #[arg(long = "backend", value_name = "NAME")]
@@ -41,6 +45,12 @@ enum Task {
         /// Everything that run, test and ci need, crates included
         #[arg(long, conflicts_with_all = ["kernels", "backends", "modules", "selftests"])]
         all: bool,
+    },
+    /// List the kernels that the archive serves, and whether the cache has them
+    Kernels {
+        /// Drop this kernel from the cache instead; may be repeated
+        #[arg(long = "drop", value_name = "NAME")]
+        dropped: Vec<String>,
     },
     /// Set up what the main job needs, build ptediff and run a campaign
     Run {
@@ -100,9 +110,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, TaskError> {
     match arguments.task {
         Task::Setup { all: true, .. } => set_up_everything(&recipes),
         Task::Setup { kernels, backends, modules, selftests, all: _ } => {
+            let kernels = kernels.iter().map(|name| KernelRequest::parse(name)).collect();
             let backends = backends.iter().map(|name| Backend::from_name(name)).collect::<Result<_, _>>()?;
             set_up(&recipes, Needs { kernels, backends, modules, selftests, ..Needs::default() })
         }
+        Task::Kernels { dropped } => kernels(&recipes, &dropped),
         Task::Run { arguments } => run_campaign(&recipes, &arguments),
         Task::Test { arguments } => run_tests(&recipes, &arguments),
         Task::Ci { lint_only } => check_everything(&recipes, lint_only),
@@ -126,6 +138,30 @@ fn set_up_everything(recipes: &Recipes) -> Result<ExitCode, TaskError> {
     provide(recipes, &Needs { lint: true, ..Needs::of_tests(recipes) })?;
     cargo::fetch()?;
     note("set-up is complete");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists what the archive serves, or drops kernels of the cache.
+fn kernels(recipes: &Recipes, dropped: &[String]) -> Result<ExitCode, TaskError> {
+    let store = Store::open()?;
+    let terminal = Terminal::default();
+    let lock = SetUpLock::take(&store, &terminal)?;
+    if !dropped.is_empty() {
+        for name in dropped {
+            note(&format!("kernel {} is dropped", store.drop_kernel(name)?));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let archive = Archive::of_this_machine()?;
+    let Listing { kernels, skipped } = Kernels::new(&store, &archive, &recipes.kernels, &lock, &terminal).list()?;
+    for kernel in &kernels {
+        let place = if store.kernel(&kernel.release).is_ok() { ", in the cache" } else { "" };
+        let lacks: String = kernel.lacks.iter().map(|lack| format!(" ({lack})")).collect();
+        println!("{} {} {}{place}{lacks}", kernel.version, kernel.release, kernel.suite);
+    }
+    for SkippedSuite { suite, reason } in &skipped {
+        println!("{suite} is skipped: {reason}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,19 +4,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use miette::Diagnostic;
+use ptediff_archive::ArchiveError;
 use ptediff_vm::store::StoreError;
 use thiserror::Error;
 
 /// A task's failure, shown by miette.
 #[derive(Debug, Error, Diagnostic)]
 pub enum TaskError {
-    /// The cache cannot be used. The message carries the remedy.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A program of the system failed.
-    #[error("{} failed: `{}` {}\n{}", .0.task, .0.command, .0.ending, .0.tail)]
-    #[diagnostic(help("{} (whole output: {})", .0.remedy, .0.log.display()))]
-    Tool(Box<ToolFailure>),
+    /// The archive, the cache, or a program of the system.
+    #[error("{error}")]
+    Archive {
+        /// What failed.
+        error: Box<ArchiveError>,
+        /// What to do.
+        #[help]
+        help: Option<String>,
+    },
     /// Cargo failed and said why on the user's terminal.
     #[error("{task} failed: `{command}` {ending}; its messages are above")]
     #[diagnostic(help(
@@ -51,39 +54,6 @@ pub enum TaskError {
         packages: Vec<String>,
         /// The exact lines that install it.
         commands: Vec<String>,
-    },
-    /// The machine's package sources do not say where the distribution's archive is.
-    #[error("the package sources of this machine name no archive of Debian's suite `{codename}`: {detail}")]
-    #[diagnostic(help(
-        "ptediff is set up on Debian 12 with its own sources in /etc/apt/sources.list or sources.list.d"
-    ))]
-    NoArchive {
-        /// The suite looked for.
-        codename: String,
-        /// What was found instead.
-        detail: String,
-    },
-    /// No suite offers the package.
-    #[error("{task} failed: no suite of the mirror offers it: {tried}")]
-    #[diagnostic(help("the archive may have moved on: change the recipe in vm-images/ to a suite that has it"))]
-    NotOffered {
-        /// What was being done.
-        task: String,
-        /// Each suite with the reason.
-        tried: String,
-    },
-    /// A download is not what the signed index says.
-    #[error("{task} failed: {} has SHA-256 {found}, the signed package index says {expected}", file.display())]
-    #[diagnostic(help("repeat the command; if it stays so, the mirror serves a wrong file"))]
-    WrongDigest {
-        /// What was being done.
-        task: String,
-        /// The file.
-        file: PathBuf,
-        /// The digest in the index.
-        expected: String,
-        /// The digest of the file.
-        found: String,
     },
     /// Too little room for what set-up will put into the cache.
     #[error("the disk of the cache {} has {available_mib} MiB left, set-up needs about {needed_mib} MiB", cache.display())]
@@ -138,16 +108,6 @@ pub enum TaskError {
         /// One sentence for each forbidden edge or unknown crate.
         violations: Vec<String>,
     },
-    /// Input or output failed outside the cache.
-    #[error("cannot {action} {}: {cause}", path.display())]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// The system's own words.
-        cause: io::Error,
-    },
     /// A tool's output or a file of the tree is not what it should be.
     #[error("{what}: {reason}")]
     Malformed {
@@ -158,27 +118,22 @@ pub enum TaskError {
     },
 }
 
-/// How a program of the system failed.
-#[derive(Debug)]
-pub struct ToolFailure {
-    /// What was being done, in words.
-    pub task: String,
-    /// The command line.
-    pub command: String,
-    /// How it ended.
-    pub ending: String,
-    /// The last lines of its output.
-    pub tail: String,
-    /// The file with all of its output.
-    pub log: PathBuf,
-    /// What to do.
-    pub remedy: String,
-}
-
 impl TaskError {
     /// For `map_err` on a file operation.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
-        move |cause| Self::Io { action, path, cause }
+        move |cause| ArchiveError::Io { action, path, cause }.into()
+    }
+}
+
+impl From<ArchiveError> for TaskError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive { help: error.help(), error: Box::new(error) }
+    }
+}
+
+impl From<StoreError> for TaskError {
+    fn from(error: StoreError) -> Self {
+        ArchiveError::from(error).into()
     }
 }

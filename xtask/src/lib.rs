@@ -5,17 +5,13 @@
 //! without a look at the network.
 //!
 //! **Must not know**: page-table entries, programs, how a VM is started. It needs of the workspace only the
-//! cache's form (`ptediff_vm::store`), builds with any Rust-only dependencies, and names no network host:
-//! the machine's own package sources say where packages come from.
+//! cache's form (`ptediff_vm::store`) and the archive (`ptediff_archive`), builds with Rust-only dependencies, and
+//! names no network host: the machine's own package sources say where packages come from.
 
-pub mod apt;
-pub mod archive_sources;
 pub mod bochs;
 pub mod cargo;
 pub mod cli;
-pub mod control_file;
 pub mod error;
-pub mod kernels;
 pub mod lint;
 pub mod loaders;
 pub mod modules;
@@ -25,4 +21,3 @@ pub mod selftests;
 pub mod setup;
 pub mod system_packages;
 pub mod tidy;
-pub mod tool;

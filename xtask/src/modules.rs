@@ -12,14 +12,14 @@ use std::thread;
 
 use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Origin, PackageOrigin, Store};
 
-use crate::apt::Apt;
-use crate::archive_sources::Archive;
 use crate::cargo;
 use crate::error::TaskError;
-use crate::kernels::origin;
 use crate::progress::step;
 use crate::recipes::{HeadersRecipe, ModuleRecipes};
-use crate::tool::Tool;
+use ptediff_archive::apt::Apt;
+use ptediff_archive::archive_sources::Archive;
+use ptediff_archive::origin;
+use ptediff_archive::tool::Tool;
 
 /// Our modules' sources, below the workspace.
 const SOURCES: &str = "vm-images/modules";
@@ -76,6 +76,7 @@ pub fn make(store: &Store, archive: &Archive, recipes: &ModuleRecipes, name: &st
         packages,
         release: Some(kernel.release.clone()),
         recipe_sha256: recipe_sha256(recipes, &kernel)?,
+        lacks: Vec::new(),
     })?)
 }
 
@@ -110,7 +111,8 @@ impl Building<'_> {
         let found = self.apt.find_one(package)?;
         let archive = self.apt.download(&found, self.scratch)?;
         packages.push(origin(&found));
-        self.tool("unpack").run(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(to))
+        self.tool("unpack").run(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(to))?;
+        Ok(())
     }
 
     fn unpack_headers(&self, recipe: &HeadersRecipe, packages: &mut Vec<PackageOrigin>) -> Result<Tree, TaskError> {

@@ -1,17 +1,54 @@
 //! Progress of set-up: a spinner on a terminal, plain lines otherwise.
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ptediff_archive::Progress;
+
+/// The user's terminal.
+#[derive(Debug, Default)]
+pub struct Terminal {
+    spinner: Mutex<Option<ProgressBar>>,
+    /// The work itself writes to the terminal: no spinner.
+    is_talkative: bool,
+}
+
+impl Terminal {
+    fn spinner(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.spinner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress for Terminal {
+    fn note(&self, line: &str) {
+        note(line);
+    }
+
+    fn begin(&self, step: &str) {
+        if !self.is_talkative && std::io::stderr().is_terminal() {
+            *self.spinner() = Some(spinner(step));
+        } else {
+            note(&format!("{step} ..."));
+        }
+    }
+
+    fn end(&self, step: &str, succeeded: bool, took: Duration) {
+        if let Some(spinner) = self.spinner().take() {
+            spinner.finish_and_clear();
+        }
+        let outcome = if succeeded { "done" } else { "FAILED" };
+        note(&format!("{step}: {outcome} in {:.1} s", took.as_secs_f64()));
+    }
+}
 
 /// Shows that `work` is going on, and how long it took. The result is passed on.
 ///
 /// # Errors
 /// Those of `work`.
 pub fn step<T, E>(name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    let spinner = std::io::stderr().is_terminal().then(|| spinner(name));
-    timed(name, spinner, work)
+    ptediff_archive::step(&Terminal::default(), name, work)
 }
 
 /// As [`step`], for work that itself writes to the terminal.
@@ -19,22 +56,7 @@ pub fn step<T, E>(name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, 
 /// # Errors
 /// Those of `work`.
 pub fn talkative_step<T, E>(name: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    timed(name, None, work)
-}
-
-fn timed<T, E>(name: &str, spinner: Option<ProgressBar>, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    let start = Instant::now();
-    if spinner.is_none() {
-        note(&format!("{name} ..."));
-    }
-    let result = work();
-    let outcome = if result.is_ok() { "done" } else { "FAILED" };
-    let line = format!("{name}: {outcome} in {:.1} s", start.elapsed().as_secs_f64());
-    if let Some(spinner) = spinner {
-        spinner.finish_and_clear();
-    }
-    note(&line);
-    result
+    ptediff_archive::step(&Terminal { is_talkative: true, ..Terminal::default() }, name, work)
 }
 
 /// One line for the user.

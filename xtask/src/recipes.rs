@@ -1,11 +1,11 @@
 //! The recipes of `vm-images/`: which suites, packages, options and patches make a kernel or an emulator.
 
+use ptediff_archive::KernelsRecipe;
 use ptediff_vm::store::sha256_of_bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TaskError;
 
-const KERNELS: &str = include_str!("../../vm-images/kernels.json");
 const EMULATORS: &str = include_str!("../../vm-images/emulators.json");
 const MODULES: &str = include_str!("../../vm-images/modules.json");
 const SELFTESTS: &str = include_str!("../../vm-images/selftests.json");
@@ -23,7 +23,7 @@ const PATCHES: [(&str, &str); 4] = [
 #[derive(Debug, Clone)]
 pub struct Recipes {
     /// `kernels.json`.
-    pub kernels: Vec<KernelRecipe>,
+    pub kernels: KernelsRecipe,
     /// `emulators.json`.
     pub emulators: EmulatorRecipes,
     /// `packages.json`.
@@ -32,42 +32,6 @@ pub struct Recipes {
     pub modules: ModuleRecipes,
     /// `selftests.json`.
     pub selftests: SelftestRecipes,
-}
-
-/// A kernel of the distribution.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KernelRecipe {
-    /// The name in the cache and on the command line.
-    pub name: String,
-    /// An extended regular expression for what `uname -r` says; the highest version that matches is taken.
-    pub release_pattern: String,
-    /// Suites in the order of preference.
-    pub candidates: Vec<KernelCandidate>,
-}
-
-/// Where in one suite the image and the configuration are.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KernelCandidate {
-    /// The suite.
-    pub suite: String,
-    /// The compressed image.
-    pub image: FileInPackage,
-    /// The configuration.
-    pub config: FileInPackage,
-    /// Modules that a guest may load, in the order in which they are loaded; `.ko` or `.ko.xz`.
-    pub modules: Vec<FileInPackage>,
-}
-
-/// A file within a binary package; `{release}` stands for the kernel's release.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileInPackage {
-    /// The package.
-    pub package: String,
-    /// The path, without a leading slash.
-    pub file: String,
 }
 
 /// `emulators.json`.
@@ -224,50 +188,23 @@ pub struct SelftestSource {
     pub package: String,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KernelRecipes {
-    schema: u32,
-    kernels: Vec<KernelRecipe>,
-}
-
 impl Recipes {
     /// Reads the recipes that were compiled in.
     ///
     /// # Errors
     /// [`TaskError::Malformed`] if a file is not of the known form.
     pub fn load() -> Result<Self, TaskError> {
-        let kernels: KernelRecipes = parse("vm-images/kernels.json", KERNELS)?;
         let emulators: EmulatorRecipes = parse("vm-images/emulators.json", EMULATORS)?;
         let selftests: SelftestRecipes = parse("vm-images/selftests.json", SELFTESTS)?;
         let packages: PackageRecipe = parse("vm-images/packages.json", PACKAGES)?;
         let modules: ModuleRecipes = parse("vm-images/modules.json", MODULES)?;
-        for schema in [kernels.schema, emulators.schema, packages.schema, modules.schema, selftests.schema] {
+        for schema in [emulators.schema, packages.schema, modules.schema, selftests.schema] {
             if schema != 1 {
                 let reason = format!("schema {schema} is not 1");
                 return Err(TaskError::Malformed { what: "a recipe in vm-images/".to_owned(), reason });
             }
         }
-        Ok(Self { kernels: kernels.kernels, emulators, packages, modules, selftests })
-    }
-
-    /// The recipe of a kernel.
-    ///
-    /// # Errors
-    /// [`TaskError::UnknownName`] if there is none.
-    pub fn kernel(&self, name: &str) -> Result<&KernelRecipe, TaskError> {
-        self.kernels.iter().find(|kernel| kernel.name == name).ok_or_else(|| {
-            let known: Vec<_> = self.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
-            TaskError::UnknownName { kind: "kernel", name: name.to_owned(), known: known.join(", ") }
-        })
-    }
-}
-
-impl KernelRecipe {
-    /// Identifies the recipe: another recipe makes another artifact.
-    #[must_use]
-    pub fn sha256(&self) -> String {
-        digest(self, "")
+        Ok(Self { kernels: KernelsRecipe::load()?, emulators, packages, modules, selftests })
     }
 }
 
@@ -361,12 +298,11 @@ mod tests {
     #[test]
     fn the_recipes_of_the_tree_are_sound() {
         let recipes = Recipes::load().expect("recipes");
-        let names: Vec<_> = recipes.kernels.iter().map(|kernel| kernel.name.as_str()).collect();
+        let names: Vec<_> = recipes.kernels.named.iter().map(|kernel| kernel.name.as_str()).collect();
         assert_eq!(names, ["6.1", "6.12", "7.2"]);
         let bochs = &recipes.emulators.built_from_source;
         assert_eq!(bochs.patch_texts().expect("patches").len(), bochs.patches.len());
         assert!(bochs.configure.iter().any(|option| option == "--enable-cet"));
-        recipes.kernel("2.4").expect_err("no such kernel");
         for name in names {
             recipes.modules.headers_of(name).expect("headers for every kernel");
         }

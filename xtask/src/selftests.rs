@@ -10,13 +10,13 @@ use std::thread;
 
 use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Origin, Store};
 
-use crate::apt::Apt;
-use crate::archive_sources::Archive;
 use crate::error::TaskError;
-use crate::kernels::origin;
 use crate::progress::step;
 use crate::recipes::SelftestRecipes;
-use crate::tool::Tool;
+use ptediff_archive::apt::Apt;
+use ptediff_archive::archive_sources::Archive;
+use ptediff_archive::origin;
+use ptediff_archive::tool::Tool;
 
 /// The file of the artifact that names each program that did not build, and each warning of the makefiles.
 pub const NOT_BUILT: &str = "not-built.txt";
@@ -51,6 +51,7 @@ pub fn make(store: &Store, archive: &Archive, recipes: &SelftestRecipes, name: &
         packages: vec![origin(&package)],
         release: Some(kernel.release.clone()),
         recipe_sha256: recipe_sha256(recipes, &kernel),
+        lacks: Vec::new(),
     })?)
 }
 

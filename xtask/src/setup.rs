@@ -3,19 +3,19 @@
 //! When nothing is missing, neither the network nor apt is asked. Otherwise one set-up at a time holds a
 //! lock in the cache.
 
-use std::fs::{self, File, TryLockError};
 use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
-use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Store, StoreError};
+use ptediff_archive::archive_sources::Archive;
+use ptediff_archive::{Kernels, SetUpLock};
+use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Store, StoreError, kernel_answers_to};
 
-use crate::archive_sources::Archive;
 use crate::error::TaskError;
-use crate::progress::{note, step};
-use crate::recipes::{KernelRecipe, Recipes};
+use crate::progress::{Terminal, note};
+use crate::recipes::Recipes;
 use crate::system_packages::{self, MissingPackages};
-use crate::{bochs, kernels, modules, selftests};
+use crate::{bochs, modules, selftests};
 
 /// Free space needed while a kernel is downloaded and unpacked, with the suite's index.
 const KERNEL_MIB: u64 = 200;
@@ -60,6 +60,48 @@ impl Backend {
     }
 }
 
+/// A kernel that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelRequest {
+    /// The name in the cache and on the command line.
+    pub name: String,
+    /// The kernel that it shall stand for, where the name itself does not say: series, version or release.
+    pub wanted: Option<String>,
+}
+
+impl KernelRequest {
+    /// By its name alone.
+    #[must_use]
+    pub fn of_name(name: &str) -> Self {
+        Self { name: name.to_owned(), wanted: None }
+    }
+
+    /// As the command line has it: `NAME`, or `NAME=KERNEL`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text.split_once('=') {
+            Some((name, wanted)) => Self { name: name.to_owned(), wanted: Some(wanted.to_owned()) },
+            None => Self::of_name(text),
+        }
+    }
+
+    /// Whether the cache has it, made by the recipe of today.
+    fn is_ready(&self, store: &Store, recipe_sha256: &str, announce: impl Fn(&str)) -> Result<bool, TaskError> {
+        let Some(wanted) = &self.wanted else {
+            return is_ready(store, ArtifactKind::Kernel, &self.name, recipe_sha256, announce);
+        };
+        match store.manifest(ArtifactKind::Kernel, &self.name) {
+            Ok(manifest) => {
+                let release = manifest.release.as_deref().unwrap_or_default();
+                Ok(manifest.recipe_sha256 == recipe_sha256
+                    && kernel_answers_to(wanted, release, manifest.package_version()))
+            }
+            Err(error) if error.is_mended_by_set_up() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// What a command needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
@@ -69,8 +111,8 @@ pub struct Needs {
     pub test: bool,
     /// The packages that the linters need.
     pub lint: bool,
-    /// Kernels by name.
-    pub kernels: Vec<String>,
+    /// Kernels.
+    pub kernels: Vec<KernelRequest>,
     /// Emulators.
     pub backends: Vec<Backend>,
     /// Kernels, by name, that our modules are built for; those kernels are needed too.
@@ -83,24 +125,24 @@ impl Needs {
     /// For the main job: the default kernel in the default emulator.
     #[must_use]
     pub fn of_run() -> Self {
-        let kernels = vec!["6.12".to_owned()];
+        let kernels = vec![KernelRequest::of_name("6.12")];
         Self { build: true, kernels, backends: vec![Backend::Bochs30], ..Self::default() }
     }
 
     /// For all tests: every kernel and every emulator, without the kernel's own selftests.
     #[must_use]
     pub fn of_tests(recipes: &Recipes) -> Self {
-        let kernels: Vec<_> = recipes.kernels.iter().map(|kernel| kernel.name.clone()).collect();
-        let modules = kernels.clone();
+        let modules: Vec<_> = recipes.kernels.named.iter().map(|kernel| kernel.name.clone()).collect();
+        let kernels = modules.iter().map(|name| KernelRequest::of_name(name)).collect();
         Self { build: true, test: true, kernels, backends: Backend::ALL.to_vec(), modules, ..Self::default() }
     }
 }
 
 /// What of it is not there yet.
 #[derive(Debug)]
-struct Missing<'recipes> {
+struct Missing {
     packages: MissingPackages,
-    kernels: Vec<&'recipes KernelRecipe>,
+    kernels: Vec<KernelRequest>,
     build_bochs: bool,
     take_bochs: bool,
     /// Kernels that lack our modules.
@@ -109,7 +151,7 @@ struct Missing<'recipes> {
     selftests: Vec<String>,
 }
 
-impl Missing<'_> {
+impl Missing {
     fn is_empty(&self) -> bool {
         self.packages.is_empty()
             && self.kernels.is_empty()
@@ -140,7 +182,8 @@ pub fn provide(recipes: &Recipes, needs: &Needs) -> Result<(), TaskError> {
         return Ok(());
     }
     note(&format!("setting up in {}", store.root().display()));
-    let _lock = lock(&store)?;
+    let terminal = Terminal::default();
+    let lock = SetUpLock::take(&store, &terminal)?;
     // Another set-up may have finished while this one waited for the lock.
     let missing = find_missing(&store, recipes, needs, note)?;
     check_space(store.root(), missing.needed_mib())?;
@@ -149,9 +192,10 @@ pub fn provide(recipes: &Recipes, needs: &Needs) -> Result<(), TaskError> {
     }
     let archive = Archive::of_this_machine()?;
     missing.packages.install(store.root(), &archive, Uid::effective().is_root())?;
-    for recipe in missing.kernels {
-        let manifest = kernels::make(&store, &archive, recipe)?;
-        report("kernel", &recipe.name, &manifest);
+    let kernels = Kernels::new(&store, &archive, &recipes.kernels, &lock, &terminal);
+    for KernelRequest { name, wanted } in &missing.kernels {
+        let manifest = kernels.fetch_as(name, wanted.as_ref().unwrap_or(name))?;
+        report("kernel", name, &manifest);
     }
     if missing.build_bochs {
         let recipe = &recipes.emulators.built_from_source;
@@ -178,12 +222,12 @@ fn report(kind: &str, name: &str, manifest: &Manifest) {
     note(&format!("{kind} {name} is {} from {}", manifest.package_version(), manifest.suite));
 }
 
-fn find_missing<'recipes>(
+fn find_missing(
     store: &Store,
-    recipes: &'recipes Recipes,
+    recipes: &Recipes,
     needs: &Needs,
     announce: impl Fn(&str),
-) -> Result<Missing<'recipes>, TaskError> {
+) -> Result<Missing, TaskError> {
     let is_ready = |kind, name: &str, recipe_sha256: &str| is_ready(store, kind, name, recipe_sha256, &announce);
     let emulators = &recipes.emulators;
     let mut wanted_packages = Vec::new();
@@ -198,13 +242,15 @@ fn find_missing<'recipes>(
     }
 
     let mut kernels = Vec::new();
-    let mut wanted_kernels: Vec<&String> = needs.kernels.iter().chain(&needs.modules).chain(&needs.selftests).collect();
+    let built_for = needs.modules.iter().chain(&needs.selftests).map(|name| KernelRequest::of_name(name));
+    let asked_for = |request: &KernelRequest| needs.kernels.iter().any(|kernel| kernel.name == request.name);
+    let mut wanted_kernels = needs.kernels.clone();
+    wanted_kernels.extend(built_for.filter(|request| !asked_for(request)));
     wanted_kernels.sort();
     wanted_kernels.dedup();
-    for name in wanted_kernels {
-        let recipe = recipes.kernel(name)?;
-        if !is_ready(ArtifactKind::Kernel, name, &recipe.sha256())? {
-            kernels.push(recipe);
+    for request in wanted_kernels {
+        if !request.is_ready(store, &recipes.kernels.sha256(), &announce)? {
+            kernels.push(request);
         }
     }
 
@@ -280,22 +326,6 @@ fn is_ready(
     }
 }
 
-/// One set-up at a time: waits for another one to end.
-fn lock(store: &Store) -> Result<File, TaskError> {
-    let root = store.root();
-    fs::create_dir_all(root).map_err(|error| StoreError::from_io("create directory", root, error))?;
-    let path = root.join("set-up.lock");
-    let file = File::create(&path).map_err(|error| StoreError::from_io("create", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            step("waiting for another set-up to end", || file.lock()).map_err(TaskError::io("lock", &path))?;
-        }
-        Err(TryLockError::Error(error)) => return Err(StoreError::from_io("lock", &path, error).into()),
-    }
-    Ok(file)
-}
-
 fn check_space(cache: &Path, needed_mib: u64) -> Result<(), TaskError> {
     let failed = TaskError::io("ask for the free space of", cache);
     let space = statvfs(cache).map_err(|error| failed(error.into()))?;
@@ -338,8 +368,13 @@ mod tests {
         let ready = |recipe: &str| is_ready(&store, kind, "bochs-3.0", recipe, |_| ()).expect("a sound cache");
         assert!(!ready("recipe of today"));
         let packages = vec![PackageOrigin { package: "bochs".to_owned(), version: "3.0".to_owned(), sha256: None }];
-        let origin =
-            Origin { suite: "trixie".to_owned(), packages, release: None, recipe_sha256: "recipe of today".to_owned() };
+        let origin = Origin {
+            suite: "trixie".to_owned(),
+            packages,
+            release: None,
+            recipe_sha256: "recipe of today".to_owned(),
+            lacks: Vec::new(),
+        };
         store.stage(kind, "bochs-3.0").expect("staging").publish(origin).expect("published");
         assert!(ready("recipe of today"));
         assert!(!ready("recipe of tomorrow"));
@@ -351,7 +386,8 @@ mod tests {
         let (run, tests) = (Needs::of_run(), Needs::of_tests(&recipes));
         assert!(run.kernels.iter().all(|name| tests.kernels.contains(name)));
         assert!(run.backends.iter().all(|backend| tests.backends.contains(backend)));
-        assert!(run.modules.is_empty() && tests.modules == tests.kernels);
+        assert!(run.modules.is_empty());
+        assert!(tests.kernels.iter().map(|kernel| &kernel.name).eq(&tests.modules));
         assert!(tests.selftests.is_empty(), "they take longer than the rest of set-up");
         assert!(run.kernels.len() < tests.kernels.len() && run.backends.len() < tests.backends.len());
     }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::apt::Apt;
-use crate::archive_sources::Archive;
+use ptediff_archive::apt::Apt;
+use ptediff_archive::archive_sources::Archive;
+
 use crate::error::TaskError;
 use crate::progress::step;
 use crate::recipes::QemuRecipe;
-use crate::tool::Tool;
 
 /// The version of an installed package; `None` if it is not completely installed.
 ///
@@ -122,29 +122,6 @@ impl MissingPackages {
         }
         TaskError::NotRoot { packages, commands }
     }
-}
-
-/// Takes one file out of a binary package's archive.
-///
-/// # Errors
-/// [`TaskError::Tool`] if the archive is damaged or has no such file.
-pub fn extract_file(archive: &Path, member: &str, to: &Path, logs: &Path, scratch: &Path) -> Result<(), TaskError> {
-    let tool = Tool {
-        task: format!("unpacking {member}"),
-        log: logs.join("unpack.log"),
-        remedy: "the package may be laid out in another way now: see the recipes in vm-images/".to_owned(),
-    };
-    let folder = tempfile::tempdir_in(scratch).map_err(TaskError::io("create a directory in", scratch))?;
-    tool.run_pipe(
-        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(archive),
-        Command::new("tar").arg("-x").arg("-C").arg(folder.path()).arg(format!("./{member}")),
-    )?;
-    if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent).map_err(TaskError::io("create", parent))?;
-    }
-    let unpacked = folder.path().join(member);
-    std::fs::copy(&unpacked, to).map_err(TaskError::io("copy to", to))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -22,9 +22,10 @@ pub enum Allowed {
 
 const MODEL: &str = "ptediff-reference-model";
 const MACHINES: &str = "ptediff-vm";
+const ARCHIVE: &str = "ptediff-archive";
 
 /// The table: each crate of the workspace with what it may name.
-pub const IMPORT_TABLE: [(&str, Allowed); 13] = [
+pub const IMPORT_TABLE: [(&str, Allowed); 14] = [
     (MODEL, Allowed::Only(&[])),
     ("ptediff-bare-probe", Allowed::WithLiveTests(&[MODEL])),
     ("ptediff-bpf", Allowed::Only(&[])),
@@ -36,7 +37,8 @@ pub const IMPORT_TABLE: [(&str, Allowed); 13] = [
     ("ptediff-trace", Allowed::Only(&[MODEL])),
     ("ptediff-observe", Allowed::WithLiveTests(&[MODEL, "ptediff-bpf"])),
     (MACHINES, Allowed::Only(&[])),
-    ("xtask", Allowed::Only(&[MACHINES])),
+    (ARCHIVE, Allowed::Only(&[MACHINES])),
+    ("xtask", Allowed::Only(&[MACHINES, ARCHIVE])),
     ("ptediff", Allowed::EveryRoom),
 ];
 
@@ -184,6 +186,7 @@ mod tests {
             ("ptediff-compare", "ptediff-execute"),
             ("ptediff-reference-model", "ptediff-bpf"),
             ("ptediff-execute", "ptediff-vm"),
+            ("ptediff-archive", "ptediff-trace"),
             ("xtask", "ptediff"),
             ("ptediff", "xtask"),
         ] {

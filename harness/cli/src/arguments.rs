@@ -125,9 +125,13 @@ pub struct MachineArguments {
     /// What runs the guest
     #[arg(long, value_enum, default_value_t = Platform::Bochs)]
     pub platform: Platform,
-    /// Kernel: a name in the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage
+    /// Kernel: a name in the cache (6.12, 6.12.113, 6.1.0-57; 6.1 with QEMU alone) or the path of a bzImage
     #[arg(long, default_value = "6.12")]
     pub kernel: String,
+    /// Folder with the kernel's modules, flat or as below /lib/modules: zram is taken from it, for swap [default: the
+    /// cache's, of a kernel in the cache]
+    #[arg(long, value_name = "DIR")]
+    pub modules: Option<PathBuf>,
     /// Judge as this version (6.12, 6.12.95, 7.3-rc4), whatever the kernel calls itself
     #[arg(long, value_name = "VERSION", alias = "dialect")]
     pub judge_as: Option<KernelVersion>,
@@ -191,6 +195,7 @@ impl MachineArguments {
             words.extend(value.into_iter().flat_map(|value| [name.to_owned(), shell_word(&value)]));
         };
         option("--kernel", (self.platform != Platform::Native).then(|| self.kernel.clone()));
+        option("--modules", self.modules.as_ref().map(|path| path.display().to_string()));
         option("--judge-as", self.judge_as.map(|version| version.to_string()));
         option("--emulator", self.emulator.as_ref().map(|path| path.display().to_string()));
         option("--cpu-model", self.cpu_model.clone());
@@ -207,6 +212,7 @@ impl MachineArguments {
         LaunchOptions {
             platform: self.platform,
             kernel: self.kernel.clone(),
+            modules: self.modules.clone(),
             emulator: self.emulator.clone(),
             cpu_model: self.cpu_model.clone(),
             memory_mib: self.memory,

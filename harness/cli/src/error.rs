@@ -136,7 +136,7 @@ impl From<VmError> for Failure {
             VmError::Store(error) => error.into(),
             VmError::Kernel { .. } => Self::usage(
                 error.to_string(),
-                "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage",
+                "--kernel takes a name of the cache (6.12, 6.12.113; 6.1 with QEMU) or the path of a bzImage",
             ),
             VmError::Spec(_) => Self::usage(error.to_string(), "see `ptediff run --help`"),
             _ => Self::rig(&error),

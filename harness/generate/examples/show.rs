@@ -6,5 +6,7 @@ fn main() {
     let index: u32 = args.next().unwrap().parse().unwrap();
     let options = ptediff_generate::Options { steps: 8..=50, profile: None };
     let program = ptediff_generate::program(seed, index, &machine, &options);
-    for (number, step) in program.steps.iter().enumerate() { println!("{number} {step}"); }
+    for (number, step) in program.steps.iter().enumerate() {
+        println!("{number} {step}");
+    }
 }

@@ -115,6 +115,33 @@ pub fn without_sections(file: &[u8]) -> Vec<u8> {
     shortened
 }
 
+/// The bytes of a section by its name, if an ELF file has one.
+pub(crate) fn section<'file>(file: &'file [u8], name: &str) -> Result<Option<&'file [u8]>, String> {
+    if file.get(..6) != Some(b"\x7fELF\x02\x01") {
+        return Err("it is not a 64-bit little-endian ELF file".to_owned());
+    }
+    let table = to_size(u64_at(file, 40)?)?;
+    let (size, count, names) = (u16_at(file, 58)?, u16_at(file, 60)?, u16_at(file, 62)?);
+    let header = |index: u16| {
+        let start = table.checked_add(usize::from(index) * usize::from(size));
+        start.and_then(|start| file.get(start..)).ok_or_else(truncated)
+    };
+    let bytes = |header: &[u8]| {
+        let (start, length) = (to_size(u64_at(header, 24)?)?, to_size(u64_at(header, 32)?)?);
+        let end = start.checked_add(length).ok_or_else(truncated)?;
+        file.get(start..end).ok_or_else(truncated)
+    };
+    let names = bytes(header(names)?)?;
+    for index in 0..count {
+        let header = header(index)?;
+        let found = names.get(u32_at(header, 0)? as usize..).and_then(|rest| rest.split(|byte| *byte == 0).next());
+        if found == Some(name.as_bytes()) {
+            return bytes(header).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 fn truncated() -> String {
     "it is truncated".to_owned()
 }

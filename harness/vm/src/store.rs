@@ -1,14 +1,16 @@
 //! The cache of downloaded and built artifacts: kernels, emulators, kernel modules of ours, and kernels' selftests.
 //!
 //! `$PTEDIFF_CACHE`, else `$XDG_CACHE_HOME/ptediff`, else `~/.cache/ptediff` holds
-//! `kernels/<name>/`, `emulators/<name>/`, `modules/<kernel's name>/` and `selftests/<kernel's name>/`. A directory
-//! counts only with a `manifest.json` that names every file; set-up makes directories beside their final place and renames them when they
-//! are complete. Using an artifact checks the sizes of its files; [`Store::verify`] also checks their
+//! `kernels/<release>/`, `emulators/<name>/`, `modules/<kernel's name>/` and `selftests/<kernel's name>/`. A name of a
+//! kernel that is not its release (`6.12`) is a link to it; caches of old have a directory in its place. A directory
+//! counts only with a `manifest.json` that names every file; set-up makes directories beside their final place and
+//! renames them when they are complete. Using an artifact checks the sizes of its files; [`Store::verify`] also checks their
 //! digests, which takes seconds.
 //!
 //! This module must not know how an artifact is made, nor reach for the network.
 
 mod error;
+mod kernel_name;
 mod manifest;
 mod staging;
 #[cfg(test)]
@@ -19,11 +21,13 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{self, Component, Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 pub use error::StoreError;
+pub use kernel_name::{compare_releases, is_series, kernel_answers_to, upstream_version};
 pub use manifest::{
     FileRecord, MANIFEST_FILE, MANIFEST_SCHEMA, Manifest, PackageOrigin, sha256_of_bytes, sha256_of_file,
 };
@@ -86,10 +90,12 @@ impl fmt::Display for ArtifactKind {
 pub struct KernelArtifact {
     /// The compressed kernel image (bzImage).
     pub vmlinuz: PathBuf,
-    /// The configuration it was built with.
-    pub config: PathBuf,
+    /// The configuration it was built with, if the archive has it.
+    pub config: Option<PathBuf>,
     /// Modules that a guest may load, in the order in which they are loaded.
     pub modules: Vec<PathBuf>,
+    /// What it has not, and why, a sentence each.
+    pub lacks: Vec<String>,
     /// The exact version of the distribution's package, "6.12.95-1~bpo12+1" say.
     pub package_version: String,
     /// What `uname -r` says in this kernel.
@@ -120,6 +126,8 @@ pub struct ListedArtifact {
     pub kind: ArtifactKind,
     /// The directory's name.
     pub name: String,
+    /// For a kernel's further name, the directory that it stands for.
+    pub stands_for: Option<String>,
     /// Its manifest (sizes checked), or why it cannot be used.
     pub state: Result<Manifest, StoreError>,
 }
@@ -154,19 +162,22 @@ impl Store {
         &self.root
     }
 
-    /// A kernel by its name in the cache, "6.12" say.
+    /// A kernel by its name: what was set up by this name, else the newest of the cache that answers to it
+    /// ([`kernel_answers_to`]).
     ///
     /// # Errors
     /// [`StoreError`] if it is missing, incomplete or damaged.
     pub fn kernel(&self, name: &str) -> Result<KernelArtifact, StoreError> {
         let kind = ArtifactKind::Kernel;
         let manifest = self.manifest(kind, name)?;
+        let name = &self.located(kind, name)?;
         let file = |path: &str| self.listed_file(kind, name, &manifest, path);
         let release = manifest.release.clone();
         let modules = manifest.files.iter().filter(|file| file.path.starts_with("modules/"));
         Ok(KernelArtifact {
             vmlinuz: file("vmlinuz")?,
-            config: file("config")?,
+            config: manifest.files.iter().any(|file| file.path == "config").then(|| file("config")).transpose()?,
+            lacks: manifest.lacks.clone(),
             modules: modules.map(|module| file(&module.path)).collect::<Result<_, _>>()?,
             package_version: manifest.package_version().to_owned(),
             release: release.ok_or_else(|| self.bad_manifest(kind, name, "no kernel release"))?,
@@ -211,7 +222,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the artifact is missing, incomplete or damaged.
     pub fn manifest(&self, kind: ArtifactKind, name: &str) -> Result<Manifest, StoreError> {
-        let directory = self.directory(kind, name)?;
+        let directory = self.directory(kind, &self.located(kind, name)?)?;
         let manifest = self.read_manifest(kind, name, &directory)?;
         for file in &manifest.files {
             let path = directory.join(&file.path);
@@ -236,7 +247,7 @@ impl Store {
     /// [`StoreError`] if the artifact is missing, incomplete or damaged.
     pub fn verify(&self, kind: ArtifactKind, name: &str) -> Result<Manifest, StoreError> {
         let manifest = self.manifest(kind, name)?;
-        let directory = self.directory(kind, name)?;
+        let directory = self.directory(kind, &self.located(kind, name)?)?;
         for file in &manifest.files {
             let path = directory.join(&file.path);
             let found = sha256_of_file(&path).map_err(|error| StoreError::from_io("read", &path, error))?;
@@ -258,7 +269,9 @@ impl Store {
             for name in self.names(kind)? {
                 if !name.starts_with('.') {
                     let state = self.manifest(kind, &name);
-                    listed.push(ListedArtifact { kind, name, state });
+                    let target = fs::read_link(self.root.join(kind.folder()).join(&name));
+                    let stands_for = target.ok().map(|target| target.to_string_lossy().into_owned());
+                    listed.push(ListedArtifact { kind, name, stands_for, state });
                 }
             }
         }
@@ -290,6 +303,89 @@ impl Store {
             }
         }
         Ok(removed)
+    }
+
+    /// Gives a kernel of the cache, named by its release, a further name. The name's former kernel loses it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the name is none, or the cache cannot be written.
+    pub fn name_kernel(&self, name: &str, release: &str) -> Result<(), StoreError> {
+        let kind = ArtifactKind::Kernel;
+        let path = self.directory(kind, name)?;
+        if !self.directory(kind, release)?.is_dir() {
+            return Err(self.missing(kind, release));
+        }
+        let failed = |error| StoreError::from_io("link", &path, error);
+        // Removed on return, with what had the name before.
+        let aside = tempfile::Builder::new()
+            .prefix(staging::STAGING_PREFIX)
+            .tempdir_in(self.root.join(kind.folder()))
+            .map_err(failed)?;
+        let link = aside.path().join("name");
+        symlink(release, &link).map_err(failed)?;
+        if path.is_dir() && !path.is_symlink() {
+            fs::rename(&path, aside.path().join("former")).map_err(failed)?;
+        }
+        fs::rename(&link, &path).map_err(failed)
+    }
+
+    /// Removes a kernel, its further names with it. What was built for it stays, and is refused for any other.
+    /// Returns its release.
+    ///
+    /// # Errors
+    /// [`StoreError`] if there is none of that name or it cannot be removed.
+    pub fn drop_kernel(&self, name: &str) -> Result<String, StoreError> {
+        let kind = ArtifactKind::Kernel;
+        let located = self.located(kind, name)?;
+        let mut directory = self.directory(kind, &located)?;
+        if let Ok(target) = fs::read_link(&directory) {
+            directory = self.directory(kind, &target.to_string_lossy())?;
+        }
+        if !directory.is_dir() {
+            return Err(self.missing(kind, name));
+        }
+        let release = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let failed = |error| StoreError::from_io("remove", &directory, error);
+        for further in self.names(kind)? {
+            let path = self.root.join(kind.folder()).join(further);
+            if fs::read_link(&path).is_ok_and(|target| target == Path::new(&release)) {
+                fs::remove_file(&path).map_err(failed)?;
+            }
+        }
+        // It is no kernel any more from the moment when its manifest is gone.
+        match fs::remove_file(directory.join(MANIFEST_FILE)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        remove_tree(&directory).map_err(failed)?;
+        Ok(release)
+    }
+
+    /// The directory that a name means. For a kernel of which no directory and no link has the name, the newest that
+    /// answers to it. A name that means nothing means itself.
+    fn located(&self, kind: ArtifactKind, name: &str) -> Result<String, StoreError> {
+        let own = self.directory(kind, name)?;
+        if kind != ArtifactKind::Kernel || own.exists() {
+            return Ok(name.to_owned());
+        }
+        let mut best: Option<String> = None;
+        for directory in self.names(kind)?.into_iter().filter(|directory| !directory.starts_with('.')) {
+            let path = self.directory(kind, &directory)?;
+            if path.is_symlink() {
+                continue;
+            }
+            let Ok(manifest) = self.read_manifest(kind, &directory, &path) else { continue };
+            let release = manifest.release.as_deref().unwrap_or_default();
+            let newer = best.as_ref().is_none_or(|best| compare_releases(best, &directory).is_lt());
+            if newer && kernel_answers_to(name, release, manifest.package_version()) {
+                best = Some(directory);
+            }
+        }
+        Ok(best.unwrap_or_else(|| name.to_owned()))
+    }
+
+    fn missing(&self, kind: ArtifactKind, name: &str) -> StoreError {
+        StoreError::Missing { kind, name: name.to_owned(), path: self.root.join(kind.folder()).join(name) }
     }
 
     fn directory(&self, kind: ArtifactKind, name: &str) -> Result<PathBuf, StoreError> {

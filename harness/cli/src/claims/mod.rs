@@ -159,6 +159,7 @@ fn request(platform: Platform, task: Task) -> Result<GuestRequest, Failure> {
         stop_after: 1,
         count_known: false,
         binary: digest_text(&own_executable()?),
+        without_modules: None,
         plant: None,
     })
 }
@@ -182,6 +183,7 @@ impl Machines {
         let options = LaunchOptions {
             platform: wanted.platform,
             kernel: wanted.kernel.to_owned(),
+            modules: None,
             emulator: None,
             cpu_model: None,
             memory_mib: 512,

@@ -59,6 +59,7 @@ pub(super) fn boot(machines: &Machines, platform: Platform, kernel: &str, task: 
     let options = LaunchOptions {
         platform,
         kernel: kernel.to_owned(),
+        modules: None,
         emulator: None,
         cpu_model: None,
         memory_mib: MEMORY_MIB,

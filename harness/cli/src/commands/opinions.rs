@@ -1,14 +1,16 @@
 //! Asks other machines about divergences: the same kernel on the other emulator, other kernels on the same one.
 
+use ptediff_archive::KernelsRecipe;
 use ptediff_corpus::Needs;
 use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::{Inconclusive, Verdict};
-use ptediff_vm::store::{ArtifactKind, Store};
+use ptediff_vm::store::Store;
+use ptediff_vm::{BzImage, Compression};
 
 use crate::arguments::MachineArguments;
 use crate::error::Failure;
 use crate::guest::request::Task;
-use crate::host::launch::{LaunchOptions, Platform, launch};
+use crate::host::launch::{LaunchOptions, Platform, kernel_image, launch};
 use crate::host::opinion::Opinion;
 use crate::host::results::{Found, Results};
 use crate::host::session::{Keep, follow};
@@ -40,18 +42,27 @@ pub(super) fn ask_others(arguments: &MachineArguments, results: &mut Results, pr
 /// Machines that differ from the first one in the CPU or in the kernel, never in both.
 fn others(arguments: &MachineArguments) -> Vec<(Platform, String)> {
     let other = if arguments.platform == Platform::Bochs { Platform::Qemu } else { Platform::Bochs };
-    let listed = Store::open().and_then(|store| store.list()).unwrap_or_default();
-    let kernels = listed.into_iter().filter(|one| one.kind == ArtifactKind::Kernel && one.state.is_ok());
-    let same_cpu = kernels.map(|one| (arguments.platform, one.name)).filter(|(_, kernel)| *kernel != arguments.kernel);
+    let Ok(store) = Store::open() else { return Vec::new() };
+    // One machine a series is enough: a cache may hold dozens of point releases.
+    let named = KernelsRecipe::load().map(|recipe| recipe.named).unwrap_or_default();
+    let release = |kernel: &str| store.kernel(kernel).ok().map(|artifact| artifact.release);
+    let own = release(&arguments.kernel);
+    let is_another = |kernel: &String| release(kernel).is_some_and(|release| Some(release) != own);
+    let same_cpu = named.into_iter().map(|series| series.name).filter(is_another);
     std::iter::once((other, arguments.kernel.clone()))
-        .chain(same_cpu)
+        .chain(same_cpu.map(|kernel| (arguments.platform, kernel)))
         .filter(|(platform, kernel)| *platform != Platform::Bochs || boots_in_bochs(kernel))
         .collect()
 }
 
 /// 6.1 has an LZ4 payload, which the boot from a RAM image does not unpack (docs/emulators.md).
 fn boots_in_bochs(kernel: &str) -> bool {
-    kernel != "6.1"
+    let Ok(image) = kernel_image(kernel).map_err(drop).and_then(|path| std::fs::read(path).map_err(drop)) else {
+        return false;
+    };
+    BzImage::parse(&image)
+        .and_then(|image| image.compression())
+        .is_ok_and(|compression| compression != Compression::Lz4)
 }
 
 fn ask(
@@ -75,6 +86,7 @@ fn ask(
     let options = LaunchOptions {
         platform,
         kernel: kernel.to_owned(),
+        modules: arguments.modules.clone().filter(|_| same_kernel),
         emulator: arguments.emulator.clone().filter(|_| same_cpu),
         cpu_model: arguments.cpu_model.clone().filter(|_| same_cpu),
         ..arguments.launch_options(None)

@@ -24,6 +24,9 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
             "leave it out for 1 MiB",
         ));
     }
+    if machine.modules.is_some() && machine.platform == Platform::Native {
+        return Err(Failure::usage("--modules is for a machine's kernel, not for this one's", "leave it out"));
+    }
     if machine.plant.is_some() && machine.platform == Platform::Native {
         return Err(Failure::usage("failures are planted in virtual machines only", "choose --platform bochs or qemu"));
     }
@@ -53,6 +56,7 @@ pub(super) fn request(machine: &MachineArguments, task: Task) -> Result<GuestReq
         stop_after: 1,
         count_known: false,
         binary: digest_text(&own_executable()?),
+        without_modules: None,
         plant: machine.plant.clone(),
         task,
     })

@@ -23,14 +23,17 @@ pub struct Evidence {
     pub facts: Facts,
     /// The kernel's complaint about the XSAVE area, if there is one in its log.
     pub xsave_complaint: Option<String>,
+    /// Why there is no swap file to be had, if there is none.
+    pub no_swap: Option<String>,
 }
 
 impl Evidence {
-    /// Looks.
+    /// Looks, and prepares the swap file, which cannot be known to work otherwise. `without_modules` is why the machine
+    /// was given no modules for it.
     ///
     /// # Errors
     /// /proc is not readable.
-    pub fn gather() -> std::io::Result<Self> {
+    pub fn gather(platform: &str, without_modules: Option<&str>) -> std::io::Result<Self> {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
         let build = fs::read_to_string("/proc/sys/kernel/version")?.trim().to_owned();
         let cpu = fs::read_to_string("/proc/cpuinfo")?;
@@ -52,6 +55,7 @@ impl Evidence {
                 .lines()
                 .find(|line| is_xsave_complaint(line))
                 .map(|line| line.split_once(';').map_or(line, |(_, text)| text).to_owned()),
+            no_swap: swap::prepare(platform, without_modules).err(),
         })
     }
 
@@ -124,7 +128,7 @@ impl Evidence {
             facts: self.facts,
             shadow_stack,
             protection_keys: self.has("ospke"),
-            swap: swap::is_possible(),
+            swap: self.no_swap.is_none(),
             merging: platform != "native" && Path::new("/sys/kernel/mm/ksm/run").exists(),
             exact_accessed: platform != "native",
             platform: platform.to_owned(),

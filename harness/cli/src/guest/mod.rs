@@ -11,7 +11,7 @@ pub mod program;
 pub mod quiet;
 pub mod request;
 pub mod session;
-mod swap;
+pub mod swap;
 pub mod trust;
 pub mod watch;
 

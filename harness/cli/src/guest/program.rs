@@ -137,7 +137,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
         self.runs += 1;
         let begin = Frame::ProgramBegin { index, attempt, program: program.clone() };
         self.send(&begin)?;
-        if program.steps.iter().any(|step| step.operation.swaps()) {
+        if self.machine.swap && program.steps.iter().any(|step| step.operation.swaps()) {
             self.swap.turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
         }
         let observer = &mut self.observer;
@@ -250,7 +250,7 @@ impl<O: Observer, W: Write> Runner<O, W> {
     /// # Errors
     /// The rig failed.
     pub fn run_to(&mut self, program: &Program, depth: Depth) -> Result<(), RigError> {
-        if program.steps.iter().any(|step| step.operation.swaps()) {
+        if self.machine.swap && program.steps.iter().any(|step| step.operation.swaps()) {
             self.swap.turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
         }
         let observer = &mut self.observer;

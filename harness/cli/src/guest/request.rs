@@ -43,6 +43,8 @@ pub struct GuestRequest {
     pub count_known: bool,
     /// SHA-256 of the `ptediff` file, for the trace's head.
     pub binary: String,
+    /// Why the machine has no modules for a swap file, where it has none.
+    pub without_modules: Option<String>,
     /// A failure to be planted, for tests of trust.
     pub plant: Option<Plant>,
 }

@@ -26,6 +26,7 @@ use super::plant::Plant;
 use super::program::{RigError, Runner};
 use super::quiet::quieten;
 use super::request::{GuestRequest, Task};
+use super::swap::NO_SWAP;
 use super::trust;
 use super::watch;
 
@@ -76,7 +77,11 @@ struct Session<'request, W> {
 
 impl<W: Write> Session<'_, W> {
     fn go(&mut self) -> Result<(), RigError> {
-        let evidence = Evidence::gather().map_err(|error| RigError::of("/proc cannot be read", &error))?;
+        let evidence = Evidence::gather(&self.request.platform, self.request.without_modules.as_deref())
+            .map_err(|error| RigError::of("/proc cannot be read", &error))?;
+        if let Some(why) = &evidence.no_swap {
+            self.send(&Frame::Log(format!("{NO_SWAP}{why}")))?;
+        }
         let missing = evidence.missing(&self.request.require);
         if !missing.is_empty() {
             return self.refuse(missing, evidence.lines());

@@ -8,7 +8,9 @@ use std::{fs, io};
 use ptediff_vm::in_place::may_run_in_place;
 use ptediff_vm::store::{Store, sha256_of_bytes};
 use ptediff_vm::swap::MODULES_DIRECTORY;
-use ptediff_vm::{BackendKind, Initramfs, VmSpec, require_static_elf, without_sections};
+use ptediff_vm::{
+    BackendKind, Initramfs, ModuleError, ModuleFile, ModuleFiles, VmSpec, require_static_elf, without_sections,
+};
 
 use crate::error::Failure;
 use crate::guest::init::SESSION_ARGUMENT;
@@ -58,8 +60,10 @@ impl Platform {
 pub struct LaunchOptions {
     /// What runs the guest.
     pub platform: Platform,
-    /// A kernel's name in the cache (`6.12`, `7.2`), or the path of a bzImage.
+    /// A kernel's name in the cache (`6.12`, `6.12.113`), or the path of a bzImage.
     pub kernel: String,
+    /// A folder of the kernel's modules, in place of the cache's.
+    pub modules: Option<PathBuf>,
     /// Another emulator program than the cache's.
     pub emulator: Option<PathBuf>,
     /// Another CPU model than the platform's.
@@ -109,7 +113,7 @@ pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
         } else {
             Err(Failure::usage(
                 format!("there is no kernel image at {kernel}"),
-                "--kernel takes a name of the cache (6.12, 7.2; 6.1 with QEMU) or the path of a bzImage",
+                "--kernel takes a name of the cache (6.12, 6.12.113; 6.1 with QEMU) or the path of a bzImage",
             ))
         };
     }
@@ -117,11 +121,43 @@ pub fn kernel_image(kernel: &str) -> Result<PathBuf, Failure> {
     Ok(store.kernel(kernel)?.vmlinuz)
 }
 
-/// The modules that the cache has for the kernel, by the paths that they get in the guest. A kernel that is no name
-/// of the cache has none.
-fn kernel_modules(kernel: &str) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+/// What a machine gets for its swap file.
+#[derive(Debug, Default)]
+struct SwapModules {
+    /// By the paths that they get in the guest, in the order in which they are loaded.
+    files: Vec<(String, Vec<u8>)>,
+    /// Why there are none, where there are none.
+    without: Option<String>,
+}
+
+/// The modules of the folder that was named, else those that the cache has for the kernel. A kernel given by its path
+/// has none but those of the folder.
+fn swap_modules(options: &LaunchOptions) -> Result<SwapModules, Failure> {
+    let without = |why: String| Ok(SwapModules { files: Vec::new(), without: Some(why) });
+    let kernel = &options.kernel;
+    if let Some(folder) = &options.modules {
+        let unusable = |error: ModuleError| {
+            Failure::usage(
+                format!("--modules {}: {error}", folder.display()),
+                "name a folder with this kernel's modules",
+            )
+        };
+        let ordered = ModuleFiles::of_folder(folder).and_then(|modules| modules.for_swap()).map_err(unusable)?;
+        if ordered.is_empty() {
+            return without(format!("there is no zram.ko in {}", folder.display()));
+        }
+        let place = |(index, module): (usize, ModuleFile)| {
+            (format!("{MODULES_DIRECTORY}/{index:02}-{}.ko", module.name), module.content)
+        };
+        return Ok(SwapModules { files: ordered.into_iter().enumerate().map(place).collect(), without: None });
+    }
     if kernel.contains('/') || Path::new(kernel).is_file() {
-        return Ok(Vec::new());
+        return without("no modules were given (--modules DIR)".to_owned());
+    }
+    let artifact = Store::open()?.kernel(kernel)?;
+    if artifact.modules.is_empty() {
+        let lacks = artifact.lacks.into_iter().find(|lack| lack.starts_with("no modules"));
+        return without(lacks.unwrap_or_else(|| "the cache has no modules of it".to_owned()));
     }
     let read = |path: PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -130,7 +166,8 @@ fn kernel_modules(kernel: &str) -> Result<Vec<(String, Vec<u8>)>, Failure> {
             Err(source) => Err(Failure::File { path, source }),
         }
     };
-    Store::open()?.kernel(kernel)?.modules.into_iter().map(read).collect()
+    let files = artifact.modules.into_iter().map(read).collect::<Result<_, _>>()?;
+    Ok(SwapModules { files, without: None })
 }
 
 /// Starts the machine (or the session in place) with this request.
@@ -138,9 +175,9 @@ fn kernel_modules(kernel: &str) -> Result<Vec<(String, Vec<u8>)>, Failure> {
 /// # Errors
 /// The rig is not fit: no kernel, no emulator, a dynamic executable, or in place without leave.
 pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel, Failure> {
-    let text = serde_json::to_vec(request).map_err(|error| Failure::rig(&error))?;
+    let text = |request| serde_json::to_vec(request).map_err(|error| Failure::rig(&error));
     if options.platform == Platform::Native {
-        return launch_in_place(&text);
+        return launch_in_place(&text(request)?);
     }
     let executable = own_executable()?;
     let kernel = kernel_image(&options.kernel)?;
@@ -153,8 +190,10 @@ pub fn launch(request: &GuestRequest, options: &LaunchOptions) -> Result<Channel
         ));
     }
     let mut initramfs = Initramfs::with_init(without_sections(&executable));
-    initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text);
-    for (path, content) in kernel_modules(&options.kernel)? {
+    let SwapModules { files, without } = swap_modules(options)?;
+    let request = GuestRequest { without_modules: without, ..request.clone() };
+    initramfs.add_file(REQUEST_PATH.trim_start_matches('/'), 0o644, text(&request)?);
+    for (path, content) in files {
         initramfs.add_file(&path, 0o644, content);
     }
     for (path, content) in &options.files {

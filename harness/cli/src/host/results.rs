@@ -17,6 +17,7 @@ use ptediff_trace::{Campaign, End, Refused};
 use crate::arguments::Weighing;
 use crate::exit_code::Exit;
 use crate::guest::session::{ENTRIES_COMPARED, EVENTS_COMPARED, SNAPSHOTS_COMPARED, SNAPSHOTS_MOVED};
+use crate::guest::swap::NO_SWAP;
 
 use super::opinion::Opinion;
 
@@ -298,6 +299,12 @@ impl Results {
             entries: mark(ENTRIES_COMPARED)?,
             moved: mark(SNAPSHOTS_MOVED)?,
         })
+    }
+
+    /// Why the machine had no swap file, where it had none and said so.
+    #[must_use]
+    pub fn no_swap(&self) -> Option<&str> {
+        self.log.iter().find_map(|line| line.strip_prefix(NO_SWAP))
     }
 
     /// Whether a witness caught the probe: then no agreement that it saw can be believed.

@@ -120,6 +120,9 @@ fn human(results: &Results, saved: &[String]) {
     if let Some(machine) = &results.machine {
         println!("machine      {}", describe(machine));
     }
+    if let Some(why) = results.no_swap() {
+        println!("swap         none: {why}");
+    }
     ending(results);
     let tally = &results.tally;
     let inconclusive: u32 = results.inconclusive.values().map(|(count, _)| count).sum();
@@ -389,6 +392,7 @@ fn json(results: &Results, saved: &[String]) -> serde_json::Value {
         "running": results.running,
         "console": results.console,
         "refused": results.refused,
+        "no_swap": results.no_swap(),
         "programs": results.programs,
         "agree": results.agreed,
         "diverge": results.divergences.len(),

@@ -29,6 +29,9 @@ pub struct Manifest {
     /// SHA-256 of the recipe (suites, build options, patches) that made the artifact: another
     /// recipe makes another artifact. Lower-case hexadecimal.
     pub recipe_sha256: String,
+    /// For a kernel, what the archive did not have of it, and why, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
     /// Every file of the artifact but the manifest, sorted by path.
     pub files: Vec<FileRecord>,
 }

@@ -30,6 +30,8 @@ pub struct Origin {
     pub release: Option<String>,
     /// See [`Manifest::recipe_sha256`].
     pub recipe_sha256: String,
+    /// See [`Manifest::lacks`].
+    pub lacks: Vec<String>,
 }
 
 impl Staging {
@@ -66,6 +68,7 @@ impl Staging {
             packages: origin.packages,
             release: origin.release,
             recipe_sha256: origin.recipe_sha256,
+            lacks: origin.lacks,
             files,
         };
         let path = self.path().join(MANIFEST_FILE);

@@ -19,6 +19,7 @@ fn origin() -> Origin {
         }],
         release: Some("6.12.107+deb13-cloud-amd64".to_owned()),
         recipe_sha256: sha256_of_bytes(b"recipe"),
+        lacks: Vec::new(),
     }
 }
 

@@ -14,7 +14,7 @@ use ptediff_vm::load_kernel_module;
 use super::{GuestCheck, Report};
 use crate::guest::program::RigError;
 use crate::guest::quiet::quieten;
-use crate::guest::swap::{self, SwapFile};
+use crate::guest::swap::SwapFile;
 
 pub(super) const CHECKS: &[GuestCheck] =
     &[GuestCheck { claim: "race.two-processors", run }, GuestCheck { claim: "race.planted-module", run }];
@@ -117,7 +117,7 @@ impl Summary {
     }
 }
 
-fn run(parameters: &Value, _machine: &Machine, report: &mut dyn Report) -> Result<(), RigError> {
+fn run(parameters: &Value, machine: &Machine, report: &mut dyn Report) -> Result<(), RigError> {
     let request: Request =
         serde_json::from_value(parameters.clone()).map_err(|error| RigError::of("the request", &error))?;
     for note in quieten() {
@@ -127,11 +127,13 @@ fn run(parameters: &Value, _machine: &Machine, report: &mut dyn Report) -> Resul
         load_kernel_module(&Path::new("/").join(MODULE_PATH), c"")
             .map_err(|error| RigError::of("the planted module cannot be loaded", &error))?;
     }
-    SwapFile::default().turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
+    if machine.swap {
+        SwapFile::default().turn_on().map_err(|error| RigError::of("swap cannot be turned on", &error))?;
+    }
     let watch = WriteProtectWatch::open().map_err(|error| RigError::of("the watch cannot be opened", &error))?;
     let storm = Storm::start(watch.begun()).map_err(|error| RigError::of("the storm cannot be started", &error))?;
     let mut weather =
-        Weather { watch, storm, summary: Summary { has_swap: swap::is_possible(), ..Summary::default() }, request };
+        Weather { watch, storm, summary: Summary { has_swap: machine.swap, ..Summary::default() }, request };
     weather.blow(report)?;
     report.find(FINDING, &weather.summary)
 }

@@ -11,7 +11,7 @@ use ptediff_vm::store::{StoreError, sha256_of_file};
 
 use crate::archive_sources::{ARCHIVE_KEYRING, Archive};
 use crate::control_file::{Paragraph, paragraphs};
-use crate::error::TaskError;
+use crate::error::ArchiveError;
 use crate::tool::{Tool, command_line};
 
 const SOURCES: &str = "sources.list";
@@ -42,14 +42,14 @@ impl Apt {
     /// For installing packages: the machine's own suites and further ones of the same mirror.
     ///
     /// # Errors
-    /// [`TaskError`] if the configuration cannot be written.
-    pub fn for_installing(cache: &Path, archive: &Archive, further_suites: &[&str]) -> Result<Self, TaskError> {
+    /// [`ArchiveError`] if the configuration cannot be written.
+    pub fn for_installing(cache: &Path, archive: &Archive, further_suites: &[&str]) -> Result<Self, ArchiveError> {
         let mut lines = String::new();
         for source in &archive.own_sources {
             lines += &source_line("deb", &source.uri, &source.suite);
         }
         for suite in further_suites {
-            lines += &source_line("deb", &archive.main_uri, suite);
+            lines += &source_line("deb", archive.uri_of(suite), suite);
         }
         Self::write(cache, "system", lines, true)
     }
@@ -57,17 +57,22 @@ impl Apt {
     /// For downloads from one suite, whatever is installed.
     ///
     /// # Errors
-    /// [`TaskError`] if the configuration cannot be written.
-    pub fn for_downloads(cache: &Path, archive: &Archive, suite: &str, with_sources: bool) -> Result<Self, TaskError> {
-        let mut lines = source_line("deb", &archive.main_uri, suite);
+    /// [`ArchiveError`] if the configuration cannot be written.
+    pub fn for_downloads(
+        cache: &Path,
+        archive: &Archive,
+        suite: &str,
+        with_sources: bool,
+    ) -> Result<Self, ArchiveError> {
+        let mut lines = source_line("deb", archive.uri_of(suite), suite);
         if with_sources {
-            lines += &source_line("deb-src", &archive.main_uri, suite);
+            lines += &source_line("deb-src", archive.uri_of(suite), suite);
         }
         let name = if with_sources { format!("{suite}-with-sources") } else { suite.to_owned() };
         Self::write(cache, &name, lines, false)
     }
 
-    fn write(cache: &Path, name: &str, sources: String, uses_installed_packages: bool) -> Result<Self, TaskError> {
+    fn write(cache: &Path, name: &str, sources: String, uses_installed_packages: bool) -> Result<Self, ArchiveError> {
         let folder = cache.join("apt").join(name);
         for part in ["lists/partial", "cache/archives/partial"] {
             let path = folder.join(part);
@@ -99,8 +104,8 @@ impl Apt {
     /// Fetches the package indexes.
     ///
     /// # Errors
-    /// [`TaskError::Tool`] if the mirror cannot be reached or a signature is wrong.
-    pub fn update(&self) -> Result<(), TaskError> {
+    /// [`ArchiveError::Tool`] if the mirror cannot be reached or a signature is wrong.
+    pub fn update(&self) -> Result<(), ArchiveError> {
         let remedy = "check the network and the machine's package sources, then repeat the command";
         self.tool("update", remedy).run(self.command("apt-get").arg("update"))
     }
@@ -108,8 +113,8 @@ impl Apt {
     /// Every package whose whole name matches the extended regular expression, in its newest version.
     ///
     /// # Errors
-    /// [`TaskError`] if apt fails.
-    pub fn find(&self, name_pattern: &str) -> Result<Vec<OfferedPackage>, TaskError> {
+    /// [`ArchiveError`] if apt fails.
+    pub fn find(&self, name_pattern: &str) -> Result<Vec<OfferedPackage>, ArchiveError> {
         let tool = self.tool("search", "see the log");
         let pattern = format!("^{name_pattern}$");
         let found = tool.capture(self.command("apt-cache").args(["search", "--names-only", &pattern]))?;
@@ -124,19 +129,20 @@ impl Apt {
     /// A package by its exact name.
     ///
     /// # Errors
-    /// [`TaskError::NotOffered`] if the suite has none of that name.
-    pub fn find_one(&self, name: &str) -> Result<OfferedPackage, TaskError> {
+    /// [`ArchiveError::NotOffered`] if the suite has none of that name.
+    pub fn find_one(&self, name: &str) -> Result<OfferedPackage, ArchiveError> {
         let mut found = self.find(&escape_pattern(name))?;
-        found
-            .pop()
-            .ok_or_else(|| TaskError::NotOffered { task: format!("getting package {name}"), tried: self.title.clone() })
+        found.pop().ok_or_else(|| ArchiveError::NotOffered {
+            task: format!("getting package {name}"),
+            tried: self.title.clone(),
+        })
     }
 
     /// The paragraphs of a source package, newest version last or first as the index has them.
     ///
     /// # Errors
-    /// [`TaskError`] if apt fails.
-    pub fn source_paragraphs(&self, package: &str) -> Result<Vec<Paragraph>, TaskError> {
+    /// [`ArchiveError`] if apt fails.
+    pub fn source_paragraphs(&self, package: &str) -> Result<Vec<Paragraph>, ArchiveError> {
         let tool = self.tool("showsrc", "see the log");
         let shown = tool.capture(self.command("apt-cache").args(["showsrc", "--only-source", package]))?;
         Ok(paragraphs(&shown))
@@ -145,9 +151,9 @@ impl Apt {
     /// Downloads a binary package and returns the archive, verified against the index.
     ///
     /// # Errors
-    /// [`TaskError`] if the download fails or the digest is wrong.
-    pub fn download(&self, package: &OfferedPackage, into: &Path) -> Result<PathBuf, TaskError> {
-        let folder = tempfile::tempdir_in(into).map_err(TaskError::io("create a directory in", into))?.keep();
+    /// [`ArchiveError`] if the download fails or the digest is wrong.
+    pub fn download(&self, package: &OfferedPackage, into: &Path) -> Result<PathBuf, ArchiveError> {
+        let folder = tempfile::tempdir_in(into).map_err(ArchiveError::io("create a directory in", into))?.keep();
         let remedy = "check the network and the free space of the cache, then repeat the command";
         let tool = self.tool(&format!("download-{}", package.name), remedy);
         let wanted = format!("{}={}", package.name, package.version);
@@ -160,14 +166,14 @@ impl Apt {
     /// Downloads a file of a source package. The mirror need not have the package's other files.
     ///
     /// # Errors
-    /// [`TaskError`] if the file did not arrive or its digest is wrong.
+    /// [`ArchiveError`] if the file did not arrive or its digest is wrong.
     pub fn download_source_file(
         &self,
         package: &str,
         version: &str,
         file: &SourceFile,
         into: &Path,
-    ) -> Result<PathBuf, TaskError> {
+    ) -> Result<PathBuf, ArchiveError> {
         let remedy = "check the network and the free space of the cache, then repeat the command";
         let tool = self.tool(&format!("source-{package}"), remedy);
         let wanted = format!("{package}={version}");
@@ -186,8 +192,8 @@ impl Apt {
     /// Installs packages, the first of two lists as they come, the second from a named suite.
     ///
     /// # Errors
-    /// [`TaskError::Tool`] if apt fails.
-    pub fn install(&self, packages: &[String], suite: Option<&str>) -> Result<(), TaskError> {
+    /// [`ArchiveError::Tool`] if apt fails.
+    pub fn install(&self, packages: &[String], suite: Option<&str>) -> Result<(), ArchiveError> {
         let remedy = "see the log; if apt reports conflicts, mend them by hand and repeat the command";
         let action = suite.map_or_else(|| "install".to_owned(), |suite| format!("install-from-{suite}"));
         self.tool(&action, remedy).run(&mut self.install_command(packages, suite))
@@ -261,8 +267,8 @@ pub fn upstream_tarball(source: &Paragraph) -> Option<SourceFile> {
 
 /// Whether the mirror does not have the suite at all, as opposed to any other failure of an update.
 #[must_use]
-pub fn is_unknown_suite(error: &TaskError) -> bool {
-    matches!(error, TaskError::Tool(failure)
+pub fn is_unknown_suite(error: &ArchiveError) -> bool {
+    matches!(error, ArchiveError::Tool(failure)
         if failure.tail.contains("does not have a Release file") && failure.tail.contains("404"))
 }
 
@@ -270,9 +276,9 @@ fn source_line(kind: &str, uri: &str, suite: &str) -> String {
     format!("{kind} [signed-by={ARCHIVE_KEYRING}] {uri} {suite} main\n")
 }
 
-fn offered_package(paragraph: &Paragraph) -> Result<OfferedPackage, TaskError> {
+fn offered_package(paragraph: &Paragraph) -> Result<OfferedPackage, ArchiveError> {
     let field = |name: &str| {
-        paragraph.get(name).map(str::to_owned).ok_or_else(|| TaskError::Malformed {
+        paragraph.get(name).map(str::to_owned).ok_or_else(|| ArchiveError::Malformed {
             what: "the package index".to_owned(),
             reason: format!("a paragraph has no field {name}"),
         })
@@ -280,23 +286,23 @@ fn offered_package(paragraph: &Paragraph) -> Result<OfferedPackage, TaskError> {
     Ok(OfferedPackage { name: field("Package")?, version: field("Version")?, sha256: field("SHA256")? })
 }
 
-fn only_file(folder: &Path) -> Result<PathBuf, TaskError> {
-    let mut entries = fs::read_dir(folder).map_err(TaskError::io("read", folder))?;
+fn only_file(folder: &Path) -> Result<PathBuf, ArchiveError> {
+    let mut entries = fs::read_dir(folder).map_err(ArchiveError::io("read", folder))?;
     match entries.next() {
-        Some(entry) => Ok(entry.map_err(TaskError::io("read", folder))?.path()),
-        None => Err(TaskError::Malformed {
+        Some(entry) => Ok(entry.map_err(ArchiveError::io("read", folder))?.path()),
+        None => Err(ArchiveError::Malformed {
             what: "apt-get download".to_owned(),
             reason: "it succeeded and left no file".to_owned(),
         }),
     }
 }
 
-fn verify(task: &str, file: &Path, expected: &str) -> Result<(), TaskError> {
-    let found = sha256_of_file(file).map_err(TaskError::io("read", file))?;
+fn verify(task: &str, file: &Path, expected: &str) -> Result<(), ArchiveError> {
+    let found = sha256_of_file(file).map_err(ArchiveError::io("read", file))?;
     if found == expected {
         return Ok(());
     }
-    Err(TaskError::WrongDigest {
+    Err(ArchiveError::WrongDigest {
         task: task.to_owned(),
         file: file.to_path_buf(),
         expected: expected.to_owned(),
@@ -372,7 +378,7 @@ mod tests {
         let file = folder.path().join("x.deb");
         fs::write(&file, "other bytes").expect("write");
         let error = verify("getting x", &file, "00").expect_err("wrong digest");
-        assert!(matches!(error, TaskError::WrongDigest { .. }), "{error}");
+        assert!(matches!(error, ArchiveError::WrongDigest { .. }), "{error}");
     }
 
     #[test]

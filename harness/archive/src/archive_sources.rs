@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::control_file::paragraphs;
-use crate::error::TaskError;
+use crate::error::ArchiveError;
 
 /// The keyring that signs every suite of the distribution.
 pub const ARCHIVE_KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -36,15 +36,15 @@ impl Archive {
     /// Reads the machine's own configuration.
     ///
     /// # Errors
-    /// [`TaskError::NoArchive`] if it does not say where the release comes from.
-    pub fn of_this_machine() -> Result<Self, TaskError> {
+    /// [`ArchiveError::NoArchive`] if it does not say where the release comes from.
+    pub fn of_this_machine() -> Result<Self, ArchiveError> {
         let release = Path::new("/etc/os-release");
-        let text = fs::read_to_string(release).map_err(TaskError::io("read", release))?;
+        let text = fs::read_to_string(release).map_err(ArchiveError::io("read", release))?;
         let codename = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
         let codename = codename.unwrap_or_default().trim_matches('"').to_owned();
         let mut sources = Vec::new();
         for path in source_files(Path::new("/etc/apt"))? {
-            let text = fs::read_to_string(&path).map_err(TaskError::io("read", &path))?;
+            let text = fs::read_to_string(&path).map_err(ArchiveError::io("read", &path))?;
             if path.extension().is_some_and(|extension| extension == "sources") {
                 sources.extend(parse_deb822(&text));
             } else {
@@ -57,8 +57,8 @@ impl Archive {
     /// Picks the distribution's own sources out of all: third parties have other suite names.
     ///
     /// # Errors
-    /// [`TaskError::NoArchive`] if no source has the release's code name as its suite.
-    pub fn from_sources(codename: String, sources: &[ArchiveSource]) -> Result<Self, TaskError> {
+    /// [`ArchiveError::NoArchive`] if no source has the release's code name as its suite.
+    pub fn from_sources(codename: String, sources: &[ArchiveSource]) -> Result<Self, ArchiveError> {
         let of_release = |suite: &str| {
             let ending = suite.strip_prefix(&codename);
             matches!(ending, Some("" | "-updates" | "-security"))
@@ -78,19 +78,29 @@ impl Archive {
             _ => {
                 let suites: Vec<_> = sources.iter().map(|source| source.suite.as_str()).collect();
                 let detail = format!("suites named: [{}]", suites.join(", "));
-                Err(TaskError::NoArchive { codename, detail })
+                Err(ArchiveError::NoArchive { codename, detail })
             }
         }
     }
 }
 
+impl Archive {
+    /// The address that serves a suite. Security suites lie in an archive of their own, that of the machine's own one.
+    #[must_use]
+    pub fn uri_of(&self, suite: &str) -> &str {
+        let security = |suite: &str| suite.ends_with("-security");
+        let source = self.own_sources.iter().find(|source| security(suite) && security(&source.suite));
+        source.map_or(&self.main_uri, |source| &source.uri)
+    }
+}
+
 /// `sources.list` and every list of `sources.list.d`, in apt's order.
-fn source_files(configuration: &Path) -> Result<Vec<PathBuf>, TaskError> {
+fn source_files(configuration: &Path) -> Result<Vec<PathBuf>, ArchiveError> {
     let mut files = Vec::new();
     let folder = configuration.join("sources.list.d");
     if folder.is_dir() {
-        for entry in fs::read_dir(&folder).map_err(TaskError::io("read", &folder))? {
-            let path = entry.map_err(TaskError::io("read", &folder))?.path();
+        for entry in fs::read_dir(&folder).map_err(ArchiveError::io("read", &folder))? {
+            let path = entry.map_err(ArchiveError::io("read", &folder))?.path();
             if path.extension().is_some_and(|extension| extension == "list" || extension == "sources") {
                 files.push(path);
             }
@@ -158,7 +168,7 @@ mod tests {
                     archive.own_sources.iter().map(|source| format!("{} {}", source.uri, source.suite)).collect();
                 assert_eq!(found, own);
             }
-            (Err(TaskError::NoArchive { .. }), None) => {}
+            (Err(ArchiveError::NoArchive { .. }), None) => {}
             (archive, expected) => panic!("{archive:?} instead of {expected:?}"),
         }
     }

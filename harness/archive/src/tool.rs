@@ -1,13 +1,13 @@
 //! Running the system's programs with their output kept in a file.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ptediff_vm::store::StoreError;
 
-use crate::error::{TaskError, ToolFailure};
+use crate::error::{ArchiveError, ToolFailure};
 
 /// How many lines of a failed program's output are shown.
 const TAIL_LINES: usize = 15;
@@ -27,42 +27,48 @@ impl Tool {
     /// Runs a program to its end.
     ///
     /// # Errors
-    /// [`TaskError::Tool`] with the end of the output if it fails, [`TaskError::NotStarted`] if there is no
+    /// [`ArchiveError::Tool`] with the end of the output if it fails, [`ArchiveError::NotStarted`] if there is no
     /// such program.
-    pub fn run(&self, command: &mut Command) -> Result<(), TaskError> {
+    pub fn run(&self, command: &mut Command) -> Result<(), ArchiveError> {
         let (output, errors) = self.open_log(command)?;
         let status = command.stdin(Stdio::null()).stdout(output).stderr(errors).status();
         let status = status.map_err(|cause| self.not_started(command, cause))?;
         if status.success() { Ok(()) } else { Err(self.failure(command, &status.to_string())) }
     }
 
-    /// Runs one program into another's input, both to their end.
+    /// Runs a program while `read` takes its standard output; what `read` leaves is thrown away.
     ///
     /// # Errors
-    /// As for [`Tool::run`], for whichever failed.
-    pub fn run_pipe(&self, first: &mut Command, second: &mut Command) -> Result<(), TaskError> {
-        let (output, errors) = self.open_log(second)?;
-        let more_errors = errors.try_clone().map_err(TaskError::io("write", &self.log))?;
-        first.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
-        let mut producer = first.spawn().map_err(|cause| self.not_started(first, cause))?;
-        if let Some(pipe) = producer.stdout.take() {
-            second.stdin(pipe);
+    /// As for [`Tool::run`], then those of `read`.
+    pub fn read_output<T>(
+        &self,
+        command: &mut Command,
+        read: impl FnOnce(&mut dyn Read) -> Result<T, ArchiveError>,
+    ) -> Result<T, ArchiveError> {
+        let (_, errors) = self.open_log(command)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = command.spawn().map_err(|cause| self.not_started(command, cause))?;
+        let result = match child.stdout.take() {
+            Some(mut stream) => {
+                let result = read(&mut stream);
+                // Whoever writes must not die of a closed pipe. That it fails is seen by its status.
+                let _ = io::copy(&mut stream, &mut io::sink());
+                Some(result)
+            }
+            None => None,
+        };
+        let status = child.wait().map_err(|cause| self.not_started(command, cause))?;
+        match result {
+            Some(result) if status.success() => result,
+            _ => Err(self.failure(command, &status.to_string())),
         }
-        let consumed = second.stdout(output).stderr(more_errors).status();
-        // The producer is waited for in any case: no zombie is left behind.
-        let produced = producer.wait().map_err(|cause| self.not_started(first, cause))?;
-        let consumed = consumed.map_err(|cause| self.not_started(second, cause))?;
-        if !consumed.success() {
-            return Err(self.failure(second, &consumed.to_string()));
-        }
-        if produced.success() { Ok(()) } else { Err(self.failure(first, &produced.to_string())) }
     }
 
     /// Runs a program and returns its standard output.
     ///
     /// # Errors
     /// As for [`Tool::run`].
-    pub fn capture(&self, command: &mut Command) -> Result<String, TaskError> {
+    pub fn capture(&self, command: &mut Command) -> Result<String, ArchiveError> {
         let output = command.stdin(Stdio::null()).output();
         let output = output.map_err(|cause| self.not_started(command, cause))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -71,7 +77,7 @@ impl Tool {
         }
         let all = text + &String::from_utf8_lossy(&output.stderr);
         self.create_log_folder()?;
-        fs::write(&self.log, all).map_err(TaskError::io("write", &self.log))?;
+        fs::write(&self.log, all).map_err(ArchiveError::io("write", &self.log))?;
         Err(self.failure(command, &output.status.to_string()))
     }
 
@@ -84,8 +90,8 @@ impl Tool {
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
     }
 
-    fn failure(&self, command: &Command, ending: &str) -> TaskError {
-        TaskError::Tool(Box::new(ToolFailure {
+    fn failure(&self, command: &Command, ending: &str) -> ArchiveError {
+        ArchiveError::Tool(Box::new(ToolFailure {
             task: self.task.clone(),
             command: command_line(command),
             ending: format!("ended with {ending}"),
@@ -95,8 +101,8 @@ impl Tool {
         }))
     }
 
-    fn not_started(&self, command: &Command, cause: std::io::Error) -> TaskError {
-        TaskError::NotStarted {
+    fn not_started(&self, command: &Command, cause: io::Error) -> ArchiveError {
+        ArchiveError::NotStarted {
             task: self.task.clone(),
             program: command.get_program().to_string_lossy().into_owned(),
             cause,
@@ -104,14 +110,14 @@ impl Tool {
         }
     }
 
-    fn create_log_folder(&self) -> Result<(), TaskError> {
+    fn create_log_folder(&self) -> Result<(), ArchiveError> {
         let folder = self.log.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).map_err(|error| StoreError::from_io("create directory", folder, error))?;
         Ok(())
     }
 
     /// The log, begun with the command line, once for each stream.
-    fn open_log(&self, command: &Command) -> Result<(File, File), TaskError> {
+    fn open_log(&self, command: &Command) -> Result<(File, File), ArchiveError> {
         self.create_log_folder()?;
         let failed = |error| StoreError::from_io("write", &self.log, error);
         let mut log = File::create(&self.log).map_err(failed)?;
@@ -163,12 +169,18 @@ mod tests {
     }
 
     #[test]
-    fn each_end_of_a_pipe_can_fail() {
+    fn output_is_read_and_a_failure_is_seen_behind_it() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let tool = tool(folder.path());
-        tool.run_pipe(&mut shell("echo a"), &mut shell("grep -q a")).expect("both succeed");
-        tool.run_pipe(&mut shell("echo a; exit 1"), &mut shell("cat")).expect_err("the first failed");
-        tool.run_pipe(&mut shell("echo b"), &mut shell("grep -q a")).expect_err("the second failed");
+        let first_byte = |stream: &mut dyn Read| {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).map_err(ArchiveError::io("read", Path::new("/")))?;
+            Ok(byte[0])
+        };
+        assert_eq!(tool.read_output(&mut shell("seq 1 100000"), first_byte).expect("read"), b'1');
+        let error = tool.read_output(&mut shell("echo a; echo why >&2; exit 3"), first_byte).expect_err("status 3");
+        assert!(error.to_string().contains("why"), "{error}");
+        tool.read_output(&mut shell("true"), first_byte).expect_err("nothing to read");
     }
 
     #[test]
