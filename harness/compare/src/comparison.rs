@@ -48,6 +48,8 @@ pub(crate) struct Comparison {
 pub(crate) struct Expected {
     /// Whether the step gave the expected result and left the expected actors alive.
     pub(crate) result: bool,
+    /// Actors that were alive before the step, bit `n` for actor `n`.
+    pub(crate) alive_before: u8,
     /// Pages for which the model expected an event, a bit each, by actor.
     pub(crate) events: [u32; ACTORS],
 }
@@ -99,6 +101,7 @@ impl Comparison {
             return Compared::CannotTell(Inconclusive::MissingFeature { feature });
         }
         let before = self.entries;
+        let alive_before = self.model.alive();
         let expectation = self.model.step(index, step);
         for change in &record.changes {
             self.entries[change.actor.index()][change.page.index()] = change.entry;
@@ -115,6 +118,7 @@ impl Comparison {
         self.last = Expected {
             result: expectation.outcome.is_none_or(|expected| expected == record.outcome)
                 && self.model.alive() == record.alive,
+            alive_before,
             events: [0; ACTORS],
         };
         for transition in &expectation.transitions {

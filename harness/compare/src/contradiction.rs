@@ -38,8 +38,12 @@ impl Comparison {
     fn is_by_the_probe(&self, record: &StepRecord, mismatch: &WitnessMismatch) -> bool {
         let WitnessMismatch { actor, page, .. } = *mismatch;
         // After another result than the expected one the model does not know where entries stand.
-        if !self.trusts_chain || !self.last.result || !self.model.is_alive(actor) {
+        if !self.trusts_chain || !self.last.result {
             return false;
+        }
+        // Of an actor that died nobody knows where its entries stood last; of one that was dead before there are none.
+        if !self.model.is_alive(actor) {
+            return self.last.alive_before & 1 << actor.index() == 0;
         }
         let has_event = self.last.events[actor.index()] & 1 << page.index() != 0
             || record.transitions.iter().any(|transition| (transition.actor, transition.page) == (actor, page));

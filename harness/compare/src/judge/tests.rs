@@ -309,6 +309,12 @@ fn a_broken_chain_is_held_against_the_kernel_where_the_entry_is_wrong_and_agains
         records[1].witness = broken(page(3), WitnessField::TransitionAfter);
     };
     check("an event that is missing", &dropped, &contradicted_at(1));
+    let of_the_dead = odd_event(WitnessField::TransitionBefore, |seen| seen.actor = ActorId::new(2).unwrap());
+    let dead = |records: &mut Vec<StepRecord>| {
+        of_the_dead(records);
+        records[1].witness = None;
+    };
+    check("an event of an actor that there is not", &dead, &contradicted_at(1));
     // After another result than the expected one there is no knowing where entries should stand.
     let refused = |records: &mut Vec<StepRecord>| {
         records[1].outcome = Outcome::Failed(14);
