@@ -271,6 +271,7 @@ pub enum Rule {
     UffdUnregistered,
     UffdRangeUnmapped,
     UffdRangeTaken,
+    UffdModeKept,
     UffdShadowStackRefused,
     UffdUnregisterNotOwner,
     UffdRangeOwnerGone,
@@ -354,7 +355,7 @@ pub enum Rule {
 }
 
 /// Every rule, in the order of the enumeration.
-pub static RULES: [RuleInfo; 250] = [
+pub static RULES: [RuleInfo; 251] = [
     RuleInfo {
         rule: Rule::MmapFixed,
         identifier: "mmap.fixed",
@@ -1716,6 +1717,14 @@ pub static RULES: [RuleInfo; 250] = [
         statement: "A VMA that another context has: EBUSY, nothing registered.",
     },
     RuleInfo {
+        rule: Rule::UffdModeKept,
+        identifier: "uffd.mode-kept",
+        kind: Kind::Errno,
+        source: "mm/userfaultfd.c: userfaultfd_register",
+        needs: &[Need::With(Change::UffdRegisterKeepsWp)],
+        statement: "Registering anew without write-protection what the same context registered with it: EBUSY, nothing registered.",
+    },
+    RuleInfo {
         rule: Rule::UffdShadowStackRefused,
         identifier: "uffd.shadow-stack",
         kind: Kind::Errno,
@@ -2318,7 +2327,7 @@ pub static RULES: [RuleInfo; 250] = [
         kind: Kind::EntryByAdvice,
         source: "mm/ksm.c: replace_page",
         needs: ANY,
-        statement: "A page that equals it is replaced: the entry is as vm_page_prot makes it, without SoftDirty and without UFFD_WP.",
+        statement: "A page that equals it is replaced: the entry is as vm_page_prot makes it, without UFFD_WP; it keeps SoftDirty.",
     },
     RuleInfo {
         rule: Rule::KsmUnmergedWritten,

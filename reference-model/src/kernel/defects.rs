@@ -98,7 +98,7 @@ pub const DEFECTS: &[ChangeInfo] = &[
         identifier: "mremap.dontunmap-takes-original-along",
         statement: "MREMAP_DONTUNMAP of a part unlocks the whole source VMA, and source and copy may merge.",
         function: "mm/mremap.c: move_vma",
-        source: "mm/mremap: DONTUNMAP",
+        source: "mm/mremap: fix locked_vm leak by splitting VMA for MREMAP_DONTUNMAP; mm/mremap: fix locked_vm leak from MREMAP_DONTUNMAP self-merge",
         kind: ChangeKind::Defect {
             cve: None,
             right: "Only what moves is unlocked; the original and its copy stay apart.",
@@ -108,6 +108,57 @@ pub const DEFECTS: &[ChangeInfo] = &[
             until: Some(Arrival {
                 mainline: Some(KernelVersion::new(7, 2, 11)),
                 stable: &[KernelVersion::new(6, 12, 114), KernelVersion::new(6, 1, 191)],
+            }),
+        },
+        fact: None,
+    },
+    ChangeInfo {
+        change: Change::DontunmapKeepsOffset,
+        identifier: "mremap.dontunmap-keeps-offset",
+        statement: "A VMA that MREMAP_DONTUNMAP leaves without pages keeps the page offset that mremap gave it before.",
+        function: "mm/mremap.c: move_vma, dontunmap_complete",
+        source: "mm/mremap: reset unfaulted VMA page offset for MREMAP_DONTUNMAP",
+        kind: ChangeKind::Defect {
+            cve: None,
+            right: "It has the offset of its place, as any anonymous VMA without anon_vma, and merges by it.",
+        },
+        versions: Versions {
+            since: Arrival::ALWAYS,
+            until: Some(Arrival {
+                mainline: Some(KernelVersion::new(7, 2, 0)),
+                stable: &[KernelVersion::new(6, 12, 112), KernelVersion::new(6, 1, 191)],
+            }),
+        },
+        fact: None,
+    },
+    ChangeInfo {
+        change: Change::KsmReplaceDropsSoftDirty,
+        identifier: "ksm.replace-drops-soft-dirty",
+        statement: "ksmd drops SoftDirty from the entry of a page that it replaces.",
+        function: "mm/ksm.c: replace_page",
+        source: "mm/ksm: keep soft-dirty when merging a page",
+        kind: ChangeKind::Defect {
+            cve: None,
+            right: "The entry of the KSM page is soft-dirty where the entry that it replaces was.",
+        },
+        versions: Versions {
+            since: Arrival::ALWAYS,
+            until: Some(Arrival { mainline: None, stable: &[KernelVersion::new(6, 12, 118)] }),
+        },
+        fact: None,
+    },
+    ChangeInfo {
+        change: Change::MremapMergesRegistered,
+        identifier: "mremap.merges-registered",
+        statement: "A VMA that loses its userfaultfd by mremap merges with a registered neighbour where it arrives, and unregisters that.",
+        function: "mm/vma.c: copy_vma",
+        source: "mm/vma: avoid broken uffd merge on mremap",
+        kind: ChangeKind::Defect { cve: None, right: "It merges with nobody." },
+        versions: Versions {
+            since: Arrival::ALWAYS,
+            until: Some(Arrival {
+                mainline: None,
+                stable: &[KernelVersion::new(6, 12, 118), KernelVersion::new(7, 3, 4)],
             }),
         },
         fact: None,

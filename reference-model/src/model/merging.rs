@@ -154,15 +154,17 @@ impl Model {
         }
     }
 
-    /// `replace_page`: a new entry with nothing of the old one.
+    /// `replace_page`: a new entry with nothing of the old one but SoftDirty.
     fn replace_page(&mut self, actor: ActorId, page: PageIndex, stable: u32) {
-        let Slot { frame, .. } = self.slot(actor, page);
+        let Slot { bits, frame, .. } = self.slot(actor, page);
+        let kept = if self.kernel.has(Change::KsmReplaceDropsSoftDirty) { 0 } else { bits.0 & SOFT_DIRTY };
         let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.key()));
         let (protection, key) = vma.unwrap_or((Protection::NONE, 0));
         self.release(frame);
         self.frames[stable as usize].mapcount += 1;
         let frame = ExpectedFrame::Frame(stable);
-        self.write(Rule::KsmReplaced, actor, page, page_protection(protection, key), frame);
+        let entry = Entry(page_protection(protection, key).0 | kept);
+        self.write(Rule::KsmReplaced, actor, page, entry, frame);
     }
 
     /// `unmerge_ksm_pages` of slots `start..end` of one VMA.

@@ -167,7 +167,11 @@ impl Model {
             0
         };
         let new = Vma { first: to.first() as u8, end: to.end() as u8, displacement, ..old };
-        let (index, merged) = vmas.insert_copy(kernel, new, keep.then_some(&old));
+        let (index, merged) = if old.uffd.is_some() && !kernel.has(Change::MremapMergesRegistered) {
+            (vmas.insert_alone(new), false)
+        } else {
+            vmas.insert_copy(kernel, new, keep.then_some(&old))
+        };
         if old.uffd.is_some() {
             // Of the whole VMA, should it have merged with a neighbour that is registered.
             let vma = &mut vmas.list[index];
@@ -221,7 +225,7 @@ impl Model {
 
     /// The VMA that MREMAP_DONTUNMAP leaves is not locked; where all of it moved it has no anon_vma.
     fn dontunmap_complete(&mut self, actor: ActorId, from: PageRange, old: &Vma) {
-        let forgets = tells_original_apart(self.kernel);
+        let forgets = !self.kernel.has(Change::DontunmapKeepsOffset);
         let index = self.memory(actor).vmas.of_range(from);
         let vma = &mut self.memory(actor).vmas.list[index];
         vma.marks &= !VM_LOCKED;
@@ -242,9 +246,8 @@ impl Model {
     }
 }
 
-/// Whether `MREMAP_DONTUNMAP` takes care to tell the VMA that stays from its copy: they do not merge, of a
-/// locked VMA only what moves is unlocked (`needs_pre_split`), and one without anon_vma gets the `vm_pgoff` of
-/// its place back.
+/// Whether `MREMAP_DONTUNMAP` takes care to tell the VMA that stays from its copy: they do not merge, and of a locked VMA
+/// only what moves is unlocked (`needs_pre_split`).
 fn tells_original_apart(kernel: Kernel) -> bool {
     !kernel.has(Change::DontunmapTakesOriginalAlong)
 }
@@ -269,12 +272,23 @@ impl VmaList {
         }
     }
 
+    /// A VMA of its own, whatever its neighbours are. Returns its index.
+    fn insert_alone(&mut self, new: Vma) -> usize {
+        let at = self.list.partition_point(|vma| vma.first < new.first);
+        self.list.insert(at, new);
+        at
+    }
+
     /// `vma_merge_copied_range` (6.1: `vma_merge`, 6.12: `vma_merge_new_range`) of a copy of a VMA, or a VMA of
     /// its own. `kept` is the original where it is to stay. Returns the VMA's index and whether it merged.
     fn insert_copy(&mut self, kernel: Kernel, new: Vma, kept: Option<&Vma>) -> (usize, bool) {
         let at = self.list.partition_point(|vma| vma.first < new.first);
-        // An unwritten VMA may merge with its own copy.
+        // An unwritten VMA could merge with its own copy.
         let original = kept.filter(|old| old.anon.is_none() && old.shared.is_none() && tells_original_apart(kernel));
+        let is_beside = original.is_some_and(|old| old.first == new.end || old.end == new.first);
+        if is_beside && !kernel.has(Change::CopyMergesOnOtherSide) {
+            return (self.insert_alone(new), false);
+        }
         let may = |other: &Vma| {
             original.is_none_or(|old| old.first != other.first)
                 && other.merges_with_flags_of(&new)

@@ -216,6 +216,8 @@ impl Model {
         let Some(index) = self.next_vma(owner, first, end) else {
             return (Rule::UffdRangeUnmapped, Outcome::Failed(EINVAL));
         };
+        let flags = flag(mode.is_missing(), VM_UFFD_MISSING) | flag(mode.is_write_protect(), VM_UFFD_WP);
+        let keeps_protection = self.kernel.has(Change::UffdRegisterKeepsWp);
         for vma in &self.memory(owner).vmas.list[index..] {
             if vma.first >= end {
                 break;
@@ -227,8 +229,11 @@ impl Model {
             if vma.uffd.is_some_and(|other| other != context) {
                 return (Rule::UffdRangeTaken, Outcome::Failed(EBUSY));
             }
+            let drops_protection = vma.uffd == Some(context) && vma.marks & VM_UFFD_WP & !flags != 0;
+            if drops_protection && keeps_protection {
+                return (Rule::UffdModeKept, Outcome::Failed(EBUSY));
+            }
         }
-        let flags = flag(mode.is_missing(), VM_UFFD_MISSING) | flag(mode.is_write_protect(), VM_UFFD_WP);
         let mut start = first;
         while let Some(index) = self.next_vma(owner, start, end) {
             let old = self.memory(owner).vmas.list[index];
