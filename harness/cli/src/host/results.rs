@@ -89,7 +89,10 @@ pub enum Finish {
     TimeLimit,
     /// It refused: the machine lacks what was asked for.
     Refused,
-    /// The kernel under test died.
+    /// The machine ended before the session in it began: nothing is known about the kernel's entries, and a kernel that
+    /// does not boot is another fault than the one that is looked for.
+    NeverBegan(String),
+    /// The kernel under test died, with the session running.
     KernelDied(String),
     /// The rig failed.
     RigFailed(String),
@@ -200,7 +203,7 @@ impl Results {
             Finish::KernelDied(_) => Exit::KernelDied,
             _ if self.probe_is_contradicted() => Exit::Rig,
             _ if stable => Exit::Diverge,
-            Finish::Refused => Exit::CannotTell,
+            Finish::Refused | Finish::NeverBegan(_) => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
                 if self.inconclusive.is_empty() && self.unexplained().next().is_none() && self.tally.steps > 0 =>
             {
