@@ -7,15 +7,15 @@ use std::thread;
 
 use ptediff_vm::store::{ArtifactKind, Manifest, Origin, PackageOrigin, Store};
 
-use ptediff_archive::ArchiveError;
-use ptediff_archive::apt::{Apt, SourceFile, upstream_tarball};
-use ptediff_archive::archive_sources::Archive;
 use crate::error::TaskError;
-use ptediff_archive::origin;
 use crate::progress::step;
 use crate::recipes::{SourceRecipe, SystemRecipe};
 use crate::system_packages::installed_version;
+use ptediff_archive::ArchiveError;
+use ptediff_archive::apt::{Apt, SourceFile, upstream_tarball};
+use ptediff_archive::archive_sources::Archive;
 use ptediff_archive::extract_file;
+use ptediff_archive::origin;
 use ptediff_archive::tool::Tool;
 
 const KIND: ArtifactKind = ArtifactKind::Emulator;

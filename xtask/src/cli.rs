@@ -157,8 +157,7 @@ fn kernels(recipes: &Recipes, dropped: &[String]) -> Result<ExitCode, TaskError>
         return Ok(ExitCode::SUCCESS);
     }
     let archive = Archive::of_this_machine()?;
-    let Listing { kernels, skipped } =
-        Kernels::new(&store, &archive, &recipes.kernels, &lock, &terminal).list()?;
+    let Listing { kernels, skipped } = Kernels::new(&store, &archive, &recipes.kernels, &lock, &terminal).list()?;
     let mut text = String::new();
     for kernel in &kernels {
         let place = if store.kernel(&kernel.release).is_ok() { ", in the cache" } else { "" };

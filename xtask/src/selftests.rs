@@ -10,12 +10,12 @@ use std::thread;
 
 use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Origin, Store};
 
-use ptediff_archive::apt::Apt;
-use ptediff_archive::archive_sources::Archive;
 use crate::error::TaskError;
-use ptediff_archive::origin;
 use crate::progress::step;
 use crate::recipes::SelftestRecipes;
+use ptediff_archive::apt::Apt;
+use ptediff_archive::archive_sources::Archive;
+use ptediff_archive::origin;
 use ptediff_archive::tool::Tool;
 
 /// The file of the artifact that names each program that did not build, and each warning of the makefiles.

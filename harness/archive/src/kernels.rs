@@ -98,7 +98,8 @@ impl<'a> Kernels<'a> {
         }
         newest_of_name(&kernels, name).cloned().ok_or_else(|| {
             let skipped = skipped.iter().map(|one| one.suite.as_str());
-            let asked = self.recipe.suites.iter().map(String::as_str).filter(|suite| !skipped.clone().any(|one| one == *suite));
+            let asked =
+                self.recipe.suites.iter().map(String::as_str).filter(|suite| !skipped.clone().any(|one| one == *suite));
             let mut tried = format!("none of {} has one", asked.collect::<Vec<_>>().join(", "));
             let skipped: Vec<_> = skipped.clone().collect();
             if !skipped.is_empty() {

@@ -171,7 +171,7 @@ fn prints_what_is_expected(backend: BackendKind, kernel: &str, dialect: Dialect)
 /// The same on this machine itself.
 fn prints_what_is_expected_here() -> Result<(), Failed> {
     use std::os::unix::fs::PermissionsExt as _;
-    let evidence = Evidence::gather()?;
+    let evidence = Evidence::gather("native", None)?;
     let machine = evidence.machine("native", evidence.may_have_shadow_stack(), None)?;
     let fit = fitting(&machine)?;
     for note in pin_to_one_cpu()?.into_iter().chain(quieten()) {

@@ -216,7 +216,11 @@ fn unpack(path: &Path, packed: &[u8]) -> Result<Vec<u8>, String> {
         "zst" => ruzstd::decoding::StreamingDecoder::new(packed)
             .map_err(io::Error::other)
             .and_then(|mut decoder| decoder.read_to_end(&mut content)),
-        _ => return Err(format!("modules packed as .{ending} cannot be unpacked here, .xz and .zst can: unpack it first")),
+        _ => {
+            return Err(format!(
+                "modules packed as .{ending} cannot be unpacked here, .xz and .zst can: unpack it first"
+            ));
+        }
     };
     result.map(|_| content).map_err(|error| format!("it cannot be unpacked: {error}"))
 }
@@ -263,7 +267,10 @@ mod tests {
     fn modules_come_behind_what_they_depend_on() {
         let zram = ("drivers/block/zram/zram.ko", "depends=lz4_compress,zsmalloc\0", "");
         let lz4 = ("lib/lz4-compress.ko", "license=GPL\0depends=\0", "");
-        check(&[zram, lz4, ("mm/zsmalloc.ko", "depends=\0", ""), ("x.ko", "", "")], &["lz4_compress", "zsmalloc", "zram"]);
+        check(
+            &[zram, lz4, ("mm/zsmalloc.ko", "depends=\0", ""), ("x.ko", "", "")],
+            &["lz4_compress", "zsmalloc", "zram"],
+        );
         // What is not at hand is in the kernel.
         check(&[zram, lz4], &["lz4_compress", "zram"]);
         check(&[lz4], &[]);

@@ -54,7 +54,9 @@ fn boots_in_bochs(kernel: &str) -> bool {
     let Ok(image) = kernel_image(kernel).map_err(drop).and_then(|path| std::fs::read(path).map_err(drop)) else {
         return false;
     };
-    BzImage::parse(&image).and_then(|image| image.compression()).is_ok_and(|compression| compression != Compression::Lz4)
+    BzImage::parse(&image)
+        .and_then(|image| image.compression())
+        .is_ok_and(|compression| compression != Compression::Lz4)
 }
 
 fn ask(

@@ -137,7 +137,10 @@ fn swap_modules(options: &LaunchOptions) -> Result<SwapModules, Failure> {
     let kernel = &options.kernel;
     if let Some(folder) = &options.modules {
         let unusable = |error: ModuleError| {
-            Failure::usage(format!("--modules {}: {error}", folder.display()), "name a folder with this kernel's modules")
+            Failure::usage(
+                format!("--modules {}: {error}", folder.display()),
+                "name a folder with this kernel's modules",
+            )
         };
         let ordered = ModuleFiles::of_folder(folder).and_then(|modules| modules.for_swap()).map_err(unusable)?;
         if ordered.is_empty() {

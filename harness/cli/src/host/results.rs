@@ -15,8 +15,8 @@ use ptediff_reference_model::verdict::{Inconclusive, Verdict};
 use ptediff_trace::{Campaign, End, Refused};
 
 use crate::exit_code::Exit;
-use crate::guest::swap::NO_SWAP;
 use crate::guest::session::{ENTRIES_COMPARED, EVENTS_COMPARED, SNAPSHOTS_COMPARED, SNAPSHOTS_MOVED};
+use crate::guest::swap::NO_SWAP;
 
 use super::opinion::Opinion;
 

@@ -412,9 +412,7 @@ impl Reading {
             (None, None, _) if complete => Finish::Finished,
             (None, None, Some(Ending::TimeLimit)) => Finish::TimeLimit,
             (None, None, Some(ending @ Ending::Reset)) => died(ending.to_string()),
-            (None, None, Some(ending @ Ending::Hang { .. })) if in_program => {
-                died(ending.to_string())
-            }
+            (None, None, Some(ending @ Ending::Hang { .. })) if in_program => died(ending.to_string()),
             (None, None, Some(Ending::PoweredOff)) => {
                 Finish::RigFailed(format!("the guest powered off before its last frame ({})", cut.unwrap_or_default()))
             }
