@@ -2,7 +2,9 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use clap::{Parser, Subcommand};
@@ -77,6 +79,8 @@ enum Task {
 /// What a failure of the rig, as opposed to one of the kernel under test, exits with. `cargo xtask run` may
 /// stand in a `git bisect run`: there 1 and 2 blame the kernel, so no failure of ours may use them.
 const RIG_FAILURE: u8 = 130;
+/// What a shell has for a program that SIGPIPE kills.
+const CLOSED_PIPE: u8 = 141;
 /// A command line that cannot be understood.
 const USAGE: u8 = 129;
 
@@ -154,15 +158,21 @@ fn kernels(recipes: &Recipes, dropped: &[String]) -> Result<ExitCode, TaskError>
     }
     let archive = Archive::of_this_machine()?;
     let Listing { kernels, skipped } = Kernels::new(&store, &archive, &recipes.kernels, &lock, &terminal).list()?;
+    let mut text = String::new();
     for kernel in &kernels {
         let place = if store.kernel(&kernel.release).is_ok() { ", in the cache" } else { "" };
         let lacks: String = kernel.lacks.iter().map(|lack| format!(" ({lack})")).collect();
-        println!("{} {} {}{place}{lacks}", kernel.version, kernel.release, kernel.suite);
+        text += &format!("{} {} {}{place}{lacks}\n", kernel.version, kernel.release, kernel.suite);
     }
     for SkippedSuite { suite, reason } in &skipped {
-        println!("{suite} is skipped: {reason}");
+        text += &format!("{suite} is skipped: {reason}\n");
     }
-    Ok(ExitCode::SUCCESS)
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Whoever read it has all that they want.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::from(CLOSED_PIPE)),
+        Err(error) => Err(TaskError::io("write", Path::new("standard output"))(error)),
+    }
 }
 
 fn run_campaign(recipes: &Recipes, arguments: &[OsString]) -> Result<ExitCode, TaskError> {

@@ -16,7 +16,7 @@ use crate::cargo;
 use crate::error::TaskError;
 use crate::progress::step;
 use crate::recipes::{HeadersRecipe, ModuleRecipes};
-use ptediff_archive::apt::Apt;
+use ptediff_archive::apt::{Apt, release_below};
 use ptediff_archive::archive_sources::Archive;
 use ptediff_archive::origin;
 use ptediff_archive::tool::Tool;
@@ -49,7 +49,7 @@ pub fn make(store: &Store, archive: &Archive, recipes: &ModuleRecipes, name: &st
     let kind = ArtifactKind::Modules;
     let kernel = store.kernel(name)?;
     let recipe = recipes.headers_of(name)?;
-    let apt = Apt::for_downloads(store.root(), archive, &kernel.suite, false)?;
+    let apt = Apt::for_downloads_with_release(store.root(), archive, &kernel.suite)?;
     step(&format!("modules for {name}: package index of {}", kernel.suite), || apt.update())?;
 
     let staging = store.stage(kind, name)?;
@@ -60,7 +60,7 @@ pub fn make(store: &Store, archive: &Archive, recipes: &ModuleRecipes, name: &st
     let tree = step(&format!("modules for {name}: headers of {}", kernel.release), || {
         building.unpack_headers(recipe, &mut packages)
     })?;
-    if !recipes.suites_with_tools_for_this_machine.contains(&kernel.suite) {
+    if !recipes.releases_with_tools_for_this_machine.iter().any(|release| release == release_below(&kernel.suite)) {
         step(&format!("modules for {name}: libraries of the build tools"), || {
             building.give_tools_their_libraries(&tree, &mut packages)
         })?;

@@ -145,8 +145,8 @@ pub struct ModuleRecipes {
     schema: u32,
     /// The headers of each kernel.
     pub headers: Vec<HeadersRecipe>,
-    /// Suites whose build tools run on this machine as they are.
-    pub suites_with_tools_for_this_machine: Vec<String>,
+    /// Releases, all suites that add to them included, whose build tools run on this machine as they are.
+    pub releases_with_tools_for_this_machine: Vec<String>,
     /// Packages of another suite with the libraries of its build tools.
     pub libraries_of_other_tools: Vec<String>,
     /// Which of another suite's build tools need them, below the folder of the kernel's scripts and tools.

@@ -9,7 +9,7 @@ use nix::sys::statvfs::statvfs;
 use nix::unistd::Uid;
 use ptediff_archive::archive_sources::Archive;
 use ptediff_archive::{Kernels, SetUpLock};
-use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Store, StoreError, kernel_answers_to};
+use ptediff_vm::store::{ArtifactKind, KernelArtifact, Manifest, Store, StoreError, is_series, kernel_answers_to};
 
 use crate::error::TaskError;
 use crate::progress::{Terminal, note};
@@ -87,6 +87,11 @@ impl KernelRequest {
 
     /// Whether the cache has it, made by the recipe of today.
     fn is_ready(&self, store: &Store, recipe_sha256: &str, announce: impl Fn(&str)) -> Result<bool, TaskError> {
+        // Which kernel of a series was chosen must not change with the next one that is fetched.
+        let must_be_named = self.wanted.is_some() || is_series(&self.name);
+        if must_be_named && !store.has_name(ArtifactKind::Kernel, &self.name) {
+            return Ok(false);
+        }
         let Some(wanted) = &self.wanted else {
             return is_ready(store, ArtifactKind::Kernel, &self.name, recipe_sha256, announce);
         };
@@ -378,6 +383,41 @@ mod tests {
         store.stage(kind, "bochs-3.0").expect("staging").publish(origin).expect("published");
         assert!(ready("recipe of today"));
         assert!(!ready("recipe of tomorrow"));
+    }
+
+    #[test]
+    fn a_kernel_is_ready_when_it_is_the_one_that_is_wanted() {
+        use ptediff_vm::store::{Origin, PackageOrigin};
+
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::at(directory.path());
+        let release = "6.12.118+deb13-cloud-amd64";
+        let package = "linux-image".to_owned();
+        let packages = vec![PackageOrigin { package, version: "6.12.118-1".to_owned(), sha256: None }];
+        let origin = Origin {
+            suite: "trixie-security".to_owned(),
+            packages,
+            release: Some(release.to_owned()),
+            recipe_sha256: "recipe of today".to_owned(),
+            lacks: Vec::new(),
+        };
+        store.stage(ArtifactKind::Kernel, release).expect("staging").publish(origin).expect("published");
+        let check = |request: &str, recipe: &str, expected: bool| {
+            let ready = KernelRequest::parse(request).is_ready(&store, recipe, |_| ()).expect("a sound cache");
+            assert_eq!(ready, expected, "{request}");
+        };
+        check("6.12.118", "recipe of today", true);
+        check("6.12.118", "recipe of tomorrow", false);
+        check("6.12", "recipe of today", false);
+        check("6.12=6.12.118", "recipe of today", false);
+        store.name_kernel("6.12", release).expect("a name");
+        check("6.12", "recipe of today", true);
+        check("6.12", "recipe of tomorrow", false);
+        check("6.12=6.12.118", "recipe of today", true);
+        check("6.12=6.12.118", "recipe of tomorrow", false);
+        check("6.12=6.12.95", "recipe of today", false);
+        check("lts=6.12.118", "recipe of today", false);
+        check("7.2", "recipe of today", false);
     }
 
     #[test]

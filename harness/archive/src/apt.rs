@@ -54,6 +54,20 @@ impl Apt {
         Self::write(cache, "system", lines, true)
     }
 
+    /// For downloads from one suite and the release that it stands on, `trixie` under `trixie-backports`: what a suite of
+    /// additions does not have comes from there.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] if the configuration cannot be written.
+    pub fn for_downloads_with_release(cache: &Path, archive: &Archive, suite: &str) -> Result<Self, ArchiveError> {
+        let release = release_below(suite);
+        if release == suite {
+            return Self::for_downloads(cache, archive, suite, false);
+        }
+        let lines = [suite, release].map(|suite| source_line("deb", archive.uri_of(suite), suite));
+        Self::write(cache, &format!("{suite}-with-{release}"), lines.concat(), false)
+    }
+
     /// For downloads from one suite, whatever is installed.
     ///
     /// # Errors
@@ -217,6 +231,12 @@ impl Apt {
     }
 }
 
+/// The release that a suite adds to; itself, where it is one.
+#[must_use]
+pub fn release_below(suite: &str) -> &str {
+    ["-backports", "-security", "-updates"].iter().find_map(|ending| suite.strip_suffix(ending)).unwrap_or(suite)
+}
+
 /// What differs from the machine's own configuration, which apt reads first.
 fn configuration(folder: &Path, uses_installed_packages: bool) -> String {
     let at = |part: &str| folder.join(part).display().to_string();
@@ -361,6 +381,23 @@ mod tests {
         assert!(list(&sid).contains("deb-src [") && !list(&sid).contains("bookworm"), "{}", list(&sid));
         assert!(!configuration(&system).contains("Check-Valid-Until"), "what is installed must be of today");
         assert!(configuration(&sid).contains("Dir::State::status \""));
+    }
+
+    #[test]
+    fn suites_of_additions_are_asked_with_their_release_and_in_their_own_archive() {
+        let cache = tempfile::tempdir().expect("a temporary directory");
+        let mut archive = archive();
+        archive.own_sources[1].uri = "mirror:/s".to_owned();
+        let check = |suite: &str, expected: &[&str]| {
+            let apt = Apt::for_downloads_with_release(cache.path(), &archive, suite).expect("apt");
+            let list = fs::read_to_string(apt.folder.join(SOURCES)).expect("sources.list");
+            let sources: Vec<_> = list.lines().filter_map(|line| line.split_once("] ")).map(|(_, rest)| rest).collect();
+            assert_eq!(sources, expected, "{suite}");
+        };
+        check("sid", &["mirror:/a sid main"]);
+        check("trixie-backports", &["mirror:/a trixie-backports main", "mirror:/a trixie main"]);
+        check("trixie-security", &["mirror:/s trixie-security main", "mirror:/a trixie main"]);
+        check("bookworm-security", &["mirror:/s bookworm-security main", "mirror:/a bookworm main"]);
     }
 
     #[test]

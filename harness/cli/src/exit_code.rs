@@ -14,10 +14,11 @@ pub enum Exit {
     Agree = 0,
     /// 1: a stable divergence between kernel and model.
     Diverge = 1,
-    /// 2: the kernel under test died: panic, oops, triple fault, or hang in the middle of a program.
+    /// 2: the kernel under test died, with the session running: panic, oops, triple fault, reset, or hang in the middle
+    /// of a program.
     KernelDied = 2,
     /// 125: it cannot be told: inconclusive verdicts, a machine that lacks what was
-    /// asked for, time ran out before anything was compared.
+    /// asked for or ends before the session in it begins, time ran out before anything was compared.
     CannotTell = 125,
     /// 129: the command line or an input file is wrong.
     Usage = 129,

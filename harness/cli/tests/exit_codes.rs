@@ -12,7 +12,7 @@ mod traces;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use ptediff::exit_code::Exit;
 
@@ -70,6 +70,31 @@ fn help_is_no_error_and_clap_has_no_codes_of_its_own() {
     let help = run(ptediff(&["--help"])).stdout;
     for code in ["0 agree", "1 diverge", "2 the kernel died", "125 cannot tell", "129", "130", "131"] {
         assert!(help.contains(code), "{code}: {help}");
+    }
+}
+
+#[test]
+fn a_closed_output_ends_every_command_quietly() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("a.trace");
+    fs::write(&file, trace(Story::Diverges)).expect("the trace can be written");
+    let file = file.to_str().expect("a path that is text");
+    let mut commands: Vec<Vec<&str>> =
+        vec![vec!["claims"], vec!["rules"], vec!["explain", "0x8000000000000867"], vec!["report", file]];
+    commands.push(vec!["judge", file]);
+    commands.push(vec!["diff", "6.1", "6.12"]);
+    for words in commands {
+        for format in ["human", "json"] {
+            let mut command = ptediff(&words);
+            // Whoever read it is gone before the first word.
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            drop(reader);
+            let child = command.args(["--format", format]).stdout(writer).stderr(Stdio::piped()).spawn();
+            drop(command);
+            let output = child.and_then(|child| child.wait_with_output()).expect("the command can be started");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!((output.status.code(), said.as_str()), (Some(141), ""), "{words:?} {format}");
+        }
     }
 }
 

@@ -329,6 +329,12 @@ impl Store {
         fs::rename(&link, &path).map_err(failed)
     }
 
+    /// Whether something was set up by this very name: it does not only answer to it.
+    #[must_use]
+    pub fn has_name(&self, kind: ArtifactKind, name: &str) -> bool {
+        self.directory(kind, name).is_ok_and(|directory| directory.exists())
+    }
+
     /// Removes a kernel, its further names with it. What was built for it stays, and is refused for any other.
     /// Returns its release.
     ///

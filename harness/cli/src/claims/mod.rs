@@ -205,6 +205,10 @@ impl Machines {
                 let missing = results.refused.map(|refused| refused.missing.join(", ")).unwrap_or_default();
                 Err(ClaimFailure::Inconclusive(format!("{place}: missing {missing}")))
             }
+            (Finish::NeverBegan(what), _) => Err(ClaimFailure::Inconclusive(format!(
+                "{place}: the session never began: {what}\n{}",
+                results.console
+            ))),
             (Finish::KernelDied(what), _) => {
                 Err(ClaimFailure::Refuted(format!("{place}: the kernel died: {what}\n{}", results.console)))
             }

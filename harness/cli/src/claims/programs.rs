@@ -79,6 +79,9 @@ pub(super) fn boot(machines: &Machines, platform: Platform, kernel: &str, task: 
     match (&results.ending, results.machine) {
         (Finish::Finished, Some(machine)) => Ok(Boot { machine, programs: read(&path)?, wall: results.wall }),
         (Finish::Refused, _) => Err(ClaimFailure::Inconclusive(format!("{place} lacks what is needed"))),
+        (Finish::NeverBegan(what), _) => {
+            Err(ClaimFailure::Inconclusive(format!("{place}: the session never began: {what}\n{}", results.console)))
+        }
         (Finish::KernelDied(what), _) => Err(ClaimFailure::Refuted(format!("{place}: the kernel died: {what}"))),
         (ending, _) => {
             let message = format!("{place}: {ending:?}\n{}", results.console);

@@ -80,7 +80,7 @@ fn machine(results: &Results) -> Vec<(String, String)> {
     lines.push(("boot to the session's end".to_owned(), format!("{:.1} s", results.wall.as_secs_f64())));
     match &results.ending {
         Finish::Finished | Finish::TimeLimit | Finish::Refused => {}
-        Finish::KernelDied(what) | Finish::RigFailed(what) | Finish::BadTrace(what) => {
+        Finish::NeverBegan(what) | Finish::KernelDied(what) | Finish::RigFailed(what) | Finish::BadTrace(what) => {
             lines.push(("ended".to_owned(), what.clone()));
             lines.extend(results.console.lines().map(|line| ("console".to_owned(), line.to_owned())));
         }

@@ -26,7 +26,7 @@ mod watch;
 
 use std::any::Any;
 use std::io::IsTerminal;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -64,6 +64,7 @@ pub fn main() -> ExitCode {
         Box::new(miette::MietteHandlerOpts::new().wrap_lines(wrap).break_words(wrap).build())
     }));
     drop(hook);
+    keep_quiet_about_closed_output();
     match catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(failure)) => {
@@ -83,10 +84,23 @@ pub fn main() -> ExitCode {
 /// Exit code of a program that SIGPIPE kills, in a shell. Above 127, so that `git bisect run` stops.
 const CLOSED_PIPE: u8 = 141;
 
-/// Whether the panic is `println!` meeting a closed standard output.
+/// Whether the panic is `println!` meeting an output that is closed.
 fn is_broken_pipe(panic: &(dyn Any + Send)) -> bool {
     let message = panic.downcast_ref::<String>().map_or("", String::as_str);
-    message.starts_with("failed printing to stdout") && message.contains("Broken pipe")
+    message.starts_with("failed printing to std") && message.contains("Broken pipe")
+}
+
+/// A panic of [`is_broken_pipe`] says nothing: `ptediff claims | head` has all that it wants.
+///
+/// It stays a panic, as it unwinds: machines that run are ended on the way. SIGPIPE's own way would leave them, and
+/// would kill us for a dead emulator's closed socket, which is a failure of the rig that must be told.
+fn keep_quiet_about_closed_output() {
+    let usual = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if !is_broken_pipe(panic.payload()) {
+            usual(panic);
+        }
+    }));
 }
 
 fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {

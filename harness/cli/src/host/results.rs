@@ -132,7 +132,10 @@ pub enum Finish {
     TimeLimit,
     /// It refused: the machine lacks what was asked for.
     Refused,
-    /// The kernel under test died.
+    /// The machine ended before the session in it began: nothing is known about the kernel's entries, and a kernel that
+    /// does not boot is another fault than the one that is looked for.
+    NeverBegan(String),
+    /// The kernel under test died, with the session running.
     KernelDied(String),
     /// The rig failed.
     RigFailed(String),
@@ -250,7 +253,7 @@ impl Results {
             // probe at in another program does not take that back.
             _ if stable => Exit::Diverge,
             _ if self.probe_is_contradicted() => Exit::Rig,
-            Finish::Refused => Exit::CannotTell,
+            Finish::Refused | Finish::NeverBegan(_) => Exit::CannotTell,
             Finish::Finished | Finish::TimeLimit
                 if self.inconclusive.is_empty() && self.deciding_clusters().is_empty() && self.tally.steps > 0 =>
             {

@@ -103,7 +103,11 @@ pub fn follow(channel: &mut Channel, keep: &mut Keep, progress: &mut Progress) -
         }
     };
     let console = channel.console_tail(CONSOLE_LINES);
-    Ok(reading.finish(&decoder, Some(ending), console))
+    let end = match channel {
+        Channel::Machine(_) => MachineEnd::Machine(ending),
+        Channel::Native { .. } => MachineEnd::InPlace(ending),
+    };
+    Ok(reading.finish(&decoder, end, console))
 }
 
 /// Judges a trace that was kept.
@@ -112,7 +116,17 @@ pub fn judge_bytes(bytes: &[u8]) -> Results {
     let mut reading = Reading::new();
     let mut decoder = Decoder::new();
     reading.take(&mut decoder, bytes, &mut Progress::silent());
-    reading.finish(&decoder, None, String::new())
+    reading.finish(&decoder, MachineEnd::Unknown, String::new())
+}
+
+/// What ended when the stream did.
+enum MachineEnd {
+    /// A machine of ours.
+    Machine(Ending),
+    /// A session on this very machine.
+    InPlace(Ending),
+    /// The trace is a file's.
+    Unknown,
 }
 
 /// The program whose frames are coming in.
@@ -344,8 +358,8 @@ impl Reading {
         }
     }
 
-    /// The verdict on the whole. `ending` is `None` for a trace from a file.
-    fn finish(mut self, decoder: &Decoder, ending: Option<Ending>, console: String) -> Results {
+    /// The verdict on the whole.
+    fn finish(mut self, decoder: &Decoder, end: MachineEnd, console: String) -> Results {
         self.results.wall = self.start.elapsed();
         self.results.trace_digest = hexadecimal(&self.digest.finalize());
         self.results.observation_digest = hexadecimal(&self.observed.finalize());
@@ -377,7 +391,18 @@ impl Reading {
         let cut = decoder.finish().err().map(|error| error.to_string());
         let died = |what: String| Finish::KernelDied(what);
         let in_program = self.results.running.is_some();
+        // The guest's first frame; all before it is the kernel's boot and process 1.
+        let began = self.results.campaign.is_some();
+        let (ending, in_machine) = match end {
+            MachineEnd::Machine(ending) => (Some(ending), true),
+            MachineEnd::InPlace(ending) => (Some(ending), false),
+            MachineEnd::Unknown => (None, false),
+        };
         self.results.ending = match (self.damage, self.rig_failure, ending) {
+            (_, failure, Some(ending)) if in_machine && !began && is_of_guest(&ending) => {
+                let failure = failure.map(|failure| format!("{failure}; ")).unwrap_or_default();
+                Finish::NeverBegan(format!("{failure}{ending}"))
+            }
             (_, _, Some(ending @ (Ending::GuestPanic { .. } | Ending::GuestOops { .. } | Ending::TripleFault))) => {
                 died(ending.to_string())
             }
@@ -387,9 +412,8 @@ impl Reading {
             (None, None, _) if self.results.refused.is_some() => Finish::Refused,
             (None, None, _) if complete => Finish::Finished,
             (None, None, Some(Ending::TimeLimit)) => Finish::TimeLimit,
-            (None, None, Some(ending @ (Ending::Hang { .. } | Ending::Reset))) if in_program => {
-                died(ending.to_string())
-            }
+            (None, None, Some(ending @ Ending::Reset)) => died(ending.to_string()),
+            (None, None, Some(ending @ Ending::Hang { .. })) if in_program => died(ending.to_string()),
             (None, None, Some(Ending::PoweredOff)) => {
                 Finish::RigFailed(format!("the guest powered off before its last frame ({})", cut.unwrap_or_default()))
             }
@@ -412,6 +436,19 @@ fn judged_as(machine: &Machine) -> String {
     }
 }
 
+/// Whether the guest ended the machine, or its silence did; as opposed to the emulator, the user, or the time limit.
+fn is_of_guest(ending: &Ending) -> bool {
+    matches!(
+        ending,
+        Ending::PoweredOff
+            | Ending::GuestPanic { .. }
+            | Ending::GuestOops { .. }
+            | Ending::TripleFault
+            | Ending::Reset
+            | Ending::Hang { .. }
+    )
+}
+
 /// The machine, in a line.
 #[must_use]
 pub fn describe(machine: &Machine) -> String {
@@ -429,4 +466,47 @@ pub fn describe(machine: &Machine) -> String {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ptediff_trace::Campaign;
+
+    use super::*;
+
+    fn check(began: bool, end: MachineEnd, expected: Exit) {
+        let mut reading = Reading::new();
+        let work = WorkList::Given(Vec::new());
+        let campaign = Campaign {
+            work,
+            dialect: None,
+            observer: String::new(),
+            witness_every: 0,
+            shrink_budget: 0,
+            seconds: 0,
+            bare: false,
+        };
+        reading.results.campaign = began.then_some(campaign);
+        let results = reading.finish(&Decoder::new(), end, "the console".to_owned());
+        assert_eq!(results.exit(), expected, "{began}: {:?}", results.ending);
+        assert_eq!(results.console, "the console");
+    }
+
+    #[test]
+    fn a_boot_that_never_reaches_the_session_blames_nobody() {
+        let panic = || Ending::GuestPanic { message: "no memory".to_owned() };
+        for ending in [panic(), Ending::TripleFault, Ending::Reset] {
+            check(false, MachineEnd::Machine(ending.clone()), Exit::CannotTell);
+            check(true, MachineEnd::Machine(ending), Exit::KernelDied);
+        }
+        let hang = || Ending::Hang { silent_for: std::time::Duration::from_secs(1) };
+        for ending in [hang(), Ending::PoweredOff] {
+            check(false, MachineEnd::Machine(ending.clone()), Exit::CannotTell);
+            // Not in a program: it may be our session that waits.
+            check(true, MachineEnd::Machine(ending), Exit::Rig);
+        }
+        // The emulator and a session in place are our own.
+        check(false, MachineEnd::Machine(Ending::EmulatorKilled { signal: 9 }), Exit::Rig);
+        check(false, MachineEnd::InPlace(Ending::PoweredOff), Exit::Rig);
+    }
 }

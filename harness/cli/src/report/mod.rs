@@ -201,11 +201,12 @@ fn ending(results: &Results) {
                 }
             }
         }
+        Finish::NeverBegan(what) => println!("NEVER BEGAN  the machine ended before the session in it began: {what}"),
         Finish::KernelDied(what) => println!("KERNEL DIED  {what}"),
         Finish::RigFailed(what) => println!("RIG FAILED   {what}"),
         Finish::BadTrace(what) => println!("BAD TRACE    {what}"),
     }
-    if matches!(results.ending, Finish::KernelDied(_) | Finish::RigFailed(_) | Finish::BadTrace(_)) {
+    if !matches!(results.ending, Finish::Finished | Finish::TimeLimit | Finish::Refused) {
         if let Some(running) = &results.running {
             println!(
                 "running      program {}, {} of {} steps done:",

@@ -157,7 +157,7 @@ impl Watched {
                 let missing = results.refused.as_ref().map(|refused| refused.missing.join(", ")).unwrap_or_default();
                 println!("refused      missing: {missing}");
             }
-            Finish::KernelDied(what) | Finish::RigFailed(what) | Finish::BadTrace(what) => {
+            Finish::NeverBegan(what) | Finish::KernelDied(what) | Finish::RigFailed(what) | Finish::BadTrace(what) => {
                 println!("ended        {what}");
                 results.console.lines().for_each(|line| println!("             | {line}"));
             }

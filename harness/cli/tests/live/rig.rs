@@ -75,6 +75,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(Trial::test("rig::unknown_cpu_model", unknown_cpu_model));
     trials.push(Trial::test("rig::what_an_entry_needs_is_inconclusive", what_an_entry_needs_is_inconclusive));
     trials.push(Trial::ignorable_test("rig::trace_on_a_full_disk", trace_on_a_full_disk));
+    for (what, memory, says) in TOO_LITTLE_MEMORY {
+        let name = format!("rig::qemu::a_boot_that_never_begins::{what}");
+        trials.push(Trial::test(name, move || a_boot_with_little_memory(memory, says)));
+    }
+    trials.push(Trial::test("rig::qemu::a_boot_that_never_begins::hang", a_boot_that_hangs));
     trials.push(Trial::test("rig::native_needs_leave", native_needs_leave));
     trials.push(Trial::test("rig::bisect_blames_the_commit_that_kills_the_kernel", bisect_over_a_dying_kernel));
     trials
@@ -361,6 +366,39 @@ fn trace_on_a_full_disk() -> Result<Completion, Failed> {
         return Err(format!("{ran:#?}").into());
     }
     Ok(Completion::Completed)
+}
+
+/// Machines with too little memory for Debian's 6.12: the kernel does not get to unpack itself, or its init.
+const TOO_LITTLE_MEMORY: [(&str, &str, &str); 2] =
+    [("triple_fault", "64", "triple fault"), ("panic", "80", "the kernel panicked: ")];
+
+/// The boot ends before the guest's first frame, which says nothing about entries.
+fn a_boot_with_little_memory(memory: &str, says: &str) -> Result<(), Failed> {
+    require("6.12", None)?;
+    let ran = live(&["run", "--platform", "qemu", "--cases", "3", "--memory", memory, "--silence", "20"])?;
+    ran.must_exit(Exit::CannotTell)?;
+    ran.must_say("/ending/never-began", says)?;
+    ran.must_be("/programs", "0")?;
+    if memory == "80" {
+        ran.must_say("/console", "Kernel panic")?;
+    }
+    Ok(())
+}
+
+/// The kernel's own image is damaged: it stops while it unpacks itself, in silence.
+fn a_boot_that_hangs() -> Result<(), Failed> {
+    require("6.12", None)?;
+    let mut image = fs::read(Store::open()?.kernel("6.12")?.vmlinuz)?;
+    let middle = image.len() / 2;
+    image[middle..middle + 4096].fill(0xff);
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("bzImage");
+    fs::write(&path, image)?;
+    let path = path.to_str().ok_or("a path that is no text")?;
+    let ran = live(&["run", "--platform", "qemu", "--kernel", path, "--cases", "3", "--silence", "10"])?;
+    ran.must_exit(Exit::CannotTell)?;
+    ran.must_say("/ending/never-began", "the guest hung")?;
+    ran.must_say("/console", "System halted")
 }
 
 fn native_needs_leave() -> Result<(), Failed> {

@@ -179,3 +179,92 @@ fn the_environment_names_the_cache_in_order() {
     check(&[("HOME", "/h")], Some("/h/.cache/ptediff"));
     check(&[], None);
 }
+
+fn publish_release(store: &Store, release: &str, version: &str) {
+    let staging = store.stage(KERNEL, release).expect("staging");
+    fs::write(staging.path().join("vmlinuz"), release).expect("write");
+    let mut origin = Origin { release: Some(release.to_owned()), ..origin() };
+    version.clone_into(&mut origin.packages[0].version);
+    staging.publish(origin).expect("publish");
+}
+
+fn release_of(store: &Store, name: &str) -> Option<String> {
+    let kernel = store.kernel(name).ok()?;
+    assert_eq!(
+        fs::read_to_string(&kernel.vmlinuz).expect("image"),
+        kernel.release,
+        "files and manifest belong together"
+    );
+    Some(kernel.release)
+}
+
+#[test]
+fn a_name_means_what_was_set_up_by_it_else_the_newest_that_answers() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::at(directory.path());
+    let releases = ["6.12.95+deb12-cloud-amd64", "6.12.118+deb13-cloud-amd64", "6.1.0-57-cloud-amd64"];
+    for (release, version) in releases.into_iter().zip(["6.12.95-1~bpo12+1", "6.12.118-1", "6.1.192-3"]) {
+        publish_release(&store, release, version);
+    }
+    let check =
+        |name: &str, expected: Option<&str>| assert_eq!(release_of(&store, name).as_deref(), expected, "{name}");
+    check("6.12", Some(releases[1]));
+    assert!(!store.has_name(KERNEL, "6.12") && store.has_name(KERNEL, releases[1]));
+    check("6.12.95", Some(releases[0]));
+    check("6.1.192", Some(releases[2]));
+    check("6.1.0-57", Some(releases[2]));
+    check("6.18", None);
+    store.name_kernel("6.12", releases[0]).expect("a name");
+    check("6.12", Some(releases[0]));
+    assert!(store.has_name(KERNEL, "6.12"));
+    check("6.12.118", Some(releases[1]));
+    store.name_kernel("6.12", releases[1]).expect("another kernel for it");
+    check("6.12", Some(releases[1]));
+    let error = store.name_kernel("6.18", "6.18.15+deb13-cloud-amd64").expect_err("no such kernel");
+    assert!(error.to_string().contains("cargo xtask setup --kernel 6.18.15"), "{error}");
+    let error = store.kernel("6.18").expect_err("no such kernel").to_string();
+    assert!(error.contains("run: cargo xtask setup --kernel 6.18"), "{error}");
+    let listed = store.list().expect("list");
+    let names: Vec<_> = listed.iter().filter_map(|one| Some((one.name.as_str(), one.stands_for.as_deref()?))).collect();
+    assert_eq!(names, [("6.12", releases[1])]);
+}
+
+#[test]
+fn dropped_kernels_take_their_names_along() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = Store::at(directory.path());
+    let (kept, dropped) = ("6.12.95+deb12-cloud-amd64", "6.12.118+deb13-cloud-amd64");
+    publish_release(&store, kept, "6.12.95-1");
+    publish_release(&store, dropped, "6.12.118-1");
+    store.name_kernel("6.12", dropped).expect("a name");
+    store.name_kernel("lts", dropped).expect("a name");
+    assert_eq!(store.drop_kernel("6.12").expect("dropped"), dropped);
+    assert_eq!(store.names(KERNEL).expect("names"), [kept]);
+    assert_eq!(release_of(&store, "6.12").as_deref(), Some(kept), "what is left answers");
+    assert!(matches!(store.drop_kernel("lts"), Err(StoreError::Missing { .. })));
+    assert_eq!(store.drop_kernel("6.12.95").expect("dropped"), kept);
+    assert_eq!(store.names(KERNEL).expect("names"), [""; 0]);
+}
+
+#[test]
+fn a_directory_of_an_old_cache_gives_way_to_a_name() {
+    let (_directory, store) = cache_with_kernel();
+    let release = "6.12.118+deb13-cloud-amd64";
+    publish_release(&store, release, "6.12.118-1");
+    assert_eq!(store.kernel("6.12").expect("kernel").package_version, "6.12.107-1");
+    store.name_kernel("6.12", release).expect("a name");
+    assert_eq!(release_of(&store, "6.12").as_deref(), Some(release));
+    assert_eq!(store.names(KERNEL).expect("names"), ["6.12", release], "nothing is left of what stepped aside");
+}
+
+#[test]
+fn a_kernel_without_configuration_and_modules_says_so() {
+    let (_directory, store) = cache_with_kernel();
+    assert_eq!(store.kernel("6.12").expect("kernel").lacks, [""; 0]);
+    let staging = store.stage(KERNEL, "7.1").expect("staging");
+    fs::write(staging.path().join("vmlinuz"), "7.1").expect("write");
+    let lacks = vec!["no configuration: not served".to_owned()];
+    staging.publish(Origin { lacks: lacks.clone(), ..origin() }).expect("publish");
+    let kernel = store.kernel("7.1").expect("kernel");
+    assert_eq!((kernel.config, kernel.modules, kernel.lacks), (None, Vec::new(), lacks));
+}
