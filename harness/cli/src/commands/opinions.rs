@@ -71,12 +71,13 @@ fn others(arguments: &MachineArguments, version: KernelVersion) -> Vec<(Platform
 /// Kernels in the order in which they are asked: the newest of each series, that of `version` first and then the others
 /// by their distance, then the next of each series. Many kernels of one series share what is wrong with it.
 fn by_series(names: Vec<String>, version: KernelVersion) -> Vec<String> {
-    let mut series: BTreeMap<(bool, u32, u16, u16), Vec<(u16, String)>> = BTreeMap::new();
+    // By distance and number; in a series by patch.
+    let mut series: BTreeMap<(u32, u16, u16), Vec<(u16, String)>> = BTreeMap::new();
     for name in names {
         let Ok(KernelVersion { major, minor, patch }) = KernelVersion::of_release(&name) else { continue };
         let number = |major: u16, minor: u16| u32::from(major) * 100 + u32::from(minor);
         let distance = number(major, minor).abs_diff(number(version.major, version.minor));
-        series.entry((distance != 0, distance, major, minor)).or_default().push((patch, name));
+        series.entry((distance, major, minor)).or_default().push((patch, name));
     }
     let mut ordered = Vec::new();
     let mut all: Vec<_> = series.into_values().collect();
