@@ -11,35 +11,51 @@ use crate::arguments::MachineArguments;
 use crate::error::Failure;
 use crate::guest::request::Task;
 use crate::host::launch::{LaunchOptions, Platform, kernel_image, launch};
-use crate::host::opinion::Opinion;
+use crate::host::opinion::{Blame, Opinion, blame};
 use crate::host::results::{Found, Results};
 use crate::host::session::{Keep, follow};
 use crate::report::progress::Progress;
 
 use super::request::request;
 
-/// Asks every machine that is at hand about the smallest form of each reported divergence. One boot a machine. A
-/// machine that cannot be started has no opinion: that is said on standard error, and is no failure of the campaign.
+/// Kernels that are asked at most, besides the same one on the other emulator. Each costs a boot.
+const MOST_KERNELS: usize = 6;
+
+/// Asks other machines about the smallest form of each reported divergence, one boot a machine, until who is to blame
+/// is settled for all of them or [`MOST_KERNELS`] have answered. A machine that cannot be started has no opinion: that
+/// is said on standard error, and is no failure of the campaign.
 pub(super) fn ask_others(arguments: &MachineArguments, results: &mut Results, progress: &Progress) {
+    let Some(machine) = results.machine.clone() else { return };
     let clusters = results.clusters();
-    let asked: Vec<u32> = clusters
+    let mut asked: Vec<u32> = clusters
         .iter()
         .map(|cluster| cluster.representative)
         .filter(|found| found.is_stable())
         .map(|found| found.index)
         .collect();
-    if asked.is_empty() || arguments.platform == Platform::Native {
+    if arguments.platform == Platform::Native {
         return;
     }
+    let mut answers = 0;
     for (platform, kernel) in others(arguments) {
-        progress.note(&format!("asking {kernel} on {} for a second opinion", platform.name()));
-        if let Err(failure) = ask(arguments, platform, &kernel, &asked, results) {
-            eprintln!("no opinion of {kernel} on {}: {failure}", platform.name());
+        if asked.is_empty() || answers > MOST_KERNELS {
+            return;
         }
+        progress.note(&format!("asking {kernel} on {} for a second opinion", platform.name()));
+        match ask(arguments, platform, &kernel, &asked, results) {
+            Ok(()) => answers += 1,
+            Err(failure) => eprintln!("no opinion of {kernel} on {}: {failure}", platform.name()),
+        }
+        let is_open = |index: &u32| {
+            let opinions = results.divergences.iter().find(|found| found.index == *index).map(|found| &found.opinions);
+            !opinions.is_some_and(|opinions| matches!(blame(&machine, opinions), Blame::Kernel | Blame::EmulatedCpu))
+        };
+        asked.retain(is_open);
     }
 }
 
-/// Machines that differ from the first one in the CPU or in the kernel, never in both.
+/// Machines that differ from the first one in the CPU or in the kernel, never in both: the other CPU first, then the
+/// kernels of the cache.
 fn others(arguments: &MachineArguments) -> Vec<(Platform, String)> {
     let other = if arguments.platform == Platform::Bochs { Platform::Qemu } else { Platform::Bochs };
     let Ok(store) = Store::open() else { return Vec::new() };

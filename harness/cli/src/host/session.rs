@@ -479,7 +479,7 @@ mod tests {
         let work = WorkList::Given(Vec::new());
         let campaign = Campaign {
             work,
-            dialect: None,
+            judged_as: None,
             observer: String::new(),
             witness_every: 0,
             shrink_budget: 0,
