@@ -7,17 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use ptediff_reference_model::entry::{D, Entry, EntryKind, SAVED_DIRTY};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame, TransitionExpectation};
+use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::VM_FLAGS_COMPARED;
 use ptediff_reference_model::observation::{FrameName, ObservedEntry, Transition};
 use ptediff_reference_model::outcome::{Outcome, errno_name};
+use ptediff_reference_model::program::{OPERATION_NAMES, Program};
 use ptediff_reference_model::verdict::{Difference, Divergence, Explanation};
+
+use crate::judge::is_rule_of_the_step;
 
 /// What the programs of one cluster have in common. Two programs with the same key show the same defect, as far as can
 /// be told without looking into the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterKey {
-    /// Identifier of the rule that made the expectation, where one can be named.
+    /// Identifier of the rule of the step that made the expectation, where one can be named.
     pub rule: Option<String>,
+    /// The operation, by its name, where it should not have changed the entry at all: whichever rule left the entry so,
+    /// it is the operation that is at fault.
+    pub stray: Option<String>,
     /// What differs.
     pub kind: DifferenceKind,
     /// The fields and bits in which it differs: names of bits, or what was got in place of what.
@@ -67,13 +74,13 @@ impl DifferenceKind {
 }
 
 impl ClusterKey {
-    /// The key of a divergence.
+    /// The key of a divergence of this program.
     #[must_use]
-    pub fn of(divergence: &Divergence) -> Self {
+    pub fn of(machine: &Machine, program: &Program, divergence: &Divergence) -> Self {
         if divergence.explanation != Explanation::Unexplained {
             let differing = divergence.explanation.changes().iter().map(ToString::to_string).collect();
             let explanation = divergence.explanation.clone();
-            return Self { rule: None, kind: DifferenceKind::Explained, differing, explanation };
+            return Self { rule: None, stray: None, kind: DifferenceKind::Explained, differing, explanation };
         }
         let mut differing = BTreeSet::new();
         let kind = match &divergence.difference {
@@ -106,26 +113,38 @@ impl ClusterKey {
                 DifferenceKind::Pagemap
             }
         };
-        let rule = divergence.rule.map(|rule| rule.info().identifier.to_owned());
-        Self { rule, kind, differing, explanation: divergence.explanation.clone() }
+        let is_about_an_entry = !matches!(kind, DifferenceKind::Result | DifferenceKind::Alive);
+        let stray = match program.steps.get(divergence.step) {
+            Some(step) if is_about_an_entry && !is_rule_of_the_step(machine, program, divergence) => {
+                Some(OPERATION_NAMES[step.operation.kind()].to_owned())
+            }
+            _ => None,
+        };
+        let rule = divergence.rule.filter(|_| stray.is_none()).map(|rule| rule.info().identifier.to_owned());
+        Self { rule, stray, kind, differing, explanation: divergence.explanation.clone() }
     }
 
     /// Whether a smaller program with this key may stand for one with the other: the same difference, in no other bits.
     #[must_use]
     pub fn is_within(&self, other: &Self) -> bool {
-        (&self.rule, self.kind, &self.explanation) == (&other.rule, other.kind, &other.explanation)
+        (&self.rule, &self.stray, self.kind, &self.explanation)
+            == (&other.rule, &other.stray, other.kind, &other.explanation)
             && !self.differing.is_empty()
             && self.differing.is_subset(&other.differing)
     }
 
-    /// Its name: rule, kind of difference, bits.
+    /// Its name: rule or straying operation, kind of difference, bits.
     #[must_use]
     pub fn text(&self) -> String {
+        let rule = match (&self.stray, &self.rule) {
+            (Some(operation), _) => format!("{operation} strays"),
+            (None, Some(rule)) => rule.clone(),
+            (None, None) => "no rule".to_owned(),
+        };
         let differing: Vec<&str> = self.differing.iter().map(String::as_str).collect();
         if self.kind == DifferenceKind::Explained {
             return differing.join(", ");
         }
-        let rule = self.rule.as_deref().unwrap_or("no rule");
         format!("{rule}, {}: {}", self.kind.name(), differing.join(", "))
     }
 
@@ -293,35 +312,53 @@ pub fn clusters(programs: impl IntoIterator<Item = (ClusterKey, Option<ClusterKe
 
 #[cfg(test)]
 mod tests {
-    use ptediff_reference_model::arena::{ActorId, PageIndex};
+    use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
     use ptediff_reference_model::entry::{RW, SOFT_DIRTY, SWP_SOFT_DIRTY};
-    use ptediff_reference_model::kernel::Change;
+    use ptediff_reference_model::kernel::{Change, KernelVersion};
     use ptediff_reference_model::outcome::Fault;
+    use ptediff_reference_model::program::{Operation, Placement, Protection, Step};
     use ptediff_reference_model::rule::Rule;
 
     use super::*;
+
+    fn machine() -> Machine {
+        Machine::imagined(KernelVersion::new(6, 12, 95), true, true)
+    }
+
+    /// A page is mapped, stored to and locked.
+    fn program() -> Program {
+        let (protection, placement) = (Protection::READ_WRITE, Placement::Fixed);
+        let range = PageRange::FIRST_PAGE;
+        let operations = [
+            Operation::Mmap { range, protection, placement },
+            Operation::Write { page: PageIndex::FIRST },
+            Operation::Mlock { range },
+        ];
+        Program { steps: operations.map(|operation| Step { actor: ActorId::FIRST, operation }).to_vec() }
+    }
 
     const WRITTEN: u64 = 0x8000_0000_0000_0867;
     const SWAPPED: u64 = 0x07ff_ffff_fffb_fe00;
 
     fn entries(expected: u64, seen: u64) -> ClusterKey {
+        entries_at(1, expected, seen)
+    }
+
+    fn entries_at(step: usize, expected: u64, seen: u64) -> ClusterKey {
         let expected =
             EntryExpectation { bits: Entry(expected), unspecified: 0, reason: None, frame: ExpectedFrame::Frame(3) };
         let seen = ObservedEntry { bits: Entry(seen), frame: FrameName(9) };
         let difference = Difference::Entry { actor: ActorId::FIRST, page: PageIndex::FIRST, expected, seen };
-        ClusterKey::of(&Divergence {
-            step: 4,
-            difference,
-            rule: Some(Rule::ZeroPage),
-            explanation: Explanation::Unexplained,
-            met: Vec::new(),
-        })
+        let (explanation, met) = (Explanation::Unexplained, Vec::new());
+        let divergence = Divergence { step, difference, rule: Some(Rule::NewPage), explanation, met };
+        ClusterKey::of(&machine(), &program(), &divergence)
     }
 
     fn results(expected: Outcome, seen: Outcome) -> String {
         let difference = Difference::Outcome { expected, seen };
         let (explanation, met) = (Explanation::Unexplained, Vec::new());
-        ClusterKey::of(&Divergence { step: 0, difference, rule: None, explanation, met }).text()
+        let divergence = Divergence { step: 0, difference, rule: None, explanation, met };
+        ClusterKey::of(&machine(), &program(), &divergence).text()
     }
 
     #[test]
@@ -341,6 +378,13 @@ mod tests {
         assert_eq!(results(Outcome::Loaded(1), Outcome::Loaded(2)), "no rule, result: loaded with another value");
         let fault = |error_code| Outcome::Faulted(Fault { signal: 11, code: 2, address: 4096, error_code, key: 0 });
         assert_eq!(results(fault(7), fault(5)), "no rule, result: error code");
+    }
+
+    #[test]
+    fn an_operation_that_changes_what_should_stay_is_one_cluster_whatever_was_there() {
+        let check = |step, text| assert_eq!(entries_at(step, WRITTEN, WRITTEN & !SOFT_DIRTY).text(), text);
+        check(1, "anon.new-page, entry: SOFT_DIRTY");
+        check(2, "mlock strays, entry: SOFT_DIRTY");
     }
 
     #[test]

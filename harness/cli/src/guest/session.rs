@@ -268,12 +268,13 @@ fn perform_task<O: Observer, W: Write>(request: &GuestRequest, runner: &mut Runn
                 let verdict = runner.run(index, Attempt::First, &program)?;
                 end.programs += 1;
                 count(&mut end.verdicts, &verdict);
-                let Some(key) = cluster_of(&verdict) else { continue };
+                let Some(key) = cluster_of(&runner.machine, &program, &verdict) else { continue };
                 if met.is_done_with(&key) {
                     continue;
                 }
                 let shrunk = examine(request, runner, index, &program, &verdict)?;
-                let smallest = cluster_of(&shrunk.verdict).unwrap_or_else(|| key.clone());
+                let smallest =
+                    cluster_of(&runner.machine, &shrunk.program, &shrunk.verdict).unwrap_or_else(|| key.clone());
                 let counts = request.count_known || !key.explanation.is_known();
                 met.enter([key, smallest], shrunk.stable_reruns == shrunk.reruns, counts);
                 runner.send(&Frame::Shrunk(shrunk))?;
@@ -399,7 +400,7 @@ fn examine<O: Observer, W: Write>(
     if stable_reruns < RERUNS || request.shrink_budget == 0 {
         return Ok(result);
     }
-    let mut key = cluster_of(verdict);
+    let mut key = cluster_of(&runner.machine, program, verdict);
     let mut failure = None;
     let mut attempt = 0;
     let mut log = Vec::new();
@@ -413,7 +414,7 @@ fn examine<O: Observer, W: Write>(
             attempt += 1;
             match runner.run(index, Attempt::Shrink(attempt), candidate) {
                 // Not from one defect into another.
-                Ok(seen) => match (cluster_of(&seen), &mut key) {
+                Ok(seen) => match (cluster_of(&runner.machine, candidate, &seen), &mut key) {
                     (Some(smaller), Some(key)) if smaller.is_within(key) => {
                         *key = smaller;
                         true
@@ -443,9 +444,9 @@ fn examine<O: Observer, W: Write>(
 }
 
 /// The cluster of a program that diverges: what it shares with every other one that shows the same defect.
-fn cluster_of(verdict: &Verdict) -> Option<ClusterKey> {
+fn cluster_of(machine: &Machine, program: &Program, verdict: &Verdict) -> Option<ClusterKey> {
     match verdict {
-        Verdict::Diverge(divergence) => Some(ClusterKey::of(divergence)),
+        Verdict::Diverge(divergence) => Some(ClusterKey::of(machine, program, divergence)),
         Verdict::Agree | Verdict::Inconclusive(_) => None,
     }
 }
@@ -522,7 +523,8 @@ mod tests {
 
     fn key(differing: &str) -> ClusterKey {
         let differing = BTreeSet::from([differing.to_owned()]);
-        ClusterKey { rule: None, kind: DifferenceKind::Entry, differing, explanation: Explanation::Unexplained }
+        let explanation = Explanation::Unexplained;
+        ClusterKey { rule: None, stray: None, kind: DifferenceKind::Entry, differing, explanation }
     }
 
     #[test]

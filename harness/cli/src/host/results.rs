@@ -72,12 +72,13 @@ impl Found {
     }
 
     /// The keys of the program's cluster: of its own verdict, and of its smallest form's.
-    fn keys(&self) -> Option<(ClusterKey, Option<ClusterKey>)> {
-        let key = |verdict: &Verdict| match verdict {
-            Verdict::Diverge(divergence) => Some(ClusterKey::of(divergence)),
+    fn keys(&self, machine: &Machine) -> Option<(ClusterKey, Option<ClusterKey>)> {
+        let key = |program: &Program, verdict: &Verdict| match verdict {
+            Verdict::Diverge(divergence) => Some(ClusterKey::of(machine, program, divergence)),
             Verdict::Agree | Verdict::Inconclusive(_) => None,
         };
-        Some((key(&self.verdict)?, self.minimal.as_ref().and_then(|minimal| key(&minimal.verdict))))
+        let smallest = self.minimal.as_ref().and_then(|minimal| key(&minimal.program, &minimal.verdict));
+        Some((key(&self.program, &self.verdict)?, smallest))
     }
 
     /// Program, verdict and records in the smallest form that there is.
@@ -102,14 +103,14 @@ pub struct FoundCluster<'a> {
 }
 
 impl<'a> FoundCluster<'a> {
-    fn of(cluster: &Cluster, found: &[&'a Found]) -> Option<Self> {
+    fn of(machine: &Machine, cluster: &Cluster, found: &[&'a Found]) -> Option<Self> {
         let members: Vec<&Found> = cluster.members.iter().map(|&member| found[member]).collect();
         let rank = |found: &&&Found| {
             let is_stable = found.stability.is_some() && found.is_stable();
             (!is_stable, found.smallest().0.steps.len(), found.index)
         };
         let representative: &Found = members.iter().min_by_key(rank)?;
-        let (own, smallest) = representative.keys()?;
+        let (own, smallest) = representative.keys(machine)?;
         Some(Self { key: smallest.unwrap_or(own), members, representative })
     }
 
@@ -286,9 +287,11 @@ impl Results {
     /// The divergences by cluster, in the order of their first programs. One report each.
     #[must_use]
     pub fn clusters(&self) -> Vec<FoundCluster<'_>> {
+        // No program begins before the machine is described.
+        let Some(machine) = &self.machine else { return Vec::new() };
         let (found, keys): (Vec<&Found>, Vec<_>) =
-            self.divergences.iter().filter_map(|found| Some((found, found.keys()?))).unzip();
-        clusters(keys).iter().filter_map(|cluster| FoundCluster::of(cluster, &found)).collect()
+            self.divergences.iter().filter_map(|found| Some((found, found.keys(machine)?))).unzip();
+        clusters(keys).iter().filter_map(|cluster| FoundCluster::of(machine, cluster, &found)).collect()
     }
 
     /// What two loaders gave alike, where two observed to the end.
@@ -338,11 +341,16 @@ pub fn reason(inconclusive: &Inconclusive) -> String {
 #[cfg(test)]
 mod tests {
     use ptediff_reference_model::arena::{ActorId, PageIndex};
+    use ptediff_reference_model::kernel::KernelVersion;
     use ptediff_reference_model::outcome::Outcome;
     use ptediff_reference_model::program::{Operation, Step};
     use ptediff_reference_model::verdict::{Difference, Divergence};
 
     use super::*;
+
+    fn machine() -> Option<Machine> {
+        Some(Machine::imagined(KernelVersion::new(6, 12, 95), true, true))
+    }
 
     /// A program of so many steps that got this errno where it should not have.
     fn found(index: u32, steps: usize, errno: i32, stability: Option<(u16, u16)>) -> Found {
@@ -370,7 +378,7 @@ mod tests {
         let check = |divergences: Vec<Found>, caught: bool, expected: Exit| {
             let reason = format!("{PROBE_CONTRADICTED} by a witness: Entry");
             let inconclusive = caught.then_some((reason, (1, 7))).into_iter().collect();
-            let results = Results { divergences, inconclusive, ..Results::default() };
+            let results = Results { machine: machine(), divergences, inconclusive, ..Results::default() };
             assert_eq!(results.exit(), expected);
         };
         check(vec![found(1, 3, 12, Some((3, 3)))], true, Exit::Diverge);
@@ -391,7 +399,7 @@ mod tests {
             found(8, 3, 12, Some((1, 3))),
             found(9, 6, 12, Some((3, 3))),
         ];
-        let results = Results { divergences, ..Results::default() };
+        let results = Results { machine: machine(), divergences, ..Results::default() };
         let clusters = results.clusters();
         let indices = |cluster: &FoundCluster<'_>| cluster.members.iter().map(|found| found.index).collect::<Vec<_>>();
         assert_eq!(clusters.iter().map(indices).collect::<Vec<_>>(), [vec![4, 6, 8, 9], vec![5]]);
