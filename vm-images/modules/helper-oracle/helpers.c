@@ -16,18 +16,18 @@
 
 /* Since 7.3 the bit and its helpers are those of userfaultfd's tracking at large. */
 #if defined(_PAGE_UFFD) && !defined(_PAGE_UFFD_WP)
-#define _PAGE_UFFD_WP _PAGE_UFFD
-#define pte_uffd_wp pte_uffd
-#define pte_mkuffd_wp pte_mkuffd
-#define pte_clear_uffd_wp pte_clear_uffd
-#define pte_swp_uffd_wp pte_swp_uffd
-#define pte_swp_mkuffd_wp pte_swp_mkuffd
+#define _PAGE_UFFD_WP	      _PAGE_UFFD
+#define pte_uffd_wp	      pte_uffd
+#define pte_mkuffd_wp	      pte_mkuffd
+#define pte_clear_uffd_wp     pte_clear_uffd
+#define pte_swp_uffd_wp	      pte_swp_uffd
+#define pte_swp_mkuffd_wp     pte_swp_mkuffd
 #define pte_swp_clear_uffd_wp pte_swp_clear_uffd
-#define pmd_uffd_wp pmd_uffd
-#define pmd_mkuffd_wp pmd_mkuffd
-#define pmd_clear_uffd_wp pmd_clear_uffd
-#define pmd_swp_uffd_wp pmd_swp_uffd
-#define pmd_swp_mkuffd_wp pmd_swp_mkuffd
+#define pmd_uffd_wp	      pmd_uffd
+#define pmd_mkuffd_wp	      pmd_mkuffd
+#define pmd_clear_uffd_wp     pmd_clear_uffd
+#define pmd_swp_uffd_wp	      pmd_swp_uffd
+#define pmd_swp_mkuffd_wp     pmd_swp_mkuffd
 #define pmd_swp_clear_uffd_wp pmd_swp_clear_uffd
 #endif
 
