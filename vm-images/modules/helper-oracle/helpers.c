@@ -14,6 +14,23 @@
 
 #include "helper_oracle.h"
 
+/* Since 7.3 the bit and its helpers are those of userfaultfd's tracking at large. */
+#if defined(_PAGE_UFFD) && !defined(_PAGE_UFFD_WP)
+#define _PAGE_UFFD_WP	      _PAGE_UFFD
+#define pte_uffd_wp	      pte_uffd
+#define pte_mkuffd_wp	      pte_mkuffd
+#define pte_clear_uffd_wp     pte_clear_uffd
+#define pte_swp_uffd_wp	      pte_swp_uffd
+#define pte_swp_mkuffd_wp     pte_swp_mkuffd
+#define pte_swp_clear_uffd_wp pte_swp_clear_uffd
+#define pmd_uffd_wp	      pmd_uffd
+#define pmd_mkuffd_wp	      pmd_mkuffd
+#define pmd_clear_uffd_wp     pmd_clear_uffd
+#define pmd_swp_uffd_wp	      pmd_swp_uffd
+#define pmd_swp_mkuffd_wp     pmd_swp_mkuffd
+#define pmd_swp_clear_uffd_wp pmd_swp_clear_uffd
+#endif
+
 #define SINCE(major, minor) (LINUX_VERSION_CODE >= KERNEL_VERSION(major, minor, 0))
 
 /* Runs "answer" with "entry" going through the question's entries. */

@@ -48,6 +48,10 @@ fn host(arguments: &Doctor) -> Result<Vec<(String, String)>, Failure> {
     let store = Store::open()?;
     lines.push(("cache".to_owned(), store.root().display().to_string()));
     for listed in store.list()? {
+        if let Some(release) = listed.stands_for.as_ref().filter(|_| listed.state.is_ok()) {
+            lines.push((format!("{} {}", listed.kind, listed.name), format!("stands for {release}")));
+            continue;
+        }
         let says = match store.verify(listed.kind, &listed.name) {
             Ok(manifest) => format!("{} (digests verified)", manifest.package_version()),
             Err(error) => error.to_string(),

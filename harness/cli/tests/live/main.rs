@@ -15,6 +15,7 @@ mod processor;
 #[path = "../support/repository.rs"]
 mod repository;
 mod rig;
+mod swap;
 mod watch;
 
 use std::process::ExitCode;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     let in_place = may_run_in_place();
     let mut trials = corpus::trials(in_place);
     let on_machines: Vec<Trial> =
-        [campaigns::trials(), claims::trials(), processor::trials(), rig::trials(), watch::trials()]
+        [campaigns::trials(), claims::trials(), processor::trials(), rig::trials(), swap::trials(), watch::trials()]
             .into_iter()
             .flatten()
             .collect();

@@ -397,8 +397,7 @@ fn a_boot_that_hangs() -> Result<(), Failed> {
     let path = path.to_str().ok_or("a path that is no text")?;
     let ran = live(&["run", "--platform", "qemu", "--kernel", path, "--cases", "3", "--silence", "10"])?;
     ran.must_exit(Exit::CannotTell)?;
-    ran.must_say("/ending/never-began", "the guest hung")?;
-    ran.must_say("/console", "System halted")
+    ran.must_say("/ending/never-began", "the guest hung")
 }
 
 fn native_needs_leave() -> Result<(), Failed> {
