@@ -166,6 +166,7 @@ pub enum Change {
     DontunmapKeepsOffset,
     MremapMergesRegistered,
     KsmReplaceDropsSoftDirty,
+    UnmergeableDropsFlags,
     PkeyAllocWithoutKeys,
     UffdTakesShadowStacks,
     MergeLosesSoftDirty,

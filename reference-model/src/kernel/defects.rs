@@ -132,6 +132,22 @@ pub const DEFECTS: &[ChangeInfo] = &[
         fact: None,
     },
     ChangeInfo {
+        change: Change::UnmergeableDropsFlags,
+        identifier: "ksm.unmergeable-drops-flags",
+        statement: "MADV_UNMERGEABLE clears every flag of the VMA above bit 31 with VM_MERGEABLE: the protection key is lost.",
+        function: "mm/ksm.c: ksm_madvise",
+        source: "mm/ksm: fix flag-dropping behavior in ksm_madvise",
+        kind: ChangeKind::Defect { cve: Some("CVE-2025-40040"), right: "It clears VM_MERGEABLE alone." },
+        versions: Versions {
+            since: Arrival::ALWAYS,
+            until: Some(Arrival {
+                mainline: Some(KernelVersion::new(6, 18, 0)),
+                stable: &[KernelVersion::new(6, 1, 156), KernelVersion::new(6, 12, 53), KernelVersion::new(6, 17, 3)],
+            }),
+        },
+        fact: None,
+    },
+    ChangeInfo {
         change: Change::KsmReplaceDropsSoftDirty,
         identifier: "ksm.replace-drops-soft-dirty",
         statement: "ksmd drops SoftDirty from the entry of a page that it replaces.",

@@ -15,6 +15,9 @@ const ENOMEM: i32 = 12;
 const EFAULT: i32 = 14;
 const EINVAL: i32 = 22;
 
+/// The flags above bit 31.
+const HIGH_FLAGS: u64 = !0 << 32;
+
 impl Model {
     pub(super) fn madvise(&mut self, actor: ActorId, range: PageRange, advice: Advice) -> (Rule, Outcome) {
         match advice {
@@ -82,6 +85,12 @@ impl Model {
                 } else {
                     self.enter_merging(actor);
                 }
+            }
+            let drops = clear & VM_MERGEABLE != 0 && self.kernel.has(Change::UnmergeableDropsFlags);
+            let clear = if drops { clear | HIGH_FLAGS } else { clear };
+            if drops && old.marks & HIGH_FLAGS != 0 {
+                let lost_key = Some(old.page_key());
+                self.memory(actor).vmas.list[index].lost_key = lost_key;
             }
             let marks = (old.marks | set) & !clear;
             start = self.mark_vma(actor, index, start, old.end.min(end), marks, Rule::VmaMergeAdvice);

@@ -296,7 +296,8 @@ impl Model {
             // A forced write faults in a VMA that is not accessible; do_numa_page is for those that are.
             EntryKind::ProtNone if vma.protection == Protection::NONE => {}
             EntryKind::ProtNone => {
-                let bits = self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).make_young();
+                let bits =
+                    self.design.modify(slot.bits, page_protection(vma.protection, vma.page_key()).0).make_young();
                 self.write(Rule::NumaHint, actor, page, bits, slot.frame);
                 self.transition(Cause::Fault, Rule::NumaHint, actor, page, before, access.is_store());
                 return Ok(());
@@ -376,7 +377,7 @@ impl Model {
     /// `do_anonymous_page` over a marker (`vmf_orig_pte_uffd_wp`): what is installed is write-protected at once.
     fn install_protected(&mut self, actor: ActorId, page: PageIndex, access: Access) {
         let before = self.expect(&self.slot(actor, page));
-        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.key()));
+        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.page_key()));
         let (protection, key) = vma.unwrap_or((Protection::NONE, 0));
         let fresh = page_protection(protection, key);
         let rule = if access.is_store() {
@@ -395,7 +396,7 @@ impl Model {
 
     fn install(&mut self, rule: Rule, actor: ActorId, page: PageIndex, shadow_stack: bool) {
         let slot = self.slot(actor, page);
-        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.key()));
+        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.page_key()));
         let (protection, key) = vma.unwrap_or((Protection::NONE, 0));
         let fresh = page_protection(protection, key);
         let design = self.design;

@@ -78,7 +78,7 @@ impl Model {
     /// `maybe_mkwrite` does nothing.
     pub(super) fn fault_forced(&mut self, actor: ActorId, page: PageIndex, vma: &Vma, before: EntryExpectation) {
         let slot = self.slot(actor, page);
-        let fresh = page_protection(vma.protection, vma.key());
+        let fresh = page_protection(vma.protection, vma.page_key());
         let (rule, entry, frame) = match slot.frame {
             _ if slot.bits.kind() == EntryKind::None => {
                 self.prepare_anon_vma(actor, page);

@@ -77,6 +77,7 @@ impl Model {
             displacement: 0,
             uffd: None,
             anon: None,
+            lost_key: None,
             shared: None,
         };
         let (index, merged) = self.memory(actor).vmas.insert(kernel, vma);

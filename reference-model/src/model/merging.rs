@@ -158,7 +158,7 @@ impl Model {
     fn replace_page(&mut self, actor: ActorId, page: PageIndex, stable: u32) {
         let Slot { bits, frame, .. } = self.slot(actor, page);
         let kept = if self.kernel.has(Change::KsmReplaceDropsSoftDirty) { 0 } else { bits.0 & SOFT_DIRTY };
-        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.key()));
+        let vma = self.memory(actor).vmas.at(page).map(|vma| (vma.protection, vma.page_key()));
         let (protection, key) = vma.unwrap_or((Protection::NONE, 0));
         self.release(frame);
         self.frames[stable as usize].mapcount += 1;
@@ -190,7 +190,7 @@ impl Model {
             self.transition(Cause::Fault, Rule::KsmUnmergeRefused, actor, page, before, true);
             return;
         }
-        let fresh = page_protection(vma.protection, vma.key());
+        let fresh = page_protection(vma.protection, vma.page_key());
         let content = self.frames[number as usize].content;
         self.release(slot.frame);
         let frame = ExpectedFrame::Frame(self.new_frame(content));

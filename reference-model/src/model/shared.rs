@@ -28,14 +28,14 @@ pub(super) struct Object {
 /// `vm_page_prot`. In a shared VMA RW is not withheld for COW, but where write faults are wanted.
 pub(super) fn vm_page_prot(vma: &Vma) -> Entry {
     let withheld = vma.shared.is_none_or(|shared| shared.write_notified);
-    let base = page_protection(vma.protection, vma.key());
+    let base = page_protection(vma.protection, vma.page_key());
     if withheld || !vma.protection.contains(Protection::WRITE) { base } else { Entry(base.0 | RW) }
 }
 
 /// `vma_wants_writenotify` with `vm_page_prot` as it stands: write faults are wanted while soft-dirty is
 /// tracked, unless `vm_page_prot` is not what the VMA's flags would give.
 pub(super) fn wants_writenotify(vma: &Vma, page_prot: Entry) -> bool {
-    let writable = Entry(page_protection(vma.protection, vma.key()).0 | RW);
+    let writable = Entry(page_protection(vma.protection, vma.page_key()).0 | RW);
     vma.protection.contains(Protection::WRITE) && page_prot == writable && !vma.soft_dirty
 }
 
@@ -69,6 +69,7 @@ impl Model {
             displacement: -(range.first() as i16),
             uffd: None,
             anon: None,
+            lost_key: None,
             shared: Some(Shared { object: (self.objects.len() - 1) as u32, write_notified: false }),
         };
         let kernel = self.kernel;
@@ -77,8 +78,9 @@ impl Model {
         ended
     }
 
-    /// `vma_set_page_prot`. It says nothing of private VMAs, whose `vm_page_prot` depends on their rights alone.
+    /// `vma_set_page_prot`. Of private VMAs it says nothing but the key: their `vm_page_prot` depends on their rights alone.
     pub(super) fn set_page_prot(&mut self, actor: ActorId, index: usize) {
+        self.memory(actor).vmas.list[index].lost_key = None;
         let vma = self.memory(actor).vmas.list[index];
         let Some(shared) = vma.shared else { return };
         let full = vm_page_prot(&Vma { shared: Some(Shared { write_notified: false, ..shared }), ..vma });

@@ -131,7 +131,7 @@ impl Model {
         folio.mapcount += 1;
         folio.exclusive = is_exclusive;
         let is_uffd_wp = swapped.has(SWP_UFFD_WP);
-        let fresh = Entry(page_protection(vma.protection, vma.key()).0);
+        let fresh = Entry(page_protection(vma.protection, vma.page_key()).0);
         let restored = Entry(fresh.0 | flag(swapped.has(SWP_SOFT_DIRTY), SOFT_DIRTY) | flag(is_uffd_wp, UFFD_WP));
         let (entry, is_through, is_writable) = if self.kernel.has(Change::SwapInMakesWritable) {
             let wants_fault = is_uffd_wp && vma.marks & VM_UFFD_WP != 0;

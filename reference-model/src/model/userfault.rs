@@ -381,12 +381,12 @@ impl Model {
                     Protection::from_bits(vma.protection.bits() & !Protection::WRITE.bits())
                         .expect("a protection without write is one")
                 };
-                let modified = self.design.modify(slot.bits, page_protection(protection, vma.key()).0);
+                let modified = self.design.modify(slot.bits, page_protection(protection, vma.page_key()).0);
                 (Rule::UffdWpSet, self.design.make_uffd_wp(modified))
             }
             (_, false) => {
                 let modified =
-                    self.design.modify(slot.bits, page_protection(vma.protection, vma.key()).0).clear_uffd_wp();
+                    self.design.modify(slot.bits, page_protection(vma.protection, vma.page_key()).0).clear_uffd_wp();
                 let tracked = !vma.soft_dirty && !modified.has(SOFT_DIRTY);
                 let upgrade = self.kernel.has(Change::UffdWpByPageProtection)
                     && vma.protection.contains(Protection::WRITE)
@@ -423,7 +423,7 @@ impl Model {
                 return filled(place);
             }
             let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
-            let dirty = self.design.make_dirty(page_protection(vma.protection, vma.key()));
+            let dirty = self.design.make_dirty(page_protection(vma.protection, vma.page_key()));
             // What is protected is either not made writable, or made so and taken back, which leaves its dirtiness where
             // it belongs.
             let makes_writable = !protect || self.kernel.has(Change::UffdCopyWritableFirst);
@@ -452,7 +452,7 @@ impl Model {
                 return filled(place);
             }
             let vma = self.memory(owner).vmas.at(page).copied().expect("one VMA holds the range");
-            let entry = Entry(page_protection(vma.protection, vma.key()).0 | SPECIAL);
+            let entry = Entry(page_protection(vma.protection, vma.page_key()).0 | SPECIAL);
             self.write(Rule::UffdZeropagePlaced, owner, page, entry, ExpectedFrame::Zero);
         }
         self.wake_userfault(context, range.first() as u8, range.end() as u8);

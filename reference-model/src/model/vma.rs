@@ -80,6 +80,8 @@ pub(super) struct Vma {
     /// `vm_userfaultfd_ctx`: the context's identity.
     pub(super) uffd: Option<u32>,
     pub(super) anon: Option<AnonVma>,
+    /// The key that `vm_page_prot` still has where the flags lost theirs ([`Change::UnmergeableDropsFlags`]).
+    pub(super) lost_key: Option<u8>,
     /// The object that a shared VMA maps; `None` of private memory.
     pub(super) shared: Option<Shared>,
 }
@@ -112,6 +114,11 @@ impl Vma {
     /// `vma_pkey`.
     pub(super) fn key(&self) -> u8 {
         ((self.marks & VM_PKEY) >> VM_PKEY_SHIFT) as u8
+    }
+
+    /// The key of `vm_page_prot`, which entries get.
+    pub(super) fn page_key(&self) -> u8 {
+        self.lost_key.unwrap_or_else(|| self.key())
     }
 
     /// `vm_flags` under the compared mask.
