@@ -203,8 +203,8 @@ impl Model {
             return Err((Rule::FaultUnmapped, Outcome::Faulted(fault)));
         };
         // access_error, in its order.
-        if access.is_refused_by_key(self.pkru(actor), vma.key()) {
-            let by_entry = error_code & ERROR_PROTECTION_KEY != 0;
+        let by_entry = error_code & ERROR_PROTECTION_KEY != 0;
+        if by_entry || access.is_refused_by_key(self.pkru(actor), vma.key()) {
             let rule = if by_entry { Rule::FaultKeyOfEntry } else { Rule::FaultKeyOfVma };
             let fault = Fault { code: SEGV_PKUERR, key: vma.key().into(), ..fault };
             return Err((rule, Outcome::Faulted(fault)));
