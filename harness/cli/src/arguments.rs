@@ -47,6 +47,8 @@ pub enum Command {
     Run(Run),
     /// Run corpus entries
     Replay(Replay),
+    /// Run corpus and a campaign on every kernel, and check the table of changes
+    Matrix(Matrix),
     /// Judge a recorded trace again, without a machine
     Judge(Judge),
     /// Tell what this host and a machine have, and which hooks attach
@@ -365,6 +367,38 @@ pub struct Run {
     /// Ask no other machine about a divergence
     #[arg(long)]
     pub no_opinions: bool,
+}
+
+/// Arguments of `matrix`.
+#[derive(Debug, Args)]
+pub struct Matrix {
+    /// Kernels: names, releases or paths, fetched where the cache has them not; every kernel that the archive serves
+    /// where none is named
+    pub kernels: Vec<String>,
+    /// The machine; its kernel is each in turn.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Seed of the campaigns
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Number of programs a kernel
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
+    /// Executions that shrinking one divergence may cost
+    #[arg(long, default_value_t = 200)]
+    pub shrink: u32,
+    /// The corpus
+    #[arg(long, default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Folder for the corpus entries of divergences, a folder a kernel
+    #[arg(long, default_value = "divergences")]
+    pub save: PathBuf,
+    /// Keep the kernels that were fetched for this
+    #[arg(long)]
+    pub keep: bool,
 }
 
 /// What decides the exit code.

@@ -13,6 +13,7 @@ mod binding;
 mod cluster;
 mod comparison;
 mod contradiction;
+mod evidence;
 mod explanation;
 mod ideal;
 mod judge;
@@ -20,6 +21,7 @@ mod tally;
 
 pub use cluster::{Cluster, ClusterKey, DifferenceKind, clusters};
 pub use comparison::pagemap_word;
+pub use evidence::{Evidence, Seen, Standing};
 pub use ideal::{ideal_records, records_of};
 pub use judge::{Judge, Progress, is_rule_of_the_step, judge};
 pub use tally::Tally;

@@ -10,6 +10,7 @@ mod distill;
 mod doctor;
 mod explain;
 mod judge;
+mod matrix;
 mod mutants;
 mod opinions;
 mod pairs;
@@ -49,7 +50,7 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == START_ARGUMENT) {
         return start(std::env::args_os().skip(2));
     }
-    let arguments = match Arguments::try_parse() {
+    let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -65,7 +66,7 @@ pub fn main() -> ExitCode {
     }));
     drop(hook);
     keep_quiet_about_closed_output();
-    match catch_unwind(AssertUnwindSafe(|| dispatch(&arguments))) {
+    match catch_unwind(AssertUnwindSafe(|| dispatch(&mut arguments))) {
         Ok(Ok(exit)) => exit.into(),
         Ok(Err(failure)) => {
             let exit = failure.exit();
@@ -103,10 +104,10 @@ fn keep_quiet_about_closed_output() {
     }));
 }
 
-fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
+fn dispatch(arguments: &mut Arguments) -> Result<Exit, Failure> {
     assert!(std::env::var_os(PLANTED_PANIC).is_none_or(|value| value != "1"), "{PLANTED_PANIC}=1");
     let format = arguments.format;
-    match &arguments.command {
+    match &mut arguments.command {
         Command::Run(run) => run::run(run, format),
         Command::Replay(replay) => replay::run(replay, format),
         Command::Judge(judge) => judge::run(judge, format),
@@ -114,8 +115,9 @@ fn dispatch(arguments: &Arguments) -> Result<Exit, Failure> {
         Command::Explain(explain) => explain::run(explain, format),
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
+        Command::Matrix(matrix) => matrix::run(matrix, format),
         Command::Rules => rules::run(format),
-        Command::Changes(arguments) => changes::run(&arguments, format),
+        Command::Changes(arguments) => changes::run(arguments, format),
         Command::Repro(repro) => repro::run(repro),
         Command::Report(report) => report::run(report),
         Command::Diff(diff) => diff::run(diff, format),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use ptediff_compare::{Cluster, ClusterKey, Tally, clusters};
+use ptediff_compare::{Cluster, ClusterKey, Evidence, Tally, clusters};
 use ptediff_observe::Compared;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::observation::StepRecord;
@@ -190,6 +190,8 @@ pub struct Results {
     pub tracking: tracking::Tally,
     /// Stores that break it. They do not decide the exit code; `ptediff claims` does.
     pub untracked: Vec<String>,
+    /// What the programs tell of the kernel's changes.
+    pub evidence: Evidence,
     /// Programs whose first run was judged.
     pub programs: u32,
     /// Runs judged, re-runs and shrinking included.

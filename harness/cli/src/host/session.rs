@@ -335,6 +335,9 @@ impl Reading {
                 }
             }
         }
+        if let Some(machine) = &results.machine {
+            results.evidence.take(machine, index, &current.program, &current.records, &verdict);
+        }
         match &verdict {
             Verdict::Agree => results.agreed += 1,
             Verdict::Diverge(_) => {

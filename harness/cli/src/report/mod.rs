@@ -2,6 +2,7 @@
 
 pub mod explanation;
 pub mod mail;
+pub mod matrix;
 pub mod pair_table;
 pub mod progress;
 pub mod reproducer;
