@@ -1433,8 +1433,8 @@ pub static RULES: [RuleInfo; 251] = [
         identifier: "signal.shadow-stack-unreadable",
         kind: Kind::SignalFrame,
         source: "arch/x86/kernel/shstk.c: shstk_pop_sigframe; mm/gup.c: check_vma_flags",
-        needs: &[Need::With(Change::UserShadowStacks), Need::Without(Change::SigreturnReadsByGetUser)],
-        statement: "6.12: sigreturn reads the pushed SSP through get_user_pages, which refuses a VMA without VM_READ: another SIGSEGV, 8 bytes further down. 7.2 reads by get_user.",
+        needs: &[Need::With(Change::UserShadowStacks), Need::With(Change::SigreturnReadsByGup)],
+        statement: "sigreturn reads the pushed SSP through get_user_pages, which refuses a VMA without VM_READ: another SIGSEGV, 8 bytes further down. Other kernels read by get_user.",
     },
     RuleInfo {
         rule: Rule::ActorDead,

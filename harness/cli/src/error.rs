@@ -13,7 +13,7 @@ use ptediff_vm::store::StoreError;
 use crate::exit_code::Exit;
 
 /// What helps against any wrong entry.
-const ENTRY_HELP: &str = "the format is described in docs/corpus.md; `ptediff replay` takes files of schema 1";
+const ENTRY_HELP: &str = "the format is described in docs/corpus.md; `ptediff replay` takes files of schemas 1 and 2";
 
 /// Bytes of a line that is still shown with the place in it.
 const LONGEST_LINE: usize = 400;

@@ -154,7 +154,7 @@ pub enum Change {
     CopyToUserTriesOnce,
     ForcedStores,
     MmapTakesKeyFirst,
-    SigreturnReadsByGetUser,
+    SigreturnReadsByGup,
     PopulateInOneWalk,
     MarkersHaveLastType,
     GuardMarkers,

@@ -21,7 +21,7 @@ pub const DEFECTS: &[ChangeInfo] = &[
             since: Arrival::ALWAYS,
             until: Some(Arrival {
                 mainline: Some(KernelVersion::new(6, 9, 0)),
-                stable: &[KernelVersion::new(6, 1, 191)],
+                stable: &[KernelVersion::new(6, 1, 191), KernelVersion::new(6, 8, 10)],
             }),
         },
         fact: None,
@@ -63,7 +63,7 @@ pub const DEFECTS: &[ChangeInfo] = &[
         identifier: "uffd.takes-shadow-stacks",
         statement: "userfaultfd takes shadow-stack VMAs.",
         function: "mm/userfaultfd.c: vma_can_userfault",
-        source: "userfaultfd: refuse special VMAs",
+        source: "userfaultfd: prevent registration of special VMAs",
         kind: ChangeKind::Defect {
             cve: Some("CVE-2026-68166"),
             right: "UFFDIO_REGISTER and UNREGISTER of a shadow stack: EINVAL.",
@@ -82,13 +82,13 @@ pub const DEFECTS: &[ChangeInfo] = &[
         identifier: "pkey-alloc.without-keys",
         statement: "pkey_alloc on a CPU without protection keys takes key 0: EINVAL the first time.",
         function: "arch/x86/include/asm/pkeys.h: mm_pkey_alloc",
-        source: "x86/pkeys",
+        source: "x86/pkeys: Fix pkey_alloc() return value when pkeys are not supported",
         kind: ChangeKind::Defect { cve: None, right: "ENOSPC always." },
         versions: Versions {
             since: Arrival::ALWAYS,
             until: Some(Arrival {
-                mainline: Some(KernelVersion::new(7, 2, 0)),
-                stable: &[KernelVersion::new(6, 12, 110), KernelVersion::new(6, 1, 188)],
+                mainline: Some(KernelVersion::release_candidate(7, 3, 1)),
+                stable: &[KernelVersion::new(6, 1, 188), KernelVersion::new(6, 12, 110), KernelVersion::new(7, 2, 6)],
             }),
         },
         fact: None,
@@ -106,8 +106,8 @@ pub const DEFECTS: &[ChangeInfo] = &[
         versions: Versions {
             since: Arrival::ALWAYS,
             until: Some(Arrival {
-                mainline: Some(KernelVersion::new(7, 2, 11)),
-                stable: &[KernelVersion::new(6, 12, 114), KernelVersion::new(6, 1, 191)],
+                mainline: Some(KernelVersion::release_candidate(7, 3, 7)),
+                stable: &[KernelVersion::new(6, 1, 191), KernelVersion::new(6, 12, 114), KernelVersion::new(7, 2, 11)],
             }),
         },
         fact: None,
@@ -125,8 +125,8 @@ pub const DEFECTS: &[ChangeInfo] = &[
         versions: Versions {
             since: Arrival::ALWAYS,
             until: Some(Arrival {
-                mainline: Some(KernelVersion::new(7, 2, 0)),
-                stable: &[KernelVersion::new(6, 12, 112), KernelVersion::new(6, 1, 191)],
+                mainline: Some(KernelVersion::release_candidate(7, 3, 1)),
+                stable: &[KernelVersion::new(6, 1, 191), KernelVersion::new(6, 12, 112), KernelVersion::new(7, 2, 6)],
             }),
         },
         fact: None,
@@ -184,7 +184,7 @@ pub const DEFECTS: &[ChangeInfo] = &[
         identifier: "pmd.modify-drops-dirty",
         statement: "pmd_modify loses the dirtiness of a huge page that becomes read-only.",
         function: "arch/x86/include/asm/pgtable.h: pmd_modify",
-        source: "x86/mm: pmd_modify",
+        source: "x86/mm: Fix user-space data loss with MADV_FREE and THP",
         kind: ChangeKind::Defect { cve: None, right: "Dirty moves to SavedDirty, as in pte_modify." },
         versions: Versions {
             since: Arrival { mainline: Some(KernelVersion::new(6, 6, 0)), stable: &[] },

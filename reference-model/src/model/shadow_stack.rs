@@ -243,10 +243,10 @@ impl Model {
         }
     }
 
-    /// `shstk_pop_sigframe` reads the pushed SSP: first by get_user_pages, which wants VM_READ
-    /// (`mm/gup.c: check_vma_flags`), later by get_user, which an entry that is present satisfies.
+    /// `shstk_pop_sigframe` reads the pushed SSP: 6.12.88 and later of its series by get_user_pages, which wants VM_READ
+    /// (`mm/gup.c: check_vma_flags`), others by get_user, which an entry that is present satisfies.
     fn sigreturn_reads(&self, actor: ActorId, address: u64) -> bool {
-        let by_gup = !self.kernel.has(Change::SigreturnReadsByGetUser);
+        let by_gup = self.kernel.has(Change::SigreturnReadsByGup);
         let readable = PageIndex::of_address(address)
             .and_then(|page| self.mapping(actor, page))
             .is_some_and(|mapping| mapping.protection.contains(Protection::READ));
