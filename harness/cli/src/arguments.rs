@@ -49,6 +49,8 @@ pub enum Command {
     Replay(Replay),
     /// Run corpus and a campaign on every kernel, and check the table of changes
     Matrix(Matrix),
+    /// Tell which defects of the table a kernel has, each by a program that shows it
+    Audit(Audit),
     /// Judge a recorded trace again, without a machine
     Judge(Judge),
     /// Tell what this host and a machine have, and which hooks attach
@@ -367,6 +369,17 @@ pub struct Run {
     /// Ask no other machine about a divergence
     #[arg(long)]
     pub no_opinions: bool,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// Kernel: a name in the cache, or the path of a bzImage [default: what --kernel names]
+    #[arg(id = "audited", value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// The machine.
+    #[command(flatten)]
+    pub machine: MachineArguments,
 }
 
 /// Arguments of `matrix`.

@@ -10,6 +10,7 @@
 //! together and speaks to people.
 
 pub mod arguments;
+pub mod audit;
 pub mod claims;
 pub mod commands;
 pub mod error;

@@ -26,6 +26,12 @@ pub(crate) fn follow(
     agrees.then_some(comparison)
 }
 
+/// Whether everything that was recorded is as the model of this kernel says.
+#[must_use]
+pub fn agrees(machine: &Machine, kernel: Kernel, program: &Program, records: &[StepRecord]) -> bool {
+    follow(machine, kernel, program, records).is_some()
+}
+
 /// Sets of defects that the table gives this version: each alone, then in pairs, then all.
 pub(crate) fn known_defects(machine: &Machine) -> Vec<Vec<Change>> {
     let released = machine.kernel_as_released();

@@ -8,6 +8,7 @@ mod defects;
 mod designs;
 mod fact;
 mod text;
+mod unmodelled;
 mod version;
 
 pub use change::{Arrival, Change, ChangeInfo, ChangeKind, Versions};
@@ -15,6 +16,7 @@ pub use defects::DEFECTS;
 pub use designs::DESIGNS;
 pub use fact::{Fact, Facts};
 pub use text::UnknownChange;
+pub use unmodelled::{UNMODELLED, UnmodelledDefect};
 pub use version::{KernelVersion, NotAKernelRelease};
 
 /// The newest series whose changes the table knows. A newer kernel is judged as this one.

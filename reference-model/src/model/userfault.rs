@@ -218,12 +218,13 @@ impl Model {
         };
         let flags = flag(mode.is_missing(), VM_UFFD_MISSING) | flag(mode.is_write_protect(), VM_UFFD_WP);
         let keeps_protection = self.kernel.has(Change::UffdRegisterKeepsWp);
+        let refuses_stacks = !self.kernel.has(Change::UffdTakesShadowStacks);
         for vma in &self.memory(owner).vmas.list[index..] {
             if vma.first >= end {
                 break;
             }
             // vma_can_userfault comes before the question of the owner.
-            if vma.shadow_stack {
+            if vma.shadow_stack && refuses_stacks {
                 return (Rule::UffdShadowStackRefused, Outcome::Failed(EINVAL));
             }
             if vma.uffd.is_some_and(|other| other != context) {
@@ -259,6 +260,7 @@ impl Model {
             return (Rule::UffdRangeUnmapped, Outcome::Failed(EINVAL));
         };
         let asks_owner = self.kernel.has(Change::UffdUnregisterAsksOwner);
+        let refuses_stacks = !self.kernel.has(Change::UffdTakesShadowStacks);
         for vma in &self.memory(owner).vmas.list[index..] {
             if vma.first >= end {
                 break;
@@ -266,7 +268,7 @@ impl Model {
             if asks_owner && vma.uffd.is_some_and(|other| other != context) {
                 return (Rule::UffdUnregisterNotOwner, Outcome::Failed(EINVAL));
             }
-            if vma.shadow_stack {
+            if vma.shadow_stack && refuses_stacks {
                 return (Rule::UffdShadowStackRefused, Outcome::Failed(EINVAL));
             }
         }

@@ -1,5 +1,6 @@
 //! The subcommands, a file each.
 
+mod audit;
 mod bench;
 mod changes;
 mod claims;
@@ -115,6 +116,7 @@ fn dispatch(arguments: &mut Arguments) -> Result<Exit, Failure> {
         Command::Explain(explain) => explain::run(explain, format),
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
+        Command::Audit(audit) => audit::run(audit, format),
         Command::Matrix(matrix) => matrix::run(matrix, format),
         Command::Rules => rules::run(format),
         Command::Changes(arguments) => changes::run(arguments, format),

@@ -1,5 +1,6 @@
 //! Reports, for people and as JSON.
 
+pub mod audit;
 pub mod explanation;
 pub mod mail;
 pub mod matrix;

@@ -1,0 +1,120 @@
+//! An audit: each defect, whether the kernel has it, and who has the fix.
+
+use ptediff_reference_model::kernel::{ChangeKind, UNMODELLED};
+use ptediff_reference_model::machine::Machine;
+
+use crate::audit::{Finding, Told};
+use crate::exit_code::Exit;
+use crate::host::session::describe;
+
+/// The exit code: 1 for a kernel that has a defect, 125 where one could not be decided here.
+#[must_use]
+pub fn exit(findings: &[Finding]) -> Exit {
+    let any = |wanted: fn(&Told) -> bool| findings.iter().any(|finding| wanted(&finding.told));
+    if any(|told| *told == Told::Present) {
+        Exit::Diverge
+    } else if any(|told| matches!(told, Told::CannotTell(_))) || !any(|told| *told == Told::Absent) {
+        Exit::CannotTell
+    } else {
+        Exit::Agree
+    }
+}
+
+fn word(told: &Told) -> &'static str {
+    match told {
+        Told::Present => "PRESENT",
+        Told::Absent => "absent",
+        Told::CannotTell(_) => "cannot tell",
+        Told::NotExpressible => "not expressible yet",
+    }
+}
+
+/// Prints it.
+pub fn print(machine: &Machine, findings: &[Finding]) {
+    println!("machine      {}", describe(machine));
+    for finding in findings {
+        let info = finding.defect.info();
+        println!("\n{:20} {}", word(&finding.told), info.identifier);
+        if let ChangeKind::Defect { cve: Some(cve), .. } = info.kind {
+            println!("    {cve}");
+        }
+        println!("    {}", info.statement);
+        println!("    {}: {}", info.function, info.source);
+        println!("    {}", fixes(info.versions.until.map(|until| until.to_string())));
+        if let Told::CannotTell(why) = &finding.told {
+            println!("    {why}");
+        }
+        let expected = machine.kernel_as_released().has(finding.defect);
+        match finding.told {
+            Told::Present if !expected => println!("    by its version it should not have it"),
+            Told::Absent if expected => println!("    by its version it should have it"),
+            _ => {}
+        }
+        for step in finding.program.iter().flat_map(|program| &program.steps) {
+            println!("        {step}");
+        }
+    }
+    let affected: Vec<_> = UNMODELLED.iter().filter(|defect| defect.versions.has(machine.judged_version())).collect();
+    println!("\nnot expressible yet, and by the table this version has them, untested:");
+    for defect in &affected {
+        let cve = defect.cve.map_or_else(String::new, |cve| format!(", {cve}"));
+        println!("    {}{cve}: {}", defect.identifier, defect.statement);
+        println!("        {}: {}", defect.function, defect.source);
+        println!("        {}", fixes(defect.versions.until.map(|until| until.to_string())));
+    }
+    if affected.is_empty() {
+        println!("    none");
+    }
+    let count = |told: &str| findings.iter().filter(|finding| word(&finding.told) == told).count();
+    println!(
+        "\n{} present, {} absent, {} cannot tell here, {} not expressible yet",
+        count("PRESENT"),
+        count("absent"),
+        count("cannot tell"),
+        count("not expressible yet") + UNMODELLED.len(),
+    );
+    println!("exit         {} ({})", exit(findings) as u8, exit(findings).meaning());
+}
+
+fn fixes(until: Option<String>) -> String {
+    until.map_or_else(|| "no fix is known".to_owned(), |until| format!("fixed in {until}"))
+}
+
+/// The same as JSON.
+#[must_use]
+pub fn json(machine: &Machine, findings: &[Finding]) -> serde_json::Value {
+    let rows: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            let info = finding.defect.info();
+            let cve = match info.kind {
+                ChangeKind::Defect { cve, .. } => cve,
+                ChangeKind::Design => None,
+            };
+            serde_json::json!({
+                "defect": info.identifier,
+                "cve": cve,
+                "function": info.function,
+                "source": info.source,
+                "fixed": info.versions.until.map(|until| until.to_string()),
+                "by-version": machine.kernel_as_released().has(finding.defect),
+                "told": finding.told,
+                "program": finding.program,
+            })
+        })
+        .collect();
+    let unmodelled: Vec<_> = UNMODELLED
+        .iter()
+        .map(|defect| {
+            serde_json::json!({
+                "defect": defect.identifier,
+                "cve": defect.cve,
+                "function": defect.function,
+                "source": defect.source,
+                "fixed": defect.versions.until.map(|until| until.to_string()),
+                "by-version": defect.versions.has(machine.judged_version()),
+            })
+        })
+        .collect();
+    serde_json::json!({ "machine": machine, "defects": rows, "not-expressible": unmodelled, "exit": exit(findings) as u8 })
+}
