@@ -143,8 +143,33 @@ pub fn check_import_table() -> Result<(), TaskError> {
     if violations.is_empty() { Ok(()) } else { Err(TaskError::ImportTable { violations }) }
 }
 
+/// The one folder that compares kernel versions.
+const KERNELS: &str = "reference-model/src/kernel/";
+
+/// Lines of a source file that look into a kernel version or compare one with a number of their own.
+#[must_use]
+pub fn compares_versions(path: &str, text: &str) -> Vec<String> {
+    if path.starts_with(KERNELS) || path.contains("/tests") || path.ends_with("tests.rs") {
+        return Vec::new();
+    }
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let is_comparison = |line: &str| {
+        let compares = ["==", "!=", "<=", ">=", " < ", " > ", "matches!", "contains("];
+        line.contains("KernelVersion::") && compares.iter().any(|sign| line.contains(sign))
+            || [".major", ".minor", ".patch"].iter().any(|field| {
+                line.match_indices(field).any(|(at, _)| !line[at + field.len()..].starts_with(['\"', '(', '_']))
+            })
+    };
+    let lines =
+        code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//") && is_comparison(line));
+    lines.map(|(number, line)| format!("{path}:{}: compares a kernel version: {}", number + 1, line.trim())).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn import(name: &str, only_in_tests: bool) -> Import {
@@ -202,6 +227,30 @@ mod tests {
         {
             check(plant(from, to, true), &[&format!("{from} may not depend on {to} in tests")]);
         }
+    }
+
+    #[test]
+    fn versions_are_compared_where_kernels_are_data_and_nowhere_else() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+        let mut folders = vec![root.join("harness"), root.join("reference-model/src")];
+        let (mut files, mut found) = (0, Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    files += 1;
+                    let name = path.strip_prefix(root).expect("below the root").display().to_string();
+                    found.extend(compares_versions(&name, &fs::read_to_string(&path).expect("text")));
+                }
+            }
+        }
+        assert!(files > 300, "{files} files");
+        assert_eq!(found, Vec::<String>::new());
+        let planted = "fn old(v: KernelVersion) -> bool { v == KernelVersion::LINUX_6_1 || v.minor < 12 }";
+        assert_eq!(compares_versions("harness/a.rs", planted).len(), 1);
+        assert_eq!(compares_versions("reference-model/src/kernel/a.rs", planted).len(), 0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! userfaultfd write-protect tracking: what was asked, and the checks over the model.
 
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::kernel::{Change, KernelVersion};
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::mutation::{Mutation, Output};
@@ -65,7 +65,7 @@ fn machine(version: KernelVersion) -> Machine {
 /// Features that a kernel knows.
 fn features(version: KernelVersion) -> Vec<UffdFeatures> {
     let mut features = vec![UffdFeatures::NONE, UffdFeatures::EVENT_FORK];
-    if version != KernelVersion::LINUX_6_1 {
+    if machine(version).kernel().has(Change::UffdWpAsync) {
         features.extend([UffdFeatures::WP_UNPOPULATED, UffdFeatures::WP_ASYNC]);
     }
     features
@@ -95,7 +95,7 @@ fn inference_shortest(effort: Effort) -> Result<Cases, Refuted> {
             .map(|(program, wrong)| (wrong.is_false, wrong.circumstance.name(), program.steps.len()))
             .collect();
         // 6.1 leaves a page read-only whose protection was resolved.
-        let read_only = if version == KernelVersion::LINUX_6_1 { 6 } else { 7 };
+        let read_only = if machine(version).kernel().has(Change::UffdWpByPageProtection) { 7 } else { 6 };
         for expected in [(true, "zero page", 5), (true, "swap", 6), (true, "read-only", read_only), (false, "COW", 7)] {
             if !lengths.contains(&expected) {
                 return Err(Refuted { what: format!("{version}: {expected:?} is not among {lengths:?}") });

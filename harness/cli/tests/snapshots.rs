@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use ptediff::host::session::judge_bytes;
-use ptediff::report::snapshots::{Replayed, complaints, read_snapshots, timelines};
+use ptediff::report::snapshots::{Replayed, complaints, read_snapshots, recorded_on, timelines};
 use ptediff_corpus::{Corpus, StoredEntry};
 use ptediff_vm::in_place::may_run_in_place;
 
@@ -55,7 +55,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn folder(kernel: &str) -> PathBuf {
+fn folder_of(kernel: &str) -> PathBuf {
     root().join("snapshots").join(kernel)
 }
 
@@ -99,10 +99,11 @@ fn boot_once(kernel: &str, platform: &str) -> Result<Replayed, String> {
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;
+    let recorded = recorded_on(&folder_of(kernel)).map_err(|error| error.to_string())?;
     let bytes = fs::read(&trace).map_err(|error| error.to_string())?;
     let results = judge_bytes(&bytes);
     let said = || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    timelines(&results, &entries()?).ok_or_else(said)
+    timelines(&results, &entries()?, recorded).ok_or_else(said)
 }
 
 fn is_as_the_snapshot(index: usize, name: &str) -> Result<Completion, Failed> {
@@ -112,7 +113,7 @@ fn is_as_the_snapshot(index: usize, name: &str) -> Result<Completion, Failed> {
     }
     let timeline = replayed.timelines.get(name).ok_or("the entry was not replayed")?;
     let mut settings = insta::Settings::new();
-    settings.set_snapshot_path(folder(KERNELS[index].0));
+    settings.set_snapshot_path(folder_of(KERNELS[index].0));
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, timeline));
@@ -121,7 +122,7 @@ fn is_as_the_snapshot(index: usize, name: &str) -> Result<Completion, Failed> {
 
 /// The whole difference in one place, for people; stale snapshots are seen here alone.
 fn nothing_else_is_there(index: usize) -> Result<(), Failed> {
-    let snapshots = read_snapshots(&folder(KERNELS[index].0))?;
+    let snapshots = read_snapshots(&folder_of(KERNELS[index].0))?;
     let complaints = complaints(&snapshots, replay(index)?);
     if complaints.is_empty() { Ok(()) } else { Err(complaints.join("\n").into()) }
 }
@@ -130,10 +131,10 @@ fn nothing_else_is_there(index: usize) -> Result<(), Failed> {
 /// three are named.
 fn planted_changes_are_noticed() -> Result<(), Failed> {
     for (kernel, _) in KERNELS {
-        let timelines = read_snapshots(&folder(kernel))?;
+        let timelines = read_snapshots(&folder_of(kernel))?;
         let replayed = Replayed { timelines, ..Replayed::default() };
         let planted = tempfile::tempdir()?;
-        for file in fs::read_dir(folder(kernel))? {
+        for file in fs::read_dir(folder_of(kernel))? {
             let file = file?;
             fs::copy(file.path(), planted.path().join(file.file_name()))?;
         }

@@ -132,7 +132,9 @@ impl Judge {
         for defects in known_defects(&self.machine) {
             let kernel = defects.iter().fold(self.machine.kernel(), |kernel, &defect| kernel.with(defect));
             let Some(comparison) = follow(&self.machine, kernel, program, records) else { continue };
-            self.comparison = comparison.with_tally(self.comparison.tally().clone());
+            let mut tally = self.comparison.tally().clone();
+            tally.steps += 1;
+            self.comparison = comparison.with_tally(tally);
             let explanation = Explanation::KnownDefects(defects);
             match &mut self.known {
                 Some(known) => known.explanation = explanation,

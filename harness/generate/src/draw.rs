@@ -9,7 +9,7 @@ use proptest::prelude::Rng;
 use ptediff_reference_model::arena::{ARENA_BASE, ARENA_PAGES, ActorId, PAGE_SIZE, PageIndex, PageRange};
 use ptediff_reference_model::entry::{EntryKind, UFFD_WP};
 use ptediff_reference_model::expectation::ExpectedFrame;
-use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::kernel::Kernel;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::{Mapping, Model};
 use ptediff_reference_model::program::{
@@ -97,7 +97,7 @@ pub(crate) fn draw(random: &mut impl Rng, machine: &Machine, options: &Options) 
         tracks: profile == Profile::Tracking,
         favours_keys: machine.protection_keys && profile == Profile::Keys,
         hoards,
-        version: machine.version,
+        kernel: machine.kernel(),
         weights: profile.weights(),
         window,
         last_actor: ActorId::FIRST,
@@ -138,7 +138,7 @@ pub(crate) struct Draft<'a, R> {
     pub(crate) favours_keys: bool,
     /// Whether all keys are taken before anything else is done with them.
     hoards: bool,
-    version: KernelVersion,
+    kernel: Kernel,
     weights: Weights,
     pub(crate) window: PageRange,
     last_actor: ActorId,

@@ -158,6 +158,7 @@ pub enum Change {
     PopulateInOneWalk,
     MarkersHaveLastType,
     GuardMarkers,
+    SessionProbesByGraph,
     UffdRegisterKeepsWp,
     CopyMergesOnOtherSide,
     CloseKeepsUffdWp,

@@ -250,6 +250,19 @@ pub const DESIGNS: &[ChangeInfo] = &[
         fact: None,
     },
     ChangeInfo {
+        change: Change::SessionProbesByGraph,
+        identifier: "tracing.session-probes-by-graph",
+        statement: "kprobe.session programs are attached by the function graph tracer, which runs them with preemption off.",
+        function: "kernel/trace/fprobe.c: fprobe_entry",
+        source: "fprobe: Rewrite fprobe on function-graph tracer",
+        kind: ChangeKind::Design,
+        versions: Versions {
+            since: Arrival { mainline: Some(KernelVersion::new(6, 14, 0)), stable: &[] },
+            until: None,
+        },
+        fact: None,
+    },
+    ChangeInfo {
         change: Change::SharedReadKeepsDirty,
         identifier: "shared.read-keeps-dirty",
         statement: "A load that maps a dirty folio writable makes the entry dirty.",

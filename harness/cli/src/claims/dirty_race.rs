@@ -2,7 +2,7 @@
 
 use ptediff_claims::{Effort, Evidence};
 use ptediff_observe::Loader;
-use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::kernel::Change;
 use ptediff_vm::store::Store;
 use serde_json::json;
 
@@ -84,7 +84,7 @@ fn storm(
     }
     let created = summary.fork_parent.created + summary.fork_child.created;
     let made = summary.protect.created + summary.clear_refs.created + created;
-    if (answers.machine.version == KernelVersion::LINUX_6_1) != (made > 0) {
+    if answers.machine.kernel().has(Change::SavedDirty) == (made > 0) {
         return Err(ClaimFailure::Refuted(format!("{place}: {made} entries with Write=0, Dirty=1 were made")));
     }
     Ok(evidence(&answers, &summary, made))

@@ -5,7 +5,7 @@ use ptediff_compare::judge;
 use ptediff_corpus::Needs;
 use ptediff_reference_model::algebra::{Page, Place};
 use ptediff_reference_model::arena::{ActorId, PageIndex, PageRange};
-use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::kernel::Change;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::{Operation, Placement, Program, Protection, Step};
 use ptediff_reference_model::verdict::Verdict;
@@ -53,8 +53,7 @@ fn made_by(page: Page) -> Option<Program> {
 fn is_made(machine: &Machine, page: Page) -> bool {
     match page {
         Page::ModifiedThenShared => true,
-        // 7.2 forces writes of tracers only.
-        Page::ReadOnlyCopiedForGup => machine.version != KernelVersion::LINUX_7_2,
+        Page::ReadOnlyCopiedForGup => machine.kernel().has(Change::ForcedStores),
         Page::ShadowStack | Page::SharedShadowStack => machine.shadow_stack,
         Page::DirtySetLate => false,
     }
@@ -138,7 +137,7 @@ mod tests {
     /// would pass for it but for (a) and (b), which nothing tells apart in a read-only VMA.
     #[test]
     fn each_program_leaves_its_state() {
-        let machine = Machine::imagined(KernelVersion::LINUX_6_12, true, true);
+        let machine = Machine::imagined(ptediff_reference_model::kernel::KernelVersion::LINUX_6_12, true, true);
         for page in Page::ALL {
             let Some(program) = made_by(page) else { continue };
             let mut model = Model::new(&machine);

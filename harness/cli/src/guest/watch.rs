@@ -14,7 +14,7 @@ use serde::Serialize;
 use ptediff_observe::{Attachment, ObserveError, ProgramWatch, WatchReport, WatchSettings};
 use ptediff_reference_model::entry::Entry;
 use ptediff_reference_model::invariant::{Invariant, Moment, Seen, marker_bits, marker_type, violated, vm_flag};
-use ptediff_reference_model::kernel::KernelVersion;
+use ptediff_reference_model::kernel::Change;
 use ptediff_reference_model::machine::Machine;
 use ptediff_trace::{Finding, Frame, Refused, Writer};
 
@@ -27,8 +27,6 @@ use crate::watch::{Counters, Output, PagemapCounters, Ran, Transition, Violation
 pub const START_ARGUMENT: &str = "__start";
 /// Exit code of a command that could not be started, as in a shell.
 const NOT_STARTED: i32 = 127;
-/// First kernel whose `kprobe.session` is the function graph tracer's (`kernel/trace/fprobe.c`).
-const GRAPH_SINCE: KernelVersion = KernelVersion::new(6, 14, 0);
 /// How often the ring buffer is read.
 const POLL: Duration = Duration::from_millis(50);
 /// How often the counters are told.
@@ -69,7 +67,7 @@ pub(super) fn run<W: Write>(
     let attachment = match task.probes {
         Some(Probes::Graph) => Attachment::FunctionGraph,
         Some(Probes::Trampolines) => Attachment::Trampolines,
-        None if machine.version >= GRAPH_SINCE => Attachment::FunctionGraph,
+        None if machine.kernel().has(Change::SessionProbesByGraph) => Attachment::FunctionGraph,
         None => Attachment::Trampolines,
     };
     let watch = match ProgramWatch::load(&settings, attachment, ring_bytes) {

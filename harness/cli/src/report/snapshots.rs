@@ -8,8 +8,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use ptediff_compare::judge;
+use ptediff_compare::{agrees, judge, records_of};
 use ptediff_corpus::StoredEntry;
+use ptediff_reference_model::kernel::{Change as KernelChange, Kernel, KernelVersion, changes as changes_of_kernels};
+use ptediff_reference_model::machine::Machine;
+use ptediff_reference_model::program::Program;
 use similar::TextDiff;
 
 use crate::host::results::Results;
@@ -34,7 +37,7 @@ pub struct Replayed {
 /// The timelines of replayed entries, which must be given in the order of the replay. `None` where the
 /// results lack the machine or the records of an entry: the replay came to a bad end.
 #[must_use]
-pub fn timelines(results: &Results, entries: &[StoredEntry]) -> Option<Replayed> {
+pub fn timelines(results: &Results, entries: &[StoredEntry], recorded: KernelVersion) -> Option<Replayed> {
     let machine = results.machine.as_ref()?;
     let mut replayed = Replayed::default();
     for (index, stored) in entries.iter().enumerate() {
@@ -44,11 +47,41 @@ pub fn timelines(results: &Results, entries: &[StoredEntry]) -> Option<Replayed>
             replayed.not_run.insert(entry.name.clone(), missing.join(", "));
             continue;
         }
+        let apart = told_apart(machine, recorded, &entry.program);
+        if !apart.is_empty() {
+            let changes: Vec<String> = apart.iter().map(ToString::to_string).collect();
+            let reason = format!("a kernel like {recorded} in {}", changes.join(", "));
+            replayed.not_run.insert(entry.name.clone(), reason);
+            continue;
+        }
         let records = results.records.get(index)?;
         let (verdict, _) = judge(machine, &entry.program, records);
         replayed.timelines.insert(entry.name.clone(), timeline(&entry.program, records, &verdict, Some(machine)));
     }
     Some(replayed)
+}
+
+/// Name of the file beside a kernel's snapshots that names the version they were recorded on.
+const RECORDED: &str = "RECORDED";
+
+/// The version on which a kernel's snapshots were recorded.
+///
+/// # Errors
+/// The file that says so cannot be read, or names no version.
+pub fn recorded_on(folder: &Path) -> io::Result<KernelVersion> {
+    let text = fs::read_to_string(folder.join(RECORDED))?;
+    text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// The changes in which a version differs from this machine's, as far as the program tells them apart: its snapshot
+/// holds for kernels that are alike in them.
+fn told_apart(machine: &Machine, recorded: KernelVersion, program: &Program) -> Vec<KernelChange> {
+    let (here, there) = (machine.kernel_as_released(), Kernel::as_released(recorded, machine.facts));
+    let records = records_of(machine, here, program);
+    let tells = |change: &KernelChange| {
+        here.has(*change) != there.has(*change) && !agrees(machine, here.moved(*change), program, &records)
+    };
+    changes_of_kernels().map(|info| info.change).filter(tells).collect()
 }
 
 /// The snapshots of one kernel, without insta's heads.
@@ -149,6 +182,29 @@ mod tests {
             &[],
             &["a: changed\n--- snapshot\n+++ seen\n@@ -1,3 +1,3 @@\n 1\n-2\n+5\n 3\n"],
         );
+    }
+
+    #[test]
+    fn a_snapshot_holds_for_kernels_that_are_alike_where_it_tells() {
+        use ptediff_reference_model::arena::{ActorId, PageRange};
+        use ptediff_reference_model::program::{Advice, Operation, Placement, Protection, Step};
+        let range = PageRange::new(0, 2).expect("two pages");
+        let operations = [
+            Operation::Mmap { range, protection: Protection::READ_WRITE, placement: Placement::Fixed },
+            Operation::Madvise { range, advice: Advice::PopulateWrite },
+            Operation::Madvise { range, advice: Advice::Mergeable },
+            Operation::MergePages,
+        ];
+        let steps = operations.map(|operation| Step { actor: ActorId::FIRST, operation }).to_vec();
+        let (merging, mapping) = (Program { steps: steps.clone() }, Program { steps: steps[..1].to_vec() });
+        let recorded = KernelVersion::new(6, 12, 95);
+        let check = |version, program: &Program, expected: &[KernelChange]| {
+            let machine = Machine::imagined(version, true, true);
+            assert_eq!(told_apart(&machine, recorded, program), expected, "{version}");
+        };
+        check(KernelVersion::new(6, 12, 118), &merging, &[KernelChange::KsmReplaceDropsSoftDirty]);
+        check(KernelVersion::new(6, 12, 118), &mapping, &[]);
+        check(KernelVersion::new(6, 12, 113), &merging, &[]);
     }
 
     #[test]

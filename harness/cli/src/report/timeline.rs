@@ -123,6 +123,10 @@ fn transition_text(
 pub fn verdict_line(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Agree => "agree".to_owned(),
+        Verdict::Diverge(divergence) if divergence.explanation.is_known() => {
+            let defects: Vec<String> = divergence.explanation.changes().iter().map(ToString::to_string).collect();
+            format!("known defect from step {} on: {}", divergence.step, defects.join(", "))
+        }
         Verdict::Diverge(divergence) => format!("diverges at step {}", divergence.step),
         Verdict::Inconclusive(why) => format!("inconclusive: {}", crate::host::results::reason(why)),
     }

@@ -1,5 +1,7 @@
 //! Operations on userfaultfds, and what is done about accesses that wait for one.
 
+use ptediff_reference_model::kernel::Change;
+
 use super::*;
 
 impl<R: Rng> Draft<'_, R> {
@@ -93,7 +95,7 @@ impl<R: Rng> Draft<'_, R> {
     }
 
     fn uffd_open(&mut self, uffd: UffdId) -> Operation {
-        let newer = if self.version == KernelVersion::LINUX_6_1 { 4 } else { 42 };
+        let newer = if self.kernel.has(Change::UffdWpAsync) { 42 } else { 4 };
         // Without SIGBUS faults wait, and somebody else must be there to answer.
         let others = ActorId::all().filter(|&actor| self.model.is_alive(actor)).count() > 1;
         let waits = self.dice.percent(if others { 75 } else { 35 });
