@@ -248,9 +248,10 @@ fn a_changed_kernel_is_found() -> Result<(), Failed> {
     let ran = live(&[&campaign[..], &["--plant", "errno"]].concat())?;
     ran.must_exit(Exit::Diverge)?;
     ran.must_be("/divergences/0/stable", "true")?;
-    ran.must_say("/divergences/0/headline", "diverges at step 0 from rule mprotect.hole")?;
-    if ran.json["divergences"][0]["program"].as_array().is_none_or(|steps| steps.len() != 1) {
-        return Err(ran.wrong("the program is not shrunk to one step"));
+    ran.must_say("/divergences/0/headline", "from rule mprotect.hole")?;
+    // A hole at the range's begin takes one step, one further on two.
+    if ran.json["divergences"][0]["program"].as_array().is_none_or(|steps| steps.len() > 2) {
+        return Err(ran.wrong("the program is not shrunk"));
     }
     // The other emulator shows it too, with the same kernel; another kernel does not.
     ran.must_be("/divergences/0/blame", "kernel")?;
