@@ -390,12 +390,16 @@ impl Model {
                 let modified =
                     self.design.modify(slot.bits, page_protection(vma.protection, vma.page_key()).0).clear_uffd_wp();
                 let tracked = !vma.soft_dirty && !modified.has(SOFT_DIRTY);
+                // pte_write(): a shadow-stack entry counts. Stacks are registered by mistake alone.
+                let already_writable = modified.has(RW) || (self.shadow_stack && modified.is_shadow_stack());
                 let upgrade = self.kernel.has(Change::UffdWpByPageProtection)
                     && vma.protection.contains(Protection::WRITE)
-                    && !modified.has(RW)
+                    && !already_writable
                     && !tracked
                     && self.is_exclusive(&slot);
-                if upgrade {
+                if upgrade && vma.shadow_stack {
+                    (Rule::UffdWpClearedWritable, modified.make_writable_shadow_stack())
+                } else if upgrade {
                     (Rule::UffdWpClearedWritable, self.design.make_writable(modified))
                 } else {
                     (Rule::UffdWpCleared, modified)
