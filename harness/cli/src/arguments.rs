@@ -51,6 +51,8 @@ pub enum Command {
     Matrix(Matrix),
     /// Tell which defects of the table a kernel has, each by a program that shows it
     Audit(Audit),
+    /// Run the same programs on two kernels, and tell where they part
+    Compare(Compare),
     /// Judge a recorded trace again, without a machine
     Judge(Judge),
     /// Tell what this host and a machine have, and which hooks attach
@@ -380,6 +382,40 @@ pub struct Audit {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArguments,
+}
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// Kernel to compare with: a name in the cache, or the path of a bzImage
+    pub base: String,
+    /// Kernel to compare
+    #[arg(id = "compared", value_name = "NEW")]
+    pub new: String,
+    /// The machine; its kernel is each of the two.
+    #[command(flatten)]
+    pub machine: MachineArguments,
+    /// Seed of the programs
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Index of the first program
+    #[arg(long, default_value_t = 0)]
+    pub first: u32,
+    /// Number of programs
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub cases: u32,
+    /// Most steps of a program
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=MOST_STEPS))]
+    pub steps: u16,
+    /// The corpus alone, in place of generated programs
+    #[arg(id = "corpus_alone", long = "corpus")]
+    pub corpus_alone: bool,
+    /// Folder of the corpus
+    #[arg(long = "corpus-folder", default_value = "corpus")]
+    pub corpus: PathBuf,
+    /// Machines that run at once: 1 or 2 [default: as many as cores]
+    #[arg(long)]
+    pub jobs: Option<usize>,
 }
 
 /// Arguments of `matrix`.

@@ -17,5 +17,6 @@ pub mod error;
 pub mod exit_code;
 pub mod guest;
 pub mod host;
+pub mod pair;
 pub mod report;
 pub mod watch;

@@ -17,6 +17,7 @@ mod evidence;
 mod explanation;
 mod ideal;
 mod judge;
+mod pairing;
 mod tally;
 
 pub use cluster::{Cluster, ClusterKey, DifferenceKind, clusters};
@@ -25,6 +26,7 @@ pub use evidence::{Evidence, Seen, Standing};
 pub use explanation::agrees;
 pub use ideal::{ideal_records, records_of};
 pub use judge::{Judge, Progress, is_rule_of_the_step, judge};
+pub use pairing::{PairDifference, first_difference};
 pub use tally::Tally;
 
 #[cfg(doc)]

@@ -167,6 +167,7 @@ pub enum Change {
     DontunmapKeepsOffset,
     MremapMergesRegistered,
     KsmReplaceDropsSoftDirty,
+    CopyMergeLosesAnonVma,
     UnmergeableDropsFlags,
     PkeyAllocWithoutKeys,
     UffdTakesShadowStacks,

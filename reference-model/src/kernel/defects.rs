@@ -148,6 +148,22 @@ pub const DEFECTS: &[ChangeInfo] = &[
         fact: None,
     },
     ChangeInfo {
+        change: Change::CopyMergeLosesAnonVma,
+        identifier: "mremap.copy-merge-loses-anon-vma",
+        statement: "A VMA that mremap moves beside one without anon_vma merges with it and loses its own: fork leaves its pages out.",
+        function: "mm/vma.c: copy_vma, vma_merge_new_range",
+        source: "mm/vma: fix anon_vma UAF on mremap() faulted, unfaulted merge",
+        kind: ChangeKind::Defect { cve: None, right: "The merged VMA takes over the anon_vma of what moved." },
+        versions: Versions {
+            since: Arrival { mainline: Some(KernelVersion::new(6, 16, 0)), stable: &[] },
+            until: Some(Arrival {
+                mainline: Some(KernelVersion::new(6, 19, 0)),
+                stable: &[KernelVersion::new(6, 18, 15)],
+            }),
+        },
+        fact: None,
+    },
+    ChangeInfo {
         change: Change::KsmReplaceDropsSoftDirty,
         identifier: "ksm.replace-drops-soft-dirty",
         statement: "ksmd drops SoftDirty from the entry of a page that it replaces.",

@@ -283,7 +283,7 @@ pub const DESIGNS: &[ChangeInfo] = &[
         source: "mm/vma: fix incorrectly disallowed anonymous VMA merges",
         kind: ChangeKind::Design,
         versions: Versions {
-            since: Arrival { mainline: Some(KernelVersion::new(6, 17, 0)), stable: &[] },
+            since: Arrival { mainline: Some(KernelVersion::new(6, 16, 0)), stable: &[] },
             until: None,
         },
         fact: None,

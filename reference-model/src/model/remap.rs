@@ -324,7 +324,8 @@ impl VmaList {
         let vma = &mut self.list[target];
         vma.first = vma.first.min(new.first);
         vma.end = next.map_or(new.end, |next| next.end);
-        vma.anon = vma.anon.or(next.and_then(|next| next.anon)).or(new.anon);
+        let own = if kernel.has(Change::CopyMergeLosesAnonVma) { None } else { new.anon };
+        vma.anon = vma.anon.or(next.and_then(|next| next.anon)).or(own);
         if !kernel.has(Change::MergeLosesSoftDirty) {
             vma.soft_dirty |= new.soft_dirty || next.is_some_and(|next| next.soft_dirty);
         }

@@ -4,6 +4,7 @@ mod audit;
 mod bench;
 mod changes;
 mod claims;
+mod compare;
 mod deaths;
 mod describe;
 mod diff;
@@ -117,6 +118,7 @@ fn dispatch(arguments: &mut Arguments) -> Result<Exit, Failure> {
         Command::Bench(bench) => bench::run(bench, format),
         Command::Mutants(mutants) => mutants::run(mutants, format),
         Command::Audit(audit) => audit::run(audit, format),
+        Command::Compare(compare) => compare::run(compare, format),
         Command::Matrix(matrix) => matrix::run(matrix, format),
         Command::Rules => rules::run(format),
         Command::Changes(arguments) => changes::run(arguments, format),

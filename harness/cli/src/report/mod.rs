@@ -4,6 +4,7 @@ pub mod audit;
 pub mod explanation;
 pub mod mail;
 pub mod matrix;
+pub mod pair;
 pub mod pair_table;
 pub mod progress;
 pub mod reproducer;
