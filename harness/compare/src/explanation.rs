@@ -8,6 +8,7 @@ use ptediff_reference_model::program::Program;
 use ptediff_reference_model::verdict::Explanation;
 
 use crate::comparison::{Compared, Comparison};
+use crate::ideal::records_of;
 
 /// The comparison with another kernel, if it agrees with all records.
 pub(crate) fn follow(
@@ -30,6 +31,20 @@ pub(crate) fn follow(
 #[must_use]
 pub fn agrees(machine: &Machine, kernel: Kernel, program: &Program, records: &[StepRecord]) -> bool {
     follow(machine, kernel, program, records).is_some()
+}
+
+/// What a session would keep of the program on a kernel that does to the letter what the model of `kernel` says: the
+/// records up to the first step that is not as intended.
+#[must_use]
+pub fn kept_of(machine: &Machine, kernel: Kernel, program: &Program) -> Vec<StepRecord> {
+    let mut records = records_of(machine, kernel, program);
+    let mut comparison = Comparison::new(Model::new(machine), true);
+    let mut steps = program.steps.iter().zip(&records).enumerate();
+    let differs = steps.find(|(index, (step, record))| comparison.step(*index, step, record) != Compared::Agrees);
+    if let Some((index, _)) = differs {
+        records.truncate(index + 1);
+    }
+    records
 }
 
 /// Sets of defects that the table gives this version: each alone, then in pairs, then all.

@@ -23,7 +23,7 @@ mod tally;
 pub use cluster::{Cluster, ClusterKey, DifferenceKind, clusters};
 pub use comparison::pagemap_word;
 pub use evidence::{Evidence, Seen, Standing};
-pub use explanation::agrees;
+pub use explanation::{agrees, kept_of};
 pub use ideal::{ideal_records, records_of};
 pub use judge::{Judge, Progress, is_rule_of_the_step, judge};
 pub use pairing::{PairDifference, first_difference};

@@ -4,7 +4,13 @@
 //! defect the same, made smaller as divergences are.
 
 mod decide;
+mod finding;
+mod plan;
+mod run;
 mod search;
 
-pub use decide::{Finding, Told, decide};
-pub use search::{Effort, Telling, search};
+pub use decide::decide;
+pub use finding::{Finding, Told};
+pub use plan::{Plan, plan};
+pub use run::{ending_of, told_by};
+pub use search::{Telling, search};

@@ -7,25 +7,19 @@ use crate::audit::{Finding, Told};
 use crate::exit_code::Exit;
 use crate::host::session::describe;
 
-/// The exit code: 1 for a kernel that has a defect, 125 where one could not be decided here.
+/// The exit code: 1 for a kernel that has a defect, 2 for one that died of a program, 125 where a defect could not be
+/// decided here.
 #[must_use]
 pub fn exit(findings: &[Finding]) -> Exit {
     let any = |wanted: fn(&Told) -> bool| findings.iter().any(|finding| wanted(&finding.told));
     if any(|told| *told == Told::Present) {
         Exit::Diverge
+    } else if any(|told| matches!(told, Told::Died(_))) {
+        Exit::KernelDied
     } else if any(|told| matches!(told, Told::CannotTell(_))) || !any(|told| *told == Told::Absent) {
         Exit::CannotTell
     } else {
         Exit::Agree
-    }
-}
-
-fn word(told: &Told) -> &'static str {
-    match told {
-        Told::Present => "PRESENT",
-        Told::Absent => "absent",
-        Told::CannotTell(_) => "cannot tell",
-        Told::NotExpressible => "not expressible yet",
     }
 }
 
@@ -34,14 +28,14 @@ pub fn print(machine: &Machine, findings: &[Finding]) {
     println!("machine      {}", describe(machine));
     for finding in findings {
         let info = finding.defect.info();
-        println!("\n{:20} {}", word(&finding.told), info.identifier);
+        println!("\n{:20} {}", finding.told.name(), info.identifier);
         if let ChangeKind::Defect { cve: Some(cve), .. } = info.kind {
             println!("    {cve}");
         }
         println!("    {}", info.statement);
         println!("    {}: {}", info.function, info.source);
         println!("    {}", fixes(info.versions.until.map(|until| until.to_string())));
-        if let Told::CannotTell(why) = &finding.told {
+        if let Some(why) = finding.told.why() {
             println!("    {why}");
         }
         let expected = machine.kernel_as_released().has(finding.defect);
@@ -55,7 +49,7 @@ pub fn print(machine: &Machine, findings: &[Finding]) {
         }
     }
     let affected: Vec<_> = UNMODELLED.iter().filter(|defect| defect.versions.has(machine.judged_version())).collect();
-    println!("\nnot expressible yet, and by the table this version has them, untested:");
+    println!("\nNot expressible yet and not tested; by the table this version has them:");
     for defect in &affected {
         let cve = defect.cve.map_or_else(String::new, |cve| format!(", {cve}"));
         println!("    {}{cve}: {}", defect.identifier, defect.statement);
@@ -65,14 +59,16 @@ pub fn print(machine: &Machine, findings: &[Finding]) {
     if affected.is_empty() {
         println!("    none");
     }
-    let count = |told: &str| findings.iter().filter(|finding| word(&finding.told) == told).count();
-    println!(
-        "\n{} present, {} absent, {} cannot tell here, {} not expressible yet",
-        count("PRESENT"),
-        count("absent"),
-        count("cannot tell"),
-        count("not expressible yet") + UNMODELLED.len(),
-    );
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for finding in findings {
+        let name = finding.told.name();
+        match counts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((name, 1)),
+        }
+    }
+    let counts: Vec<String> = counts.into_iter().map(|(name, count)| format!("{count} {name}")).collect();
+    println!("\nin all       {}", counts.join(", "));
     println!("exit         {} ({})", exit(findings) as u8, exit(findings).meaning());
 }
 
