@@ -65,8 +65,12 @@ fn lacking(machine: &Machine, program: &Program) -> String {
 /// Changes of newer kernels that this one lacks, and without which the defect makes no difference.
 fn not_affected(machine: &Machine, newest: &Machine, defect: Change, program: &Program) -> String {
     let (kernel, newer) = (machine.kernel(), newest.kernel());
-    let is_needed =
-        |change: &Change| !kernel.has(*change) && !makes_a_difference(newest, newer.without(*change), defect, program);
+    let is_needed = |change: &Change| {
+        let less = newer.without(*change);
+        let shadow_stack = newest.shadow_stack && less.has(Change::UserShadowStacks);
+        let machine = Machine { shadow_stack, ..newest.clone() };
+        !kernel.has(*change) && !makes_a_difference(&machine, less, defect, program)
+    };
     let needed: Vec<&str> = newer.iter().filter(is_needed).map(|change| change.info().identifier).collect();
     if needed.is_empty() {
         "on this kernel it makes no difference".to_owned()

@@ -114,3 +114,25 @@ pub fn json(machine: &Machine, findings: &[Finding]) -> serde_json::Value {
         .collect();
     serde_json::json!({ "machine": machine, "defects": rows, "not-expressible": unmodelled, "exit": exit(findings) as u8 })
 }
+
+#[cfg(test)]
+mod tests {
+    use ptediff_reference_model::kernel::Change;
+
+    use super::*;
+
+    #[test]
+    fn one_defect_decides_the_exit_code_and_doubt_never_passes_for_agreement() {
+        let why = String::new;
+        let check = |told: &[Told], expected: Exit| {
+            let finding = |told: &Told| Finding { defect: Change::CloseKeepsUffdWp, program: None, told: told.clone() };
+            assert_eq!(exit(&told.iter().map(finding).collect::<Vec<_>>()), expected, "{told:?}");
+        };
+        check(&[Told::Absent, Told::NotExpressible, Told::NotAffected(why())], Exit::Agree);
+        check(&[Told::Absent, Told::CannotTell(why()), Told::Died(why()), Told::Present], Exit::Diverge);
+        check(&[Told::Absent, Told::CannotTell(why()), Told::Died(why())], Exit::KernelDied);
+        check(&[Told::Absent, Told::CannotTell(why())], Exit::CannotTell);
+        check(&[Told::NotExpressible, Told::NotAffected(why())], Exit::CannotTell);
+        check(&[], Exit::CannotTell);
+    }
+}

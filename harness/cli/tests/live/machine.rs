@@ -52,7 +52,7 @@ pub(crate) fn command(words: &[&str]) -> Command {
     let mut command = Command::new(PTEDIFF);
     command.args(words).current_dir(&*FOLDER);
     // A loaded machine is no hung guest: only the tests of the watchdog ask for a short one.
-    if ["run", "replay", "trust"].contains(&words[0]) && !words.contains(&"--silence") {
+    if ["audit", "run", "replay", "trust"].contains(&words[0]) && !words.contains(&"--silence") {
         command.args(["--silence", "400"]);
     }
     tidy(&mut command);

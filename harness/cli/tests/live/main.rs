@@ -5,6 +5,7 @@
 //! command that fetches it. Where programs may run in place (`ptediff.vm=1` on the kernel's command line, or
 //! `PTEDIFF_NATIVE=1`) the corpus runs in place, and the tests that boot machines are ignored, by name.
 
+mod audit;
 mod campaigns;
 mod claims;
 #[path = "../support/command.rs"]
@@ -31,11 +32,18 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(MACHINES).min(MACHINES));
     let in_place = may_run_in_place();
     let mut trials = corpus::trials(in_place);
-    let on_machines: Vec<Trial> =
-        [campaigns::trials(), claims::trials(), processor::trials(), rig::trials(), swap::trials(), watch::trials()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let on_machines: Vec<Trial> = [
+        audit::trials(),
+        campaigns::trials(),
+        claims::trials(),
+        processor::trials(),
+        rig::trials(),
+        swap::trials(),
+        watch::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     trials.extend(on_machines.into_iter().map(|trial| trial.with_ignored_flag(in_place)));
     let conclusion = libtest_mimic::run(&arguments, trials);
     machine::remove_folder();
