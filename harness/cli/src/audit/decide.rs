@@ -53,7 +53,7 @@ mod tests {
     use ptediff_reference_model::kernel::KernelVersion;
 
     use super::*;
-    use crate::audit::search;
+    use crate::audit::search::{search, tells};
 
     #[test]
     fn two_runs_must_say_the_same() {
@@ -66,5 +66,30 @@ mod tests {
         assert!(matches!(decide(&machine, defect, &program, &[]), Told::CannotTell(_)));
         // A record that ends before anything could differ.
         assert!(matches!(decide(&machine, defect, &program, &[&one[..1], &one[..1]]), Told::CannotTell(_)));
+    }
+
+    /// A program on which what one defect does another does, too: soft-dirty is lost where VMAs should not merge, or where
+    /// they merge as they should not.
+    #[test]
+    fn a_defect_that_another_imitates_is_not_told() {
+        let (one, other) = (Change::MergeLosesSoftDirty, Change::DontunmapKeepsOffset);
+        let program: Program = serde_json::from_value(serde_json::json!([
+            {"actor": 0, "operation": {"mmap": {"range": {"first": 0, "pages": 1}, "protection": "-w-", "placement": "fixed"}}},
+            {"actor": 0, "operation": {"write": {"page": 0}}},
+            {"actor": 0, "operation": {"mremap": {"range": {"first": 0, "pages": 1}, "to": {"first": 1, "pages": 1}, "keep": false}}},
+            {"actor": 0, "operation": "clear-soft-dirty"},
+            {"actor": 0, "operation": {"mremap": {"range": {"first": 1, "pages": 1}, "to": {"first": 0, "pages": 1}, "keep": true}}},
+            {"actor": 0, "operation": {"mmap": {"range": {"first": 3, "pages": 1}, "protection": "-w-", "placement": "fixed"}}},
+            {"actor": 0, "operation": {"mremap-resize": {"range": {"first": 1, "pages": 1}, "pages": 2}}},
+            {"actor": 0, "operation": {"read": {"page": 1}}},
+        ]))
+        .unwrap();
+        let machine = Machine::imagined(KernelVersion::LINUX_6_12, false, true);
+        for (defect, imitator) in [(one, other), (other, one)] {
+            assert!(!tells(&machine, defect, &program), "{}", defect.info().identifier);
+            let kept = kept_of(&machine, machine.kernel().with(imitator), &program);
+            let told = decide(&machine, defect, &program, &[&kept]);
+            assert!(matches!(told, Told::CannotTell(_)), "{told:?}");
+        }
     }
 }

@@ -105,7 +105,7 @@ impl Batch {
 
 /// Whether the program tells of the defect, whether or not the kernel has the other defects that its version is known to
 /// have.
-fn tells(machine: &Machine, defect: Change, program: &Program) -> bool {
+pub(super) fn tells(machine: &Machine, defect: Change, program: &Program) -> bool {
     tells_alone(machine, defect, program)
         && tells_on(machine, machine.kernel_as_released().without(defect), defect, program)
 }
