@@ -10,7 +10,7 @@ mod run;
 mod search;
 
 pub use decide::decide;
-pub use finding::{Finding, Told};
+pub use finding::{Finding, Told, combined};
 pub use plan::{Plan, plan};
 pub use run::{ending_of, told_by};
 pub use search::{Telling, search};

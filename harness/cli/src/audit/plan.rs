@@ -6,7 +6,7 @@ use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::program::Program;
 
 use super::search::makes_a_difference;
-use super::{Finding, Telling, Told, search};
+use super::{Finding, Telling, Told, combined, search};
 
 /// What is to be run for an audit.
 #[derive(Debug, Clone, Default)]
@@ -39,13 +39,11 @@ pub fn plan(machine: &Machine) -> Plan {
         let why = format!("needs {}", lacking(machine, &telling.program));
         telling.not_told(&why)
     });
-    let of_newer = of_newer.into_iter().map(|Telling { defect, program }| Finding {
-        defect,
-        told: Told::NotAffected(not_affected(machine, &newest, defect, &program)),
-        program: None,
+    let of_newer = of_newer.into_iter().map(|Telling { defect, program }| {
+        Finding::without_program(defect, Told::NotAffected(not_affected(machine, &newest, defect, &program)))
     });
-    let not_expressible = open.into_iter().map(|defect| Finding { defect, program: None, told: Told::NotExpressible });
-    Plan { here, without_keys, settled: elsewhere.chain(of_newer).chain(not_expressible).collect() }
+    let not_expressible = open.into_iter().map(|defect| Finding::without_program(defect, Told::NotExpressible));
+    Plan { here, without_keys, settled: combined(elsewhere.chain(of_newer).chain(not_expressible).collect()) }
 }
 
 /// What the machine lacks for the program, with the way to have it.
@@ -86,7 +84,9 @@ mod tests {
     use super::*;
 
     fn defects(telling: &[Telling]) -> Vec<Change> {
-        telling.iter().map(|telling| telling.defect).collect()
+        let mut defects: Vec<Change> = telling.iter().map(|telling| telling.defect).collect();
+        defects.dedup();
+        defects
     }
 
     #[track_caller]

@@ -7,7 +7,7 @@ use ptediff_reference_model::program::Program;
 use crate::error::Failure;
 use crate::host::results::{Finish, Results, reason};
 
-use super::{Finding, Telling, Told, decide};
+use super::{Finding, Telling, Told, combined, decide};
 
 /// Times that each program runs: what is said must be said twice.
 const RUNS: usize = 2;
@@ -40,8 +40,8 @@ pub fn told_by(
         }
         let mut rest = rest.into_iter();
         match (&results.ending, rest.next()) {
-            (Finish::KernelDied(how), Some(Telling { defect, program })) => {
-                findings.push(Finding { defect, program: Some(program), told: Told::Died(how.clone()) });
+            (Finish::KernelDied(how), Some(deadly)) => {
+                findings.push(Finding::of(deadly, Told::Died(how.clone())));
                 telling = rest.collect();
             }
             (ending, next) => {
@@ -51,20 +51,20 @@ pub fn told_by(
             }
         }
     }
-    Ok(findings)
+    Ok(combined(findings))
 }
 
-fn told(machine: &Machine, results: &Results, index: usize, Telling { defect, program }: Telling) -> Finding {
+fn told(machine: &Machine, results: &Results, index: usize, telling: Telling) -> Finding {
     let own = index * RUNS..(index + 1) * RUNS;
     let undecided = results.undecided.iter().find(|(index, _)| own.contains(&(*index as usize)));
     let told = match undecided {
         Some((_, why)) => Told::CannotTell(reason(why)),
         None => {
             let runs: Vec<&[StepRecord]> = results.records[own].iter().map(Vec::as_slice).collect();
-            decide(machine, defect, &program, &runs)
+            decide(machine, telling.defect, &telling.program, &runs)
         }
     };
-    Finding { defect, program: Some(program), told }
+    Finding::of(telling, told)
 }
 
 /// Why a machine says nothing more.
@@ -99,7 +99,9 @@ mod tests {
     fn two() -> (Machine, Vec<Telling>) {
         let machine = Machine::imagined(KernelVersion::LINUX_6_12, false, true);
         let telling = search(&machine, &[Change::CloseKeepsUffdWp, Change::KsmReplaceDropsSoftDirty]);
-        (machine, telling)
+        let first = |defect| telling.iter().find(|telling| telling.defect == defect).expect("one is found").clone();
+        let two = vec![first(Change::CloseKeepsUffdWp), first(Change::KsmReplaceDropsSoftDirty)];
+        (machine, two)
     }
 
     #[test]

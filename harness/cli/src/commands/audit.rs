@@ -5,7 +5,7 @@ use ptediff_reference_model::kernel::DEFECTS;
 use ptediff_reference_model::program::Program;
 
 use crate::arguments::{Audit, Format};
-use crate::audit::{Plan, ending_of, plan, told_by};
+use crate::audit::{Plan, combined, ending_of, plan, told_by};
 use crate::error::Failure;
 use crate::exit_code::Exit;
 use crate::guest::request::Task;
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &mut Audit, format: Format) -> Result<Exit, Failure
         findings.extend(told_by(without_keys, &mut |programs| boot(arguments, programs, true))?);
     } else {
         let why = "needs a CPU without protection keys: --platform qemu, with --cpu-model max,-pku or no --cpu-model";
-        findings.extend(without_keys.into_iter().map(|telling| telling.not_told(why)));
+        findings.extend(combined(without_keys.into_iter().map(|telling| telling.not_told(why)).collect()));
     }
     findings.sort_by_key(|finding| DEFECTS.iter().position(|info| info.change == finding.defect));
     match format {

@@ -44,6 +44,9 @@ pub fn print(machine: &Machine, findings: &[Finding]) {
             Told::Absent if expected => println!("    by its version it should have it"),
             _ => {}
         }
+        if finding.programs != finding.of {
+            println!("    {} of {} programs say so; this is one", finding.programs, finding.of);
+        }
         for step in finding.program.iter().flat_map(|program| &program.steps) {
             println!("        {step}");
         }
@@ -95,6 +98,8 @@ pub fn json(machine: &Machine, findings: &[Finding]) -> serde_json::Value {
                 "fixed": info.versions.until.map(|until| until.to_string()),
                 "by-version": machine.kernel_as_released().has(finding.defect),
                 "told": finding.told,
+                "programs": finding.programs,
+                "of": finding.of,
                 "program": finding.program,
             })
         })
@@ -125,7 +130,7 @@ mod tests {
     fn one_defect_decides_the_exit_code_and_doubt_never_passes_for_agreement() {
         let why = String::new;
         let check = |told: &[Told], expected: Exit| {
-            let finding = |told: &Told| Finding { defect: Change::CloseKeepsUffdWp, program: None, told: told.clone() };
+            let finding = |told: &Told| Finding::without_program(Change::CloseKeepsUffdWp, told.clone());
             assert_eq!(exit(&told.iter().map(finding).collect::<Vec<_>>()), expected, "{told:?}");
         };
         check(&[Told::Absent, Told::NotExpressible, Told::NotAffected(why())], Exit::Agree);
