@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &mut Matrix, format: Format) -> Result<Exit, Failur
         arguments.machine.kernel.clone_from(&name);
         let row = match on(arguments, &corpus) {
             Ok((replayed, generated)) => {
-                save(&arguments.save.join(&name.replace('/', "-")), &generated);
+                save(&arguments.save.join(name.replace('/', "-")), &generated);
                 Row::of(name.clone(), replayed, generated)
             }
             Err(failure) => Row::not_run(name.clone(), failure.to_string()),

@@ -102,9 +102,12 @@ pub fn pair(
     Ok(Paired { machines: each, programs: programs.len(), incomplete, clusters })
 }
 
+/// Runs programs on both kernels.
+type Runner<'run> = &'run dyn Fn(&[Program]) -> Result<[Results; 2], Failure>;
+
 /// Runs a program again, makes it smaller, and asks the model.
 fn examine(
-    run: &dyn Fn(&[Program]) -> Result<[Results; 2], Failure>,
+    run: Runner<'_>,
     each: &[Machine; 2],
     common: &Machine,
     difference: PairDifference,
