@@ -3,6 +3,7 @@
 use ptediff_compare::pagemap_word;
 use ptediff_reference_model::arena::{ActorId, PageIndex};
 use ptediff_reference_model::expectation::{EntryExpectation, ExpectedFrame};
+use ptediff_reference_model::kernel::Kernel;
 use ptediff_reference_model::machine::Machine;
 use ptediff_reference_model::model::Model;
 use ptediff_reference_model::outcome::Outcome;
@@ -40,12 +41,17 @@ pub struct ExpectedChange {
     pub rule: Option<Rule>,
 }
 
-/// What each step of the program must give on this machine.
+/// What each step of the program gives on this machine when its kernel is this one: the one that the machine is judged
+/// by for what is right, [`Machine::kernel_as_released`] for what its version is known to do.
 ///
 /// # Errors
 /// [`ImpossibleStep`]: the machine cannot perform the program.
-pub fn expected_steps(machine: &Machine, program: &Program) -> Result<Vec<ExpectedStep>, ImpossibleStep> {
-    let mut model = Model::new(machine);
+pub fn expected_steps(
+    machine: &Machine,
+    kernel: Kernel,
+    program: &Program,
+) -> Result<Vec<ExpectedStep>, ImpossibleStep> {
+    let mut model = Model::with_kernel(machine, kernel);
     let mut names = FrameNames::default();
     let pages = pages_of(program);
     let mut steps = Vec::with_capacity(program.steps.len());

@@ -65,7 +65,7 @@ pub enum NoReproducer {
 /// # Errors
 /// [`NoReproducer`].
 pub fn reproducer(subject: &Subject<'_>) -> Result<String, NoReproducer> {
-    let steps = expected_steps(subject.machine, subject.program)?;
+    let steps = expected_steps(subject.machine, subject.machine.kernel(), subject.program)?;
     if let Some(index) = source::beside_live_stack(subject.program) {
         let step = subject.program.steps[index].to_string();
         return Err(NoReproducer::BesideLiveStack { index, step });
